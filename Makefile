@@ -1,0 +1,44 @@
+# `make help` lists the targets. Each sets up .venv first, and is quick when it is there.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lint test test-fast bench
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# What tests and linters run under. Not knobs of the library: one thread a process, because tests start many
+# processes on few cores; no hub, so that nothing can depend on the network.
+TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Create .venv with the tested set of packages
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'Setting up $(VENV): about 2 GB, some minutes the first time'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY) ## STIC end to end on the embedded model, with a table of before and after (ARGS='train.loss.alpha=1e-3 ...')
+	$(BIN)/python jobs/stic_pipeline.py $(ARGS)
+
+lint: $(READY) ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: lint ## Linters and all tests (PYTEST_ARGS='--real-data DIR' adds those on real photos)
+	$(TEST_ENV) $(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
+
+test-fast: $(READY) ## The tests that take seconds
+	$(TEST_ENV) $(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+bench: $(READY) ## Run benchmarks/NAME.py and write benchmarks/results/NAME.json (NAME=kills ARGS='...')
+	@test -n '$(NAME)' && test -f 'benchmarks/$(NAME).py' || { \
+	  echo "make bench NAME=x: x is one of:" $(filter-out harness,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
+	$(BIN)/python benchmarks/$(NAME).py $(ARGS)

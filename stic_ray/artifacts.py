@@ -1,0 +1,319 @@
+"""Artifact directories `STORE/<stage>-<fingerprint>/`: fingerprint, atomic commit, record, lease.
+
+Data and reject files appear whole, named by the hash of their sorted ids; the record is written last. The files
+are the checkpoint: a restarted run reads which inputs are in them and does only the others. A directory without
+a record is unfinished and no reader takes it.
+"""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import socket
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stic_ray import __version__, storage
+from stic_ray.records import Reject, from_table, to_table
+
+RECORD = "record.json"
+LEASE = "lease.json"
+LEASE_S = 60.0
+BASE_PREFIX = "base-"  # of the fingerprint of a model that no stage made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What an artifact will be: `identity` is everything that makes it differ from another one of the stage.
+
+    `code_version` is raised by hand when the stage's code gives other results; `parents` maps a role to a
+    fingerprint; `kind` is the name of its data's record type, or "model".
+    """
+
+    stage: str
+    code_version: int
+    identity: Mapping[str, Any]
+    parents: Mapping[str, str] = field(default_factory=dict)
+    kind: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of stage, code version, identity and parents; 16 hex digits."""
+        text = json.dumps(
+            [self.stage, self.code_version, self.identity, dict(self.parents)], sort_keys=True, separators=(",", ":")
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """The directory's name in the store."""
+        return f"{self.stage}-{self.fingerprint}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A committed artifact: where it is and what its record says."""
+
+    uri: str
+    record: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the record."""
+        return str(self.record["fingerprint"])
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of data, rejects not counted."""
+        return int(self.record["counts"]["rows"])
+
+
+class BusyError(ValueError):
+    """Another live run is making the same artifact."""
+
+
+def find(store: str, plan: Plan) -> Artifact | None:
+    """The committed artifact of a plan, None where it has yet to be made."""
+    uri = storage.join(store, plan.name)
+    if not storage.exists(storage.join(uri, RECORD)):
+        return None
+    return load(uri)
+
+
+def load(uri: str) -> Artifact:
+    """A committed artifact by its directory.
+
+    Raises:
+        ValueError: there is no record: the artifact is unfinished or something else.
+    """
+    try:
+        record = json.loads(storage.read_text(storage.join(uri, RECORD)))
+    except FileNotFoundError:
+        raise ValueError(f"{uri} has no {RECORD}: it is unfinished; run the job that makes it again") from None
+    return Artifact(uri=uri, record=record)
+
+
+def write_rows(uri: str, rows: list[Any], record: type, rejects: list[Reject]) -> None:
+    """Put output rows and rejects into an artifact, each as one whole file; writing the same again changes nothing."""
+    if rows:
+        _write_table(storage.join(uri, "data"), to_table(rows, record))
+    if rejects:
+        _write_table(storage.join(uri, "rejects"), to_table(rejects, Reject))
+
+
+def _write_table(directory: str, table: pa.Table) -> None:
+    name = hashlib.sha256("\n".join(sorted(table.column("id").to_pylist())).encode()).hexdigest()[:32]
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    storage.write_bytes(storage.join(directory, f"{name}.parquet"), buffer.getvalue())
+
+
+def data_files(uri: str) -> list[str]:
+    """The data files of an artifact in name order."""
+    return storage.list_files(storage.join(uri, "data"), ".parquet")
+
+
+def reject_files(uri: str) -> list[str]:
+    """The reject files of an artifact in name order."""
+    return storage.list_files(storage.join(uri, "rejects"), ".parquet")
+
+
+def read_file(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """One parquet file, by any filesystem."""
+    return pq.read_table(io.BytesIO(storage.read_bytes(uri)), columns=columns, use_threads=False)
+
+
+def iterate(uri: str, record: type) -> Iterator[list[Any]]:
+    """An artifact's rows, file by file; an id that stands in several files is given once, from the first."""
+    seen: set[str] = set()
+    for file in data_files(uri):
+        rows = [row for row in from_table(read_file(file), record) if row.id not in seen]
+        seen.update(row.id for row in rows)
+        yield rows
+
+
+def read(uri: str, record: type) -> list[Any]:
+    """All of an artifact's rows, one an id, sorted by id: the same list whatever order they were written in."""
+    return sorted((row for rows in iterate(uri, record) for row in rows), key=lambda row: row.id)
+
+
+def read_rejects(uri: str) -> list[Reject]:
+    """An artifact's rejects, one an id, sorted by id."""
+    rejects = {row.id: row for file in reversed(reject_files(uri)) for row in from_table(read_file(file), Reject)}
+    return [rejects[key] for key in sorted(rejects)]
+
+
+def done_inputs(uri: str, input_column: str) -> set[str]:
+    """The inputs that are already output or reject in an unfinished artifact."""
+    done: set[str] = set()
+    for file in data_files(uri):
+        done.update(read_file(file, [input_column]).column(input_column).to_pylist())
+    for file in reject_files(uri):
+        done.update(read_file(file, ["id"]).column("id").to_pylist())
+    return done
+
+
+def remove_duplicates(uri: str, input_column: str) -> None:
+    """Leave one row an id, the first in file-name order, and no reject of an input that has output.
+
+    A writer that was killed between a file's rename and its report is run again, perhaps with other rows in its
+    block: only then is there anything to remove.
+    """
+    with_output = _keep_first(data_files(uri), "id", input_column, frozenset())
+    _keep_first(reject_files(uri), "id", "id", with_output)
+
+
+def _keep_first(files: list[str], id_column: str, input_column: str, refused: frozenset[str]) -> frozenset[str]:
+    columns = [read_file(file, sorted({id_column, input_column})) for file in files]
+    if not columns:
+        return frozenset()
+    ids = np.concatenate([np.array(table.column(id_column).to_pylist(), dtype="S32") for table in columns])
+    inputs = frozenset(value for table in columns for value in table.column(input_column).to_pylist())
+    _, first = np.unique(ids, return_index=True)
+    keep = np.zeros(len(ids), dtype=bool)
+    keep[first] = True
+    if refused:
+        keep &= ~np.isin(ids, np.array(sorted(refused), dtype="S32"))
+    start = 0
+    for file, table in zip(files, columns, strict=True):
+        mask = keep[start : start + table.num_rows]
+        start += table.num_rows
+        if mask.all():
+            continue
+        kept = read_file(file).filter(pa.array(mask))
+        if kept.num_rows:
+            _write_table(os.path.dirname(file), kept)
+        storage.remove(file)
+    return inputs
+
+
+def commit(store: str, plan: Plan, figures: Mapping[str, Any]) -> Artifact:
+    """Write the record of an artifact whose files are all there; from now on it is reused.
+
+    `figures` adds to the record (seconds, throughput, metrics, manifest).
+    """
+    uri = storage.join(store, plan.name)
+    rejects = Counter(row.reason for row in read_rejects(uri))
+    record = {
+        "stage": plan.stage,
+        "fingerprint": plan.fingerprint,
+        "code_version": plan.code_version,
+        "kind": plan.kind,
+        "parents": dict(plan.parents),
+        "identity": plan.identity,
+        "counts": {
+            "rows": sum(read_file(file, ["id"]).num_rows for file in data_files(uri)),
+            "rejects": sum(rejects.values()),
+            "rejects_by_reason": dict(sorted(rejects.items())),
+        },
+        "versions": versions(),
+        "committed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **figures,
+    }
+    storage.write_bytes(storage.join(uri, RECORD), json.dumps(record, indent=1, sort_keys=True).encode())
+    return Artifact(uri=uri, record=record)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes, for a record."""
+    found = {"stic_ray": __version__, "python": platform.python_version()}
+    for package in ("torch", "ray", "transformers", "peft", "pyarrow", "pillow"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def manifest(directory: str) -> dict[str, str]:
+    """sha256 of every file below a directory, by relative path: what an audit compares."""
+    return {
+        listed.key: hashlib.sha256(storage.read_bytes(listed.uri)).hexdigest() for listed in storage.walk(directory)
+    }
+
+
+class Lease:
+    """The right to write one artifact, renewed while held; a context manager.
+
+    A lease whose holder is dead (its process on this host, or no renewal for LEASE_S seconds) is taken over.
+    Taking over is atomic on local disks and on s3; elsewhere two runs that take over at the same moment may both go on,
+    which doubles work but, by the files' names and the readers' rule, no row.
+    """
+
+    def __init__(self, uri: str, holder: str) -> None:
+        self._uri = storage.join(uri, LEASE)
+        self._token = uuid.uuid4().hex
+        self._holder = holder
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Lease":
+        with storage.locked(f"{self._uri}.lock"):
+            while not storage.create_exclusively(self._uri, self._content()):
+                other = self._read()
+                if other is not None and _is_alive(other):
+                    raise BusyError(
+                        f"{os.path.dirname(self._uri)} is being made by run {other['holder']!r} (process "
+                        f"{other['pid']} on {other['host']}): wait for it, or end it and start again"
+                    )
+                storage.remove(self._uri)
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        storage.remove(self._uri)
+
+    def _content(self) -> bytes:
+        entry = {
+            "holder": self._holder,
+            "token": self._token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": _process_start(os.getpid()),
+            "renewed_at": time.time(),
+        }
+        return json.dumps(entry).encode()
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            entry: dict[str, Any] = json.loads(storage.read_text(self._uri))
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError:  # its writer was killed while it wrote
+            return None
+        return entry
+
+    def _renew(self) -> None:
+        while not self._stop.wait(LEASE_S / 4):
+            storage.write_bytes(self._uri, self._content())
+
+
+def _is_alive(lease: Mapping[str, Any]) -> bool:
+    if lease["host"] == socket.gethostname():
+        return _process_start(int(lease["pid"])) == str(lease["started"])
+    return time.time() - float(lease["renewed_at"]) < LEASE_S
+
+
+def _process_start(pid: int) -> str:
+    """When a process of this host was started, in clock ticks since boot; "" when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]

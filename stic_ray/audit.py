@@ -1,0 +1,142 @@
+"""Audit of a run: every input of every stage ended in exactly one of output or rejects, and nothing was damaged."""
+
+import argparse
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from stic_ray import artifacts, storage
+from stic_ray.artifacts import BASE_PREFIX, Artifact
+
+logger = logging.getLogger(__name__)
+
+# How a stage's inputs are found: the parent role that holds them, the parent's column that names an input, the
+# column of the stage's own data that names the input a row came from, and how many rows an input gives (0: as many as
+# the parent has for it).
+_LINEAGE = {
+    "responses": ("images", "id", "image_id", 2),
+    "pairs": ("responses", "image_id", "image_id", 1),
+    "references": ("pairs", "id", "id", 1),
+    "descriptions": ("samples", "id", "id", 1),
+    "predictions": ("questions", "image_id", "image_id", 0),
+}
+
+
+def audit_run(run: str) -> list[str]:
+    """Everything that is wrong with a run, in words; [] when nothing is.
+
+    Raises:
+        ValueError: the directory holds no run.
+    """
+    try:
+        references = json.loads(storage.read_text(storage.join(run, "artifacts.json")))
+    except FileNotFoundError:
+        raise ValueError(f"{run} holds no artifacts.json: give the directory of a run, like runs/NAME") from None
+    found: dict[str, Artifact] = {}
+    faults = []
+    for role, uri in references.items():
+        try:
+            artifact = artifacts.load(uri)
+        except ValueError as error:
+            faults.append(f"{role}: {error}")
+            continue
+        found[artifact.fingerprint] = artifact
+        faults += [f"{role}: {fault}" for fault in _audit_files(artifact)]
+    for artifact in found.values():
+        faults += [f"{artifact.uri}: {fault}" for fault in _audit_lineage(artifact, found)]
+    return faults
+
+
+def _audit_files(artifact: Artifact) -> list[str]:
+    faults = []
+    if "manifest" in artifact.record:
+        return _audit_manifest(artifact)
+    ids: Counter[str] = Counter()
+    for file in artifacts.data_files(artifact.uri):
+        try:
+            ids.update(artifacts.read_file(file, ["id"]).column("id").to_pylist())
+        except (pa.ArrowInvalid, OSError) as error:
+            faults.append(f"{file} cannot be read: {error}")
+    try:
+        num_rejects = len(artifacts.read_rejects(artifact.uri))
+    except (pa.ArrowInvalid, OSError) as error:
+        return [*faults, f"rejects cannot be read: {error}"]
+    double = [key for key, count in ids.items() if count > 1]
+    if double:
+        faults.append(f"{len(double)} ids stand twice, like {double[0]}")
+    counts = artifact.record["counts"]
+    if counts["rows"] != ids.total():
+        faults.append(f"{ids.total()} rows, but the record says {counts['rows']}")
+    if counts["rejects"] != num_rejects:
+        faults.append(f"{num_rejects} rejects, but the record says {counts['rejects']}")
+    return faults
+
+
+def _audit_manifest(artifact: Artifact) -> list[str]:
+    faults = []
+    present = artifacts.manifest(artifact.uri)
+    for name, digest in artifact.record["manifest"].items():
+        if name not in present:
+            faults.append(f"{name} is missing")
+        elif present[name] != digest:
+            faults.append(f"{name} is not what was written")
+    return faults
+
+
+def _audit_lineage(artifact: Artifact, found: Mapping[str, Artifact]) -> list[str]:
+    record = artifact.record
+    missing = [
+        f"parent {role} {fp} is not in the run"
+        for role, fp in record["parents"].items()
+        if fp not in found and not fp.startswith(BASE_PREFIX)
+    ]
+    if missing or record["stage"] not in _LINEAGE:
+        return missing
+    role, parent_column, own_column, rows_per_input = _LINEAGE[record["stage"]]
+    try:
+        inputs = _values(found[record["parents"][role]], parent_column)
+        outputs = _values(artifact, own_column)
+        rejects = {reject.id for reject in artifacts.read_rejects(artifact.uri)}
+    except (pa.ArrowInvalid, OSError):
+        return []  # said by _audit_files
+    faults = []
+    lost = inputs.keys() - outputs.keys() - rejects
+    if lost:
+        faults.append(f"{len(lost)} inputs are lost, like {min(lost)}")
+    both = outputs.keys() & rejects
+    if both:
+        faults.append(f"{len(both)} inputs are both output and reject, like {min(both)}")
+    strange = (outputs.keys() | rejects) - inputs.keys()
+    if strange:
+        faults.append(f"{len(strange)} rows come from no input, like {min(strange)}")
+    partial = [key for key, count in outputs.items() if count != (rows_per_input or inputs[key])]
+    if partial:
+        faults.append(f"{len(partial)} inputs have another number of rows than they must, like {min(partial)}")
+    return faults
+
+
+def _values(artifact: Artifact, column: str) -> Counter[str]:
+    values: Counter[str] = Counter()
+    for file in artifacts.data_files(artifact.uri):
+        values.update(artifacts.read_file(file, [column]).column(column).to_pylist())
+    return values
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Audit a run; exit status 1 when anything is lost, double or damaged, 2 for a wrong call."""
+    parser = argparse.ArgumentParser(prog="audit.py", description="Prove that a run lost and doubled nothing.")
+    parser.add_argument("run", help="the run's directory, like runs/NAME (any fsspec URI)")
+    arguments = parser.parse_args(argv)
+    try:
+        faults = audit_run(storage.absolute(arguments.run))
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    for fault in faults:
+        sys.stdout.write(f"{fault}\n")
+    sys.stdout.write(f"{arguments.run}: {len(faults)} faults\n" if faults else f"{arguments.run}: nothing lost\n")
+    return 1 if faults else 0

@@ -1,0 +1,42 @@
+"""Joining the Ray cluster that the job was submitted to, or starting a local one that ends with this process."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+
+logger = logging.getLogger(__name__)
+_LOCAL_OBJECT_STORE_BYTES = 500_000_000
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """A connection to Ray, closed at the end.
+
+    Ray itself reads RAY_ADDRESS, which a submitted job has; without it a cluster of this process's own is started,
+    never another one of the machine joined by chance.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers share the cores: idle threads must sleep
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+        )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,440 @@
+"""The configuration: one tree of frozen dataclasses, read strictly from YAML and dotted overrides.
+
+What a thing *is* stands in the leaves that enter fingerprints (model, prompts, losses, ...); where and how it
+runs stands in `Execution`, which never does. Variants are types, chosen in YAML by `type: ClassName`.
+"""
+
+import difflib
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A checkpoint: a local directory or any fsspec URI. `version` "" means: hash the listing of its files."""
+
+    path: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """Unlabeled images: every image file below `uri`. `sample` draws that many, seeded, by id; None takes all."""
+
+    uri: str
+    sample: int | None = None
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        _require(self.sample is None or self.sample > 0, "sample", self.sample, "a positive number, or null for all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaJson:
+    """Instruction samples in LLaVA's JSON with the root of their images; `sample` as in `ImageFolder`."""
+
+    uri: str
+    images: str
+    sample: int | None = None
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        _require(self.sample is None or self.sample > 0, "sample", self.sample, "a positive number, or null for all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Prompt pools. `infused` puts a description before a question: it must hold {description} and {question}."""
+
+    detailed: tuple[str, ...]
+    simple: tuple[str, ...]
+    misleading: tuple[str, ...]
+    infused: str
+
+    def __post_init__(self) -> None:
+        for name in ("detailed", "simple", "misleading"):
+            _require(bool(getattr(self, name)), name, getattr(self, name), "at least one prompt")
+        for hole in ("{description}", "{question}"):
+            _require(self.infused.count(hole) == 1, "infused", self.infused, f"a text that holds {hole} once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downsize:
+    """Shrink the short side to `short_side_px`, then back: the fine detail is gone."""
+
+    short_side_px: int
+
+    def __post_init__(self) -> None:
+        _require(self.short_side_px > 0, "short_side_px", self.short_side_px, "a positive number of pixels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorJitter:
+    """Brightness factor drawn from 1 +- `brightness`; hue shifted either way by `min_hue` to `hue` of its circle."""
+
+    brightness: float
+    hue: float
+    min_hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.brightness <= 1, "brightness", self.brightness, "between 0 and 1")
+        _require(0 <= self.min_hue <= self.hue <= 0.5, "hue", (self.min_hue, self.hue), "0 <= min_hue <= hue <= 0.5")
+
+
+Corruption = Downsize | ColorJitter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Negatives:
+    """STIC's dispreferred answers: `misleading_share` by a misleading prompt, the others by a corrupted image."""
+
+    misleading_share: float
+    corruptions: tuple[Corruption, ...]
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.misleading_share <= 1, "misleading_share", self.misleading_share, "between 0 and 1")
+        _require(
+            bool(self.corruptions) or self.misleading_share == 1,
+            "corruptions",
+            self.corruptions,
+            "at least one corruption, unless misleading_share is 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How answers are drawn; temperature 0 is greedy."""
+
+    temperature: float
+    max_new_tokens: int
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or more")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        _require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoLoss:
+    """Regularised DPO (STIC): -logsigmoid(margin) - alpha * log p(chosen), the latter reduced by `reduction`."""
+
+    beta: float
+    alpha: float
+    reduction: Literal["sum", "token_mean"]
+
+    def __post_init__(self) -> None:
+        _require(self.beta > 0, "beta", self.beta, "above 0")
+        _require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftLoss:
+    """Cross-entropy, the mean over the answer tokens of the global batch; on pairs, over the chosen answers."""
+
+
+Loss = DpoLoss | SftLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters on the linear layers of the language model's blocks."""
+
+    rank: int
+    lora_alpha: int
+
+    def __post_init__(self) -> None:
+        _require(self.rank > 0, "rank", self.rank, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullFinetune:
+    """Every weight of the language model and its embeddings; the vision tower stays frozen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training stage. `projector_lr` None freezes the projector; a schedule is linear warm-up, then cosine."""
+
+    loss: Loss
+    weights: Lora | FullFinetune
+    lr: float
+    epochs: int
+    global_batch: int
+    projector_lr: float | None = None
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "epochs", "global_batch", "max_grad_norm", "max_length"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One split with ground truth, each file optional ("" = not there): objects of an image and the vocabulary
+    for CHAIR, POPE's three files in the benchmark's format, and questions with short answers by category."""
+
+    images: str
+    objects: str = ""
+    vocabulary: str = ""
+    pope_random: str = ""
+    pope_popular: str = ""
+    pope_adversarial: str = ""
+    questions: str = ""
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.objects) == bool(self.vocabulary), "vocabulary", self.vocabulary, "set together with objects"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What the models are measured on. `resamples` is the number of bootstrap draws behind each interval."""
+
+    test: Benchmark
+    dev: Benchmark | None = None
+    resamples: int = 1000
+    max_new_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        _require(self.resamples > 0, "resamples", self.resamples, "above 0")
+        _require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """An actor pool: between `min_size` and `max_size` actors, each with these resources."""
+
+    min_size: int = 1
+    max_size: int = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.min_size <= self.max_size and self.max_size > 0, "min_size", self.min_size, "<= max_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where and how it runs. Nothing here enters a fingerprint, nothing here changes a result."""
+
+    pool: Pool = field(default_factory=Pool)
+    task_cpus: float = 0.5
+    batch_size: int = 64
+    rows_per_file: int = 256
+    num_train_workers: int = 1
+    train_cpus: float = 1.0
+    train_gpus: float = 0.0
+    micro_batch: int = 8
+    checkpoint_every: int = 100
+    max_train_failures: int = 3
+    max_reject_rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "rows_per_file", "num_train_workers", "micro_batch", "checkpoint_every"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        _require(0 <= self.max_reject_rate <= 1, "max_reject_rate", self.max_reject_rate, "between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole STIC run. `stage1_control` and `stage2_control` are the controls beside it, null to save their time."""
+
+    name: str
+    seed: int
+    model: Model
+    unlabeled: ImageFolder
+    instructions: LlavaJson
+    prompts: Prompts
+    negatives: Negatives
+    sampling: Sampling
+    stage1: Training
+    stage1_control: Training | None
+    stage2: Training
+    stage2_control: Training | None
+    evaluation: Evaluation | None = None
+    execution: Execution = field(default_factory=Execution)
+    store: str = "./store"
+    runs: str = "./runs"
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name) and "/" not in self.name and ".." not in self.name, "name", self.name, "a plain name")
+        _require(isinstance(self.stage1.loss, DpoLoss), "stage1.loss", self.stage1.loss, "type: DpoLoss")
+        for name in ("stage1_control", "stage2", "stage2_control"):
+            training = getattr(self, name)
+            sft = training is None or isinstance(training.loss, SftLoss)
+            _require(sft, f"{name}.loss", training and training.loss, "type: SftLoss")
+        batches = [t.global_batch for t in (self.stage1, self.stage1_control, self.stage2, self.stage2_control) if t]
+        workers = self.execution.num_train_workers
+        for batch in batches:
+            _require(batch % workers == 0, "global_batch", batch, f"a multiple of num_train_workers ({workers})")
+
+
+def _require(met: bool, name: str, value: object, wanted: str) -> None:
+    if not met:
+        raise ValueError(f"{name} is {value!r}: it must be {wanted}")
+
+
+def parse_config(tree: Mapping[str, Any], overrides: list[str]) -> Config:
+    """A configuration from a parsed YAML tree and overrides like `stage1.loss.alpha=1e-3`.
+
+    Raises:
+        ValueError: an unknown key (with the nearest known one), a wrong type, a missing key or a value that
+            cannot be; the message names the dotted field and the remedy.
+    """
+    merged = _deep_copy(tree)
+    for override in overrides:
+        _apply(merged, override)
+    config: Config = _build(Config, merged, "")
+    return config
+
+
+def read_yaml(text: str, origin: str) -> dict[str, Any]:
+    """The mapping that a YAML text holds.
+
+    Raises:
+        ValueError: not YAML, or not a mapping at the top.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{origin}: the top level must be a mapping of settings, not {type(tree).__name__}")
+    return tree
+
+
+def to_tree(value: Any) -> Any:
+    """A configuration leaf as plain JSON data, variants with their `type`; the inverse of reading it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        tree = {f.name: to_tree(getattr(value, f.name)) for f in fields(value)}
+        return {"type": type(value).__name__, **tree} if type(value) in _VARIANTS else tree
+    if isinstance(value, tuple):
+        return [to_tree(item) for item in value]
+    return value
+
+
+_VARIANTS = {Downsize, ColorJitter, DpoLoss, SftLoss, Lora, FullFinetune}
+
+
+def _deep_copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise ValueError(f"override {override!r}: write it as dotted.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"{path}: the value {text!r} is not valid YAML; quote it") from None
+    *parents, leaf = path.split(".")
+    for depth, name in enumerate(parents):
+        child = tree.setdefault(name, {})
+        if child is None:
+            child = tree[name] = {}
+        if not isinstance(child, dict):
+            raise ValueError(f"{path}: {'.'.join(parents[: depth + 1])} holds {child!r} and has no keys of its own")
+        tree = child
+    tree[leaf] = value
+
+
+def _build(kind: Any, value: Any, path: str) -> Any:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return _build_union(get_args(kind), value, path)
+    if origin is Literal:
+        options = get_args(kind)
+        if value not in options:
+            raise ValueError(f"{path} is {value!r}: it must be one of {', '.join(options)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{path} is {value!r}: it must be a list")
+        item = get_args(kind)[0]
+        return tuple(_build(item, entry, f"{path}[{index}]") for index, entry in enumerate(value))
+    if is_dataclass(kind):
+        return _build_dataclass(kind, value, path)
+    return _build_scalar(kind, value, path)
+
+
+def _build_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    concrete = [option for option in options if option is not type(None)]
+    if len(concrete) == 1:
+        return _build(concrete[0], value, path)
+    by_name = {option.__name__: option for option in concrete}
+    if not isinstance(value, Mapping) or value.get("type") not in by_name:
+        given = value.get("type") if isinstance(value, Mapping) else value
+        hint = _nearest(str(given), list(by_name))
+        raise ValueError(f"{path}.type is {given!r}: it must be one of {', '.join(by_name)}{hint}")
+    return _build(by_name[value["type"]], {k: v for k, v in value.items() if k != "type"}, path)
+
+
+def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{path} is {value!r}: it must be a mapping of settings ({', '.join(_names(kind))})")
+    hints = get_type_hints(kind)
+    if kind in _VARIANTS and value.get("type") == kind.__name__:
+        value = {k: v for k, v in value.items() if k != "type"}
+    for key in value:
+        if key not in hints:
+            where = f"{path}.{key}" if path else str(key)
+            known = ", ".join(_names(kind)) or "none"
+            raise ValueError(f"unknown setting {where}{_nearest(str(key), _names(kind))} (known here: {known})")
+    arguments = {}
+    for entry in fields(kind):
+        where = f"{path}.{entry.name}" if path else entry.name
+        if entry.name in value:
+            arguments[entry.name] = _build(hints[entry.name], value[entry.name], where)
+        elif entry.default is MISSING and entry.default_factory is MISSING:
+            raise ValueError(f"{where} is missing: set it in the configuration or as {where}=VALUE")
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{path}.{error}" if path else str(error)) from None
+
+
+def _build_scalar(kind: Any, value: Any, path: str) -> Any:
+    if kind is float:
+        number = _as_float(value)
+        if number is None:
+            raise ValueError(f"{path} is {value!r}: it must be a finite number")
+        return number
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        names = {int: "a whole number", str: "a text", bool: "true or false"}
+        raise ValueError(f"{path} is {value!r}: it must be {names[kind]}")
+    return value
+
+
+def _as_float(value: Any) -> float | None:
+    """YAML 1.1 reads 1e-3 as a text; whoever writes it means the number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _names(kind: Any) -> list[str]:
+    return [entry.name for entry in fields(kind)]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f": did you mean {close[0]}?" if close else ""

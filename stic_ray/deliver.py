@@ -1,0 +1,193 @@
+"""What a run leaves in `runs/NAME/`: references, configuration, metrics, models, summary and report."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from stic_ray import artifacts, storage
+from stic_ray.artifacts import Artifact
+from stic_ray.config import to_tree
+from stic_ray.evaluate.intervals import Bootstrap
+from stic_ray.evaluate.metrics import Vocabulary
+from stic_ray.evaluate.summary import paired_difference, questions_by_group, split_block
+from stic_ray.records import Pair, Prediction
+from stic_ray.report.markdown import (
+    Comparison,
+    DescribedImage,
+    Report,
+    StageLine,
+    TrainingLine,
+    render_report,
+    render_table,
+)
+from stic_ray.run import Run
+from stic_ray.train.loop import ADAPTER, MERGED, METRICS
+
+COMPARED = (("stage1", "base"), ("stage1", "stage1_control"), ("stage2", "base"), ("stage2", "stage2_control"))
+TRAINED = ("stage1", "stage1_control", "stage2", "stage2_control")
+_NUM_SAMPLES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One split's predictions by model, with its ground truth."""
+
+    predictions: Mapping[str, Sequence[Prediction]]
+    objects: Mapping[str, frozenset[str]]
+    vocabulary: Vocabulary
+
+
+def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) -> str:
+    """Write `runs/NAME/` and return the closing summary for whoever started the run."""
+    config = run.config
+    home = storage.join(config.runs, config.name)
+    bootstrap = Bootstrap(resamples=config.evaluation.resamples if config.evaluation else 1, seed=config.seed)
+    summary = _summary(measured, bootstrap)
+    lineage = {role: artifact.uri for role, artifact in run.artifacts.items()}
+    report = Report(
+        name=config.name,
+        command=" ".join(command),
+        summary=summary,
+        stages=[_stage_line(run, role, artifact) for role, artifact in run.artifacts.items()],
+        samples=_samples(run, measured),
+        training=_training(run),
+        comparisons=_comparisons(measured, bootstrap),
+        groups=_groups(measured),
+        artifacts=lineage,
+    )
+    _write_json(storage.join(home, "artifacts.json"), lineage)
+    storage.write_bytes(storage.join(home, "config.yaml"), yaml.safe_dump(to_tree(config), sort_keys=False).encode())
+    storage.write_bytes(storage.join(home, METRICS), _metrics(run).encode())
+    _write_models(run, home)
+    _write_json(storage.join(home, "summary.json"), summary)
+    storage.write_bytes(storage.join(home, "report.md"), render_report(report).encode())
+    return _closing(run, home, summary)
+
+
+def _summary(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> dict[str, Any]:
+    """summary.json: the test split's blocks, their intervals, and the same of the dev split under `dev`."""
+    blocks = {
+        split: split_block(found.predictions, found.objects, found.vocabulary, bootstrap=bootstrap)
+        for split, found in measured.items()
+    }
+    summary: dict[str, Any] = blocks.get("test", {})
+    return {**summary, "dev": blocks["dev"]} if "dev" in blocks else summary
+
+
+def _comparisons(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> list[Comparison]:
+    if "test" not in measured:
+        return []
+    test = measured["test"]
+    comparisons = []
+    for model, against in COMPARED:
+        if model not in test.predictions or against not in test.predictions:
+            continue
+        runs = [test.predictions[model]], [test.predictions[against]]
+        found = paired_difference(*runs, test.objects, test.vocabulary, bootstrap=bootstrap)
+        figures = {name: (entry.value, entry.low, entry.high) for name, entry in found.items()}
+        comparisons.append(Comparison(model=model, against=against, figures=figures))
+    return comparisons
+
+
+def _groups(measured: Mapping[str, Measured]) -> dict[str, Any]:
+    if "test" not in measured:
+        return {}
+    return {name: questions_by_group(rows) for name, rows in measured["test"].predictions.items()}
+
+
+def _stage_line(run: Run, role: str, artifact: Artifact) -> StageLine:
+    record = artifact.record
+    counts = record["counts"]
+    return StageLine(
+        name=role,
+        fingerprint=artifact.fingerprint,
+        num_rows=record.get("steps", counts["rows"]),
+        num_rejects=counts["rejects"],
+        rejects_by_reason=counts["rejects_by_reason"],
+        seconds=record["seconds"],
+        reused=role in run.reused,
+    )
+
+
+def _training(run: Run) -> list[TrainingLine]:
+    found = {name: run.artifacts[name].record for name in TRAINED if name in run.artifacts}
+    return [TrainingLine(stage=name, first=record["first"], last=record["last"]) for name, record in found.items()]
+
+
+def _samples(run: Run, measured: Mapping[str, Measured]) -> list[DescribedImage]:
+    """Descriptions of a few test images by every model; without ground truth, the first pairs' two answers."""
+    if "test" not in measured:
+        pairs = next(artifacts.iterate(run.artifacts["pairs"].uri, Pair), [])[:_NUM_SAMPLES]
+        return [
+            DescribedImage(
+                image=pair.image_uri,
+                prompt=pair.prompt,
+                objects=(),
+                descriptions={"preferred": pair.chosen, f"dispreferred ({pair.negative})": pair.rejected},
+            )
+            for pair in pairs
+        ]
+    test = measured["test"]
+    by_model = {
+        name: {row.image_uri: row for row in rows if row.task == "describe_simple"}
+        for name, rows in test.predictions.items()
+    }
+    first = next(iter(by_model.values()))
+    return [
+        DescribedImage(
+            image=uri,
+            prompt=first[uri].question,
+            objects=sorted(test.objects.get(uri, ())),
+            descriptions={name: rows[uri].text for name, rows in by_model.items() if uri in rows},
+        )
+        for uri in sorted(first)[:_NUM_SAMPLES]
+    ]
+
+
+def _metrics(run: Run) -> str:
+    """Every training's metrics as JSON lines, flat under `stage/name`."""
+    lines = []
+    for stage in TRAINED:
+        if stage not in run.artifacts:
+            continue
+        for line in storage.read_text(storage.join(run.artifacts[stage].uri, METRICS)).splitlines():
+            values = json.loads(line)
+            step = values.pop("step")
+            lines.append(json.dumps({"step": step, **{f"{stage}/{name}": value for name, value in values.items()}}))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _write_models(run: Run, home: str) -> None:
+    for stage in ("stage1", "stage2"):
+        for part in (ADAPTER, MERGED):
+            source = storage.join(run.artifacts[stage].uri, part)
+            if storage.exists(source):
+                storage.copy_directory(source, storage.join(home, stage, part))
+
+
+def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
+    rejects = sum(artifact.record["counts"]["rejects"] for artifact in run.artifacts.values())
+    made = len(run.artifacts) - len(run.reused)
+    seconds = time.monotonic() - run.started
+    return "\n".join(
+        [
+            "",
+            render_table(summary),
+            "",
+            f"{made} artifacts made, {len(run.reused)} reused, {rejects} inputs rejected, {seconds:.0f} s",
+            f"report        {storage.join(home, 'report.md')}",
+            f"model         {storage.join(home, 'stage2', MERGED)}",
+            f"adapters      {storage.join(home, 'stage1', ADAPTER)} (on the base), .../stage2/adapter (on stage 1)",
+            f"next          python jobs/audit.py {home}    proves that no input was lost",
+            "              on your own model and images: see README.md, or --help",
+            "",
+        ]
+    )
+
+
+def _write_json(uri: str, tree: Any) -> None:
+    storage.write_bytes(uri, (json.dumps(tree, indent=1) + "\n").encode())

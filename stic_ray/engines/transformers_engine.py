@@ -1,0 +1,127 @@
+"""Generation with transformers: length-sorted batches, early exit, draws that do not depend on the batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from stic_ray import storage, vlm
+from stic_ray.config import Sampling
+from stic_ray.engines.protocol import Completion, Request
+
+
+class GumbelSampling(LogitsProcessor):  # type: ignore[misc]
+    """Sampling as an argmax: logits / temperature plus Gumbel noise of each row's own generator.
+
+    The argmax of a greedy `generate` over these scores is an exact draw from the softmax (Gumbel-max), and a row's
+    draw depends on its seed only. With top_p, the smallest set of tokens that holds that mass stays (nucleus).
+    """
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
+        self._sampling = sampling
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [B, V] of the next token with the noise added."""
+        scaled_BV = scores.float() / self._sampling.temperature
+        if self._sampling.top_p < 1:
+            scaled_BV = _nucleus(scaled_BV, self._sampling.top_p)
+        size = scaled_BV.shape[1]
+        uniform_BV = torch.stack([torch.rand(size, generator=g, dtype=torch.float64) for g in self._generators])
+        noise_BV = -torch.log(-torch.log(uniform_BV.clamp_min(1e-300)))
+        return scaled_BV + noise_BV.to(scaled_BV)
+
+
+def _nucleus(logits_BV: Tensor, top_p: float) -> Tensor:
+    sorted_BV, order_BV = logits_BV.sort(dim=1, descending=True)
+    before_BV = sorted_BV.softmax(dim=1).cumsum(dim=1) - sorted_BV.softmax(dim=1)
+    dropped_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(1, order_BV, before_BV >= top_p)
+    return logits_BV.masked_fill(dropped_BV, float("-inf"))
+
+
+class TransformersEngine:
+    """An engine on `generate`; works for every model that transformers loads."""
+
+    def __init__(self, model_uri: str, dtype: str, batch_size: int) -> None:
+        path = storage.local_copy(model_uri)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._processor = vlm.load_processor(path)
+        self._model = vlm.load_model(path, dtype).to(self._device)
+        self._ends = vlm.end_token_ids(self._processor, self._model)
+        self._limit = int(self._model.config.get_text_config().max_position_embeddings)
+        self._batch_size = batch_size
+
+    @property
+    def processor(self) -> Any:
+        """The processor that goes with the model."""
+        return self._processor
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion a request, in order. Batches hold prompts of like length and of one sampling."""
+        texts = [vlm.render_prompt(self._processor, r.prompt, has_image=r.image is not None) for r in requests]
+
+        def likeness(index: int) -> tuple[bool, float, float, int, int]:
+            s = requests[index].sampling
+            return (requests[index].image is None, s.temperature, s.top_p, s.max_new_tokens, len(texts[index]))
+
+        order = sorted(range(len(requests)), key=likeness)
+        completions: dict[int, Completion] = {}
+        start = 0
+        while start < len(order):
+            group = likeness(order[start])[:4]
+            stop = start
+            while stop < len(order) and stop - start < self._batch_size and likeness(order[stop])[:4] == group:
+                stop += 1
+            batch = order[start:stop]
+            answers = self._generate_batch([requests[i] for i in batch], [texts[i] for i in batch])
+            completions.update(zip(batch, answers, strict=True))
+            start = stop
+        return [completions[index] for index in range(len(requests))]
+
+    @torch.inference_mode()
+    def _generate_batch(self, requests: list[Request], texts: list[str]) -> list[Completion]:
+        sampling = requests[0].sampling
+        images = [request.image for request in requests if request.image is not None]
+        inputs = vlm.encode_prompts(self._processor, texts, images)
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        too_long = [length + sampling.max_new_tokens > self._limit for length in lengths]
+        if any(too_long):
+            return self._without_too_long(requests, texts, lengths, too_long)
+        noise = LogitsProcessorList()
+        if sampling.temperature > 0:
+            noise.append(GumbelSampling(sampling, [request.seed for request in requests]))
+        output_BT = self._model.generate(
+            **{name: value.to(self._device) for name, value in inputs.items()},
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=False,
+            eos_token_id=self._ends,
+            pad_token_id=self._processor.tokenizer.pad_token_id or 0,
+            logits_processor=noise,
+        )
+        new_BT = output_BT[:, inputs["input_ids"].shape[1] :].tolist()
+        return [self._completion(ids, length) for ids, length in zip(new_BT, lengths, strict=True)]
+
+    def _without_too_long(
+        self, requests: list[Request], texts: list[str], lengths: list[int], too_long: list[bool]
+    ) -> list[Completion]:
+        kept = [index for index, refused in enumerate(too_long) if not refused]
+        answers = iter(self._generate_batch([requests[i] for i in kept], [texts[i] for i in kept]) if kept else [])
+        reason = f"prompt and answer need more than the model's {self._limit} positions"
+        return [
+            Completion(text="", num_prompt_tokens=length, num_tokens=0, finish_reason="", error=reason)
+            if refused
+            else next(answers)
+            for refused, length in zip(too_long, lengths, strict=True)
+        ]
+
+    def _completion(self, ids: list[int], num_prompt_tokens: int) -> Completion:
+        end = next((position for position, token in enumerate(ids) if token in self._ends), None)
+        answer = ids if end is None else ids[:end]
+        return Completion(
+            text=self._processor.tokenizer.decode(answer, skip_special_tokens=True).strip(),
+            num_prompt_tokens=num_prompt_tokens,
+            num_tokens=len(answer),
+            finish_reason="length" if end is None else "stop",
+        )

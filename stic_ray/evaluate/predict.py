@@ -1,0 +1,147 @@
+"""Predictions: a model's answers to a split's questions, describe-and-respond included, as an artifact.
+
+Unit = an image with all its questions: the image is read once, and describe-and-respond reads the description that
+the same actor has just written.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from PIL import Image
+
+from stic_ray import artifacts, prompts, storage
+from stic_ray.artifacts import Artifact, Plan
+from stic_ray.config import Benchmark, Config, Sampling, to_tree
+from stic_ray.engines.protocol import Completion, Request
+from stic_ray.engines.transformers_engine import TransformersEngine
+from stic_ray.evaluate.benchmarks import read_questions
+from stic_ray.flow import Outcome, Prepared, Unit, Work, finish_stage, read_image, run_stage
+from stic_ray.images import decode
+from stic_ray.records import Prediction, Question, make_id
+
+CODE_VERSION = 1
+DESCRIPTION_TASK = "describe_detailed"
+DAR_SUFFIX = "_dar"
+
+
+def plan_questions(config: Config, split: str, benchmark: Benchmark) -> Plan:
+    """The artifact of a split's questions."""
+    files = {name: uri for name, uri in to_tree(benchmark).items() if uri and name != "images"}
+    identity = {
+        "split": split,
+        "images": benchmark.images,
+        "files": {name: [uri, storage.file_version(uri)] for name, uri in files.items()},
+        "prompts": [config.prompts.simple[0], config.prompts.detailed[0]],
+    }
+    return Plan(stage="questions", code_version=CODE_VERSION, identity=identity, kind=Question.__name__)
+
+
+def run_questions(config: Config, benchmark: Benchmark, plan: Plan) -> Artifact:
+    """Make the artifact; an image's questions stand together."""
+    start = time.monotonic()
+    questions = sorted(read_questions(benchmark, config.prompts), key=lambda q: (q.image_uri, q.id))
+    uri = storage.join(config.store, plan.name)
+    step = 4096
+    for offset in range(0, len(questions), step):
+        artifacts.write_rows(uri, questions[offset : offset + step], Question, [])
+    artifacts.remove_duplicates(uri, "id")
+    seconds = time.monotonic() - start
+    return finish_stage(store=config.store, plan=plan, num_units=len(questions), seconds=seconds, max_reject_rate=0.0)
+
+
+def plan(config: Config, questions: str, model: str) -> Plan:
+    """The artifact of predictions; `questions` and `model` are the parents' fingerprints."""
+    if config.evaluation is None:
+        raise ValueError("evaluation is not configured")
+    identity = {
+        "max_new_tokens": config.evaluation.max_new_tokens,
+        "infused": config.prompts.infused,
+        "engine": "transformers",
+        "dtype": config.model.dtype,
+    }
+    parents = {"questions": questions, "model": model}
+    return Plan(
+        stage="predictions", code_version=CODE_VERSION, identity=identity, parents=parents, kind=Prediction.__name__
+    )
+
+
+def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Artifact:
+    """Make the artifact: greedy answers to every question."""
+    by_image: dict[str, list[Question]] = {}
+    for question in artifacts.read(questions.uri, Question):
+        by_image.setdefault(question.image_uri, []).append(question)
+    units = [
+        Unit(id=make_id("image of", uri), image_uri=uri, payload=json.dumps([asdict(q) for q in asked]))
+        for uri, asked in sorted(by_image.items())
+    ]
+    work = Work(
+        record=Prediction,
+        input_column="image_id",
+        prepare=read_image,
+        worker=Answerer,
+        worker_arguments={
+            "model_uri": model_uri,
+            "dtype": config.model.dtype,
+            "batch_size": config.execution.batch_size,
+            "max_new_tokens": plan.identity["max_new_tokens"],
+            "infused": config.prompts.infused,
+        },
+    )
+    return run_stage(store=config.store, plan=plan, work=work, units=units, execution=config.execution)
+
+
+class Answerer:
+    """An actor's work: descriptions first, then every question, those of describe-and-respond with the description."""
+
+    def __init__(self, *, model_uri: str, dtype: str, batch_size: int, max_new_tokens: int, infused: str) -> None:
+        self._engine = TransformersEngine(model_uri, dtype, batch_size)
+        self._sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
+        self._infused = infused
+
+    def __call__(self, units: Sequence[Prepared]) -> list[Outcome]:
+        """A prediction a question; an image with a question that could not be answered is a reject."""
+        images = {unit.id: decode(unit.images[0]) for unit in units}
+        asked = [(unit.id, Question(**tree)) for unit in units for tree in json.loads(unit.payload)]
+        first = [(i, q) for i, q in asked if q.task == DESCRIPTION_TASK]
+        answers = self._answer([(images[i], q.text) for i, q in first])
+        descriptions = {i: answer.text for (i, _), answer in zip(first, answers, strict=True)}
+        rest = [(i, q) for i, q in asked if q.task != DESCRIPTION_TASK]
+        answers += self._answer([(images[i], self._text(q, descriptions.get(i, ""))) for i, q in rest])
+        rows: dict[str, list[Prediction]] = {unit.id: [] for unit in units}
+        reasons = dict.fromkeys(rows, "")
+        for (image_id, question), answer in zip(first + rest, answers, strict=True):
+            reasons[image_id] = reasons[image_id] or answer.error
+            description = descriptions.get(image_id, "") if question.task.endswith(DAR_SUFFIX) else ""
+            rows[image_id].append(_prediction(image_id, question, description, answer))
+        return [
+            Outcome(id=image_id, rows=[] if reasons[image_id] else made, reason=reasons[image_id])
+            for image_id, made in rows.items()
+        ]
+
+    def _text(self, question: Question, description: str) -> str:
+        if not question.task.endswith(DAR_SUFFIX):
+            return question.text
+        return prompts.infuse(self._infused, description, question.text)
+
+    def _answer(self, asks: list[tuple[Image.Image, str]]) -> list[Completion]:
+        requests = [Request(prompt=text, image=image, sampling=self._sampling, seed=0) for image, text in asks]
+        return self._engine.generate(requests)
+
+
+def _prediction(image_id: str, question: Question, description: str, answer: Completion) -> Prediction:
+    return Prediction(
+        id=question.id,
+        image_id=image_id,
+        task=question.task,
+        image_uri=question.image_uri,
+        question=question.text,
+        description=description,
+        answer=question.answer,
+        category=question.category,
+        group=question.group,
+        text=answer.text,
+        num_tokens=answer.num_tokens,
+        finish_reason=answer.finish_reason,
+    )

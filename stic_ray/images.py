@@ -1,0 +1,116 @@
+"""Decoding with guards, and corruptions drawn from a seed.
+
+Pixels are an RGB `PIL.Image`; encoded bytes travel, pixels do not. Corruptions: STIC, section 3 (downsizing and
+colour jitter), their strengths from the configuration.
+"""
+
+import hashlib
+import io
+import json
+import random
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from stic_ray.config import ColorJitter, Corruption, Downsize, to_tree
+
+MAX_PIXELS = 64_000_000
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+class BadImageError(ValueError):
+    """The bytes are no usable image; the message is the reason a reject carries."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """RGB pixels of encoded bytes: upright by EXIF, the first frame, alpha over white.
+
+    Raises:
+        BadImageError: empty, truncated, not an image, or more than MAX_PIXELS pixels.
+    """
+    if not data:
+        raise BadImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise BadImageError(f"more than {MAX_PIXELS} pixels ({image.width} x {image.height})")
+            image.seek(0)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise BadImageError("not an image that Pillow can open") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadImageError(f"more than {MAX_PIXELS} pixels") from None
+    except BadImageError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+        raise BadImageError(f"damaged image: {' '.join(str(error).split())[:120]}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float32)
+        depth = 65535.0 if values.max(initial=0.0) > 255 else 255.0
+        image = Image.fromarray(np.clip(values * (255.0 / depth), 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
+
+
+def encode(image: Image.Image) -> bytes:
+    """Lossless PNG bytes: decoding them gives the same pixels."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def hash_bytes(data: bytes) -> str:
+    """Hash of encoded bytes, 32 hex digits."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def hash_pixels(image: Image.Image) -> str:
+    """Hash of the pixels and the size, 32 hex digits: what a model saw, whatever the encoding."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def draw_corruption(corruptions: tuple[Corruption, ...], seed: int) -> str:
+    """One of the corruptions with all its numbers drawn, as JSON: applying it needs nothing else."""
+    rng = random.Random(seed)
+    corruption = rng.choice(corruptions)
+    drawn = to_tree(corruption)
+    if isinstance(corruption, ColorJitter):
+        drawn["brightness"] = rng.uniform(1 - corruption.brightness, 1 + corruption.brightness)
+        drawn["hue"] = rng.choice((-1, 1)) * rng.uniform(corruption.min_hue, corruption.hue)
+    return json.dumps(drawn, sort_keys=True)
+
+
+def corrupt(image: Image.Image, drawn: str) -> Image.Image:
+    """The image under a corruption that `draw_corruption` drew; "" leaves it as it is."""
+    if not drawn:
+        return image
+    numbers = json.loads(drawn)
+    if numbers["type"] == Downsize.__name__:
+        return _downsize(image, numbers["short_side_px"])
+    return _jitter(image, numbers["brightness"], numbers["hue"])
+
+
+def _downsize(image: Image.Image, short_side_px: int) -> Image.Image:
+    scale = short_side_px / min(image.size)
+    if scale >= 1:
+        return image
+    small = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+
+
+def _jitter(image: Image.Image, brightness: float, hue: float) -> Image.Image:
+    hsv = np.asarray(image.convert("HSV")).astype(np.int32)
+    hsv[..., 0] = (hsv[..., 0] + round(hue * 256)) % 256
+    hsv[..., 2] = np.clip(np.rint(hsv[..., 2] * brightness), 0, 255)
+    return Image.fromarray(hsv.astype(np.uint8), mode="HSV").convert("RGB")

@@ -1,0 +1,147 @@
+"""The command line of a run: settings read and checked in an instant, before anything heavy is imported."""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stic_ray import recipes, sources, storage
+from stic_ray.config import Benchmark, Config, parse_config, read_yaml, to_tree
+
+# Set by `ray job submit` for its entrypoint.
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+_EPILOG = """\
+settings are dotted keys, each checked before any work starts:
+  seed=1                                another run seed
+  stage1.loss.alpha=1e-3                the regulariser's weight: stage 1 and what follows is made anew
+  unlabeled.uri=s3://bucket/photos      your images
+  store=s3://bucket/store runs=...      where artifacts and runs go (any fsspec URI)
+--show-config prints every setting with its value.
+"""
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; exits with usage on a wrong one."""
+    parser = argparse.ArgumentParser(
+        prog="stic_pipeline.py",
+        description="Self-train a vision-language model on unlabeled images (STIC), and measure what it gained.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--config", metavar="FILE", help="a YAML file with the whole configuration")
+    chosen.add_argument(
+        "--recipe",
+        default=recipes.EMBEDDED,
+        help=f"a named recipe (default: %(default)s): {', '.join(recipes.names())}",
+    )
+    parser.add_argument("--show-config", action="store_true", help="print the resolved configuration and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the configuration")
+    return parser.parse_args(argv)
+
+
+def resolve_config(arguments: argparse.Namespace) -> Config:
+    """The configuration that the command line means, its locations made absolute.
+
+    Raises:
+        ValueError: anything in it is wrong; the message names the field and the remedy.
+    """
+    if arguments.config:
+        try:
+            text = Path(arguments.config).read_text()
+        except OSError as error:
+            raise ValueError(f"--config {arguments.config}: {error.strerror or error}") from None
+        tree = read_yaml(text, arguments.config)
+    else:
+        tree = read_yaml(recipes.read(arguments.recipe), f"recipe {arguments.recipe}")
+    config = parse_config(tree, arguments.overrides)
+    _refuse_relative_when_submitted(config)
+    return parse_config(_absolute(to_tree(config)), [])
+
+
+def _refuse_relative_when_submitted(config: Config) -> None:
+    relative = [name for name in ("store", "runs") if storage.is_relative(getattr(config, name))]
+    if _SUBMITTED in os.environ and relative:
+        raise ValueError(
+            f"{' and '.join(relative)} is a relative path, but a submitted job works in a temporary copy that is "
+            "removed: set both store=URI and runs=URI to a place that lasts and that every node reaches"
+        )
+
+
+def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
+    """Every location of the tree made absolute, so that workers with another working directory find it."""
+    for name in ("store", "runs"):
+        tree[name] = storage.absolute(tree[name])
+    tree["model"]["path"] = storage.absolute(tree["model"]["path"])
+    tree["unlabeled"]["uri"] = storage.absolute(tree["unlabeled"]["uri"])
+    for name in ("uri", "images"):
+        tree["instructions"][name] = storage.absolute(tree["instructions"][name])
+    splits = tree["evaluation"] or {}
+    for split in ("test", "dev"):
+        files = splits.get(split) or {}
+        files.update({name: storage.absolute(uri) for name, uri in files.items() if uri})
+    return tree
+
+
+def check_places(config: Config) -> None:
+    """Everything that can be known to fail before a worker starts.
+
+    Raises:
+        ValueError: an input is missing or empty, or an output cannot be written.
+    """
+    if not storage.exists(storage.join(config.model.path, "config.json")):
+        raise ValueError(f"model.path {config.model.path} holds no config.json: give a transformers checkpoint")
+    sources.check_folder(config.unlabeled)
+    sources.check_instructions(config.instructions)
+    if config.evaluation is not None:
+        for split, benchmark in (("test", config.evaluation.test), ("dev", config.evaluation.dev)):
+            if benchmark is not None:
+                _check_benchmark(f"evaluation.{split}", benchmark)
+    for name in ("store", "runs"):
+        _check_writable(name, getattr(config, name))
+
+
+def _check_benchmark(where: str, benchmark: Benchmark) -> None:
+    for name, uri in to_tree(benchmark).items():
+        if uri and not storage.exists(uri):
+            raise ValueError(f"{where}.{name} {uri} does not exist")
+
+
+def _check_writable(name: str, uri: str) -> None:
+    probe = storage.join(uri, f".writable-{os.getpid()}")
+    try:
+        storage.write_bytes(probe, b"\0" * 65536)
+        storage.remove(probe)
+    except OSError as error:
+        raise ValueError(
+            f"{name} {uri} cannot be written: {error.strerror or error}; set {name}= to a folder that can be written "
+            "and has space left"
+        ) from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the pipeline; exit status 0 when it is done, 2 for a mistake in the call or its inputs."""
+    arguments = parse_arguments(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("stic_ray").setLevel(logging.INFO)
+    try:
+        config = resolve_config(arguments)
+        if arguments.show_config:
+            sys.stdout.write(yaml.safe_dump(to_tree(config), sort_keys=False))
+            return 0
+        check_places(config)
+        from stic_ray import pipeline
+
+        sys.stdout.write(pipeline.run(config, command=["python", "jobs/stic_pipeline.py", *(argv or sys.argv[1:])]))
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: run the same command again to go on from here\n")
+        return 130
+    return 0

@@ -1,0 +1,115 @@
+"""STIC end to end, from top to bottom as in the paper (arXiv 2405.19716), with its controls and its proof."""
+
+from functools import partial
+
+from stic_ray import artifacts, deliver
+from stic_ray.artifacts import Artifact
+from stic_ray.config import Config, Training
+from stic_ray.deliver import Measured
+from stic_ray.evaluate import predict
+from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
+from stic_ray.records import Prediction
+from stic_ray.run import Run
+from stic_ray.stages import describe, generate, images, pair, references, samples
+from stic_ray.train import driver
+from stic_ray.train.data import ChosenData, PairData, SampleData
+
+
+def run(config: Config, command: list[str]) -> str:
+    """Do everything that is not yet in the store and write `runs/NAME/`; returns the closing summary.
+
+    Raises:
+        ValueError: inputs that cannot be used, with the field or file and the remedy.
+    """
+    with Run(config) as this:
+        base = this.base_model()
+        models = {"base": (base, config.model.path)}
+
+        # Stage 1: preference pairs from unlabeled images, then regularised DPO.
+        listed = this.make("images", images.plan(config), partial(images.run, config))
+        responses = this.make(
+            "responses",
+            generate.plan(config, listed.fingerprint, base),
+            partial(generate.run, config, listed),
+        )
+        pairs = this.make("pairs", pair.plan(config, responses.fingerprint), partial(pair.run, config, responses))
+        refs = this.make(
+            "references",
+            references.plan(config, pairs.fingerprint, base),
+            partial(references.run, config, pairs),
+        )
+        pair_parents = {"model": base, "pairs": pairs.fingerprint, "references": refs.fingerprint}
+        pair_data = PairData(pairs=pairs.uri, references=refs.uri)
+        stage1 = this.make(
+            "stage1",
+            driver.plan(config, "stage1", config.stage1, pair_parents),
+            partial(driver.run, config, config.stage1, pair_data, config.model.path),
+        )
+        models["stage1"] = (stage1.fingerprint, driver.model_of(stage1))
+
+        # Its control: supervised fine-tuning on the chosen answers alone.
+        if config.stage1_control is not None:
+            chosen = ChosenData(pairs=pairs.uri, references=refs.uri)
+            control = this.make(
+                "stage1_control",
+                driver.plan(config, "stage1_control", config.stage1_control, pair_parents),
+                partial(driver.run, config, config.stage1_control, chosen, config.model.path),
+            )
+            models["stage1_control"] = (control.fingerprint, driver.model_of(control))
+
+        # Stage 2: description-infused fine-tuning, from the stage-1 model.
+        instructions = this.make("samples", samples.plan(config), partial(samples.run, config))
+        described = this.make(
+            "descriptions",
+            describe.plan(config, instructions.fingerprint, stage1.fingerprint),
+            partial(describe.run, config, instructions, driver.model_of(stage1)),
+        )
+        models["stage2"] = _stage2(this, "stage2", config.stage2, stage1, described, config.prompts.infused)
+
+        # Its control: the same samples without descriptions.
+        if config.stage2_control is not None:
+            models["stage2_control"] = _stage2(this, "stage2_control", config.stage2_control, stage1, described, "")
+
+        measured = evaluate_models(this, models)
+        return deliver.write_run(this, measured, command)
+
+
+def _stage2(
+    this: Run, stage: str, training: Training, stage1: Artifact, described: Artifact, infused: str
+) -> tuple[str, str]:
+    parents = {"model": stage1.fingerprint, "samples": described.fingerprint}
+    data = SampleData(samples=described.uri, infused=infused)
+    artifact = this.make(
+        stage,
+        driver.plan(this.config, stage, training, parents, infused),
+        partial(driver.run, this.config, training, data, driver.model_of(stage1)),
+    )
+    return artifact.fingerprint, driver.model_of(artifact)
+
+
+def evaluate_models(this: Run, models: dict[str, tuple[str, str]]) -> dict[str, Measured]:
+    """Every model's predictions on every split by split name; {} where there is no ground truth."""
+    evaluation = this.config.evaluation
+    if evaluation is None:
+        return {}
+    measured = {}
+    for split, benchmark in (("test", evaluation.test), ("dev", evaluation.dev)):
+        if benchmark is None:
+            continue
+        questions = this.make(
+            f"questions_{split}",
+            predict.plan_questions(this.config, split, benchmark),
+            partial(predict.run_questions, this.config, benchmark),
+        )
+        predictions = {}
+        for name, (fingerprint, uri) in models.items():
+            artifact = this.make(
+                f"predictions_{split}_{name}",
+                predict.plan(this.config, questions.fingerprint, fingerprint),
+                partial(predict.run, this.config, questions, uri),
+            )
+            predictions[name] = artifacts.read(artifact.uri, Prediction)
+        measured[split] = Measured(
+            predictions=predictions, objects=read_objects(benchmark), vocabulary=read_vocabulary(benchmark)
+        )
+    return measured

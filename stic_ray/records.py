@@ -1,0 +1,205 @@
+"""Record types that flow between stages, each with one explicit Arrow schema.
+
+A record is a frozen dataclass; `schema(Record)` derives the Arrow schema from its annotations. Every record
+has an `id`, the hash of what it was made from, so that a retry gives the same id, and an `error`, "" when fine:
+a row with an error ends in the artifact's rejects, never in its data.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRef:
+    """An image of a source. `id` hashes the source-relative key; `content_hash` the encoded bytes."""
+
+    id: str
+    key: str
+    uri: str
+    content_hash: str
+    num_bytes: int
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """One answer of a model to one request on one image.
+
+    `negative` is "" for the preferred role, else what makes the response worse (a negative's name);
+    `corruption` is the JSON of the corruption that was drawn, "" for a clean image; `seen_hash` hashes the
+    pixels that went into the model, so that anybody can check that a corrupted image really was seen.
+    """
+
+    id: str
+    image_id: str
+    image_uri: str
+    role: str
+    prompt: str
+    negative: str
+    corruption: str
+    seed: int
+    seen_hash: str
+    text: str
+    num_prompt_tokens: int
+    num_tokens: int
+    finish_reason: str
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A preference pair with the whole story of both answers."""
+
+    id: str
+    image_id: str
+    image_uri: str
+    prompt: str
+    chosen: str
+    rejected: str
+    negative: str
+    chosen_id: str
+    chosen_prompt: str
+    chosen_seed: int
+    chosen_seen_hash: str
+    rejected_id: str
+    rejected_prompt: str
+    rejected_seed: int
+    rejected_seen_hash: str
+    corruption: str
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Log-probabilities (nats, summed over the answer's tokens) of a pair's answers under the DPO reference."""
+
+    id: str
+    chosen_logp: float
+    rejected_logp: float
+    num_chosen_tokens: int
+    num_rejected_tokens: int
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One turn of a conversation; `role` is "user" or "assistant". The image stands before the first user text."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """An instruction sample. `image_uri` is "" for a text-only sample; `description` "" where none was infused."""
+
+    id: str
+    image_id: str
+    image_uri: str
+    description: str
+    turns: list[Turn]
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One benchmark question on one image; `answer` is the gold answer, "" for a free description.
+
+    `category` is the question's type, `group` a coarser grouping that the file gives ("one object"), "" where none.
+    """
+
+    id: str
+    image_id: str
+    task: str
+    image_uri: str
+    text: str
+    answer: str
+    category: str
+    group: str
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A model's answer to a question. `id` is the question's; `description` is what describe-and-respond read."""
+
+    id: str
+    image_id: str
+    task: str
+    image_uri: str
+    question: str
+    description: str
+    answer: str
+    category: str
+    group: str
+    text: str
+    num_tokens: int
+    finish_reason: str
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reject:
+    """An input that a stage could not turn into output, and why."""
+
+    id: str
+    stage: str
+    reason: str
+
+
+Record = ImageRef | Response | Pair | Reference | Sample | Question | Prediction | Reject
+
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    if get_origin(annotation) is list:
+        (item,) = get_args(annotation)
+        return pa.list_(_arrow_type(item))
+    if annotation in _ARROW:
+        return _ARROW[annotation]
+    return pa.struct(list(schema(annotation)))
+
+
+def schema(record: type) -> pa.Schema:
+    """The Arrow schema of a record type: its fields in order, none of them null."""
+    hints = get_type_hints(record)
+    return pa.schema([pa.field(f.name, _arrow_type(hints[f.name]), nullable=False) for f in fields(record)])
+
+
+def to_table(rows: list[Any], record: type) -> pa.Table:
+    """Rows of one record type as an Arrow table with exactly that record's schema."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(record))
+
+
+def from_table(table: pa.Table, record: type) -> list[Any]:
+    """The rows of a table as records.
+
+    Raises:
+        ValueError: the table's columns are not the record's.
+    """
+    expected = schema(record)
+    if table.schema.names != expected.names:
+        raise ValueError(f"{record.__name__}: the table has columns {table.schema.names}, not {expected.names}")
+    rows = table.to_pylist()
+    if record is Sample:
+        rows = [{**row, "turns": [Turn(**turn) for turn in row["turns"]]} for row in rows]
+    return [record(**row) for row in rows]
+
+
+def make_id(*parts: object) -> str:
+    """A 128-bit hash, as 32 hex digits, of the parts in order; the same parts give the same id for ever."""
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = str(part).encode()
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.hexdigest()[:32]
+
+
+def make_seed(*parts: object) -> int:
+    """A 63-bit seed from the parts in order: randomness is a function of (run seed, id, step) and of nothing else."""
+    return int(make_id("seed", *parts)[:16], 16) >> 1

@@ -1,0 +1,369 @@
+"""report.md and the closing table, from plain data: `Report` in, text out, nothing read or computed elsewhere.
+
+Whatever a model, a file name or an error message contributed is escaped, so that it shows as text and formats nothing.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Path = tuple[str, ...]
+
+MODELS = {
+    "base": "base",
+    "stage1": "stage 1",
+    "stage1_control": "control of stage 1",
+    "stage2": "stage 2",
+    "stage2_control": "control of stage 2",
+}
+CONTROLS = {
+    "stage1": "SFT on the preferred descriptions only",
+    "stage2": "the same samples without descriptions",
+}
+_FIGURES: Mapping[Path, str] = {
+    ("describe_simple", "chair_i"): "simple prompt: CHAIR_i",
+    ("describe_simple", "chair_s"): "simple prompt: CHAIR_s",
+    ("describe_simple", "recall"): "simple prompt: recall",
+    ("describe_simple", "mean_length"): "simple prompt: mean length (tokens)",
+    ("describe_detailed", "chair_i"): "detailed prompt: CHAIR_i",
+    ("describe_detailed", "chair_s"): "detailed prompt: CHAIR_s",
+    ("describe_detailed", "recall"): "detailed prompt: recall",
+    ("describe_detailed", "mean_length"): "detailed prompt: mean length (tokens)",
+    ("pope", "random", "accuracy"): "POPE random: accuracy",
+    ("pope", "popular", "accuracy"): "POPE popular: accuracy",
+    ("pope", "adversarial", "accuracy"): "POPE adversarial: accuracy",
+    ("pope", "adversarial", "f1"): "POPE adversarial: F1",
+    ("pope", "adversarial", "yes_ratio"): "POPE adversarial: yes ratio",
+    ("questions", "accuracy"): "questions: accuracy, direct",
+    ("questions_dar", "accuracy"): "questions: accuracy, describe-and-respond",
+}
+_HEADLINE_FIGURES: Mapping[Path, str] = {
+    ("describe_simple", "chair_i"): "simple-prompt CHAIR_i",
+    ("pope", "adversarial", "accuracy"): "POPE adversarial accuracy",
+    ("questions", "accuracy"): "question accuracy",
+}
+_TABLE_FIGURES: Mapping[Path, str] = {
+    ("describe_simple", "chair_i"): "CHAIR_i",
+    ("describe_simple", "chair_s"): "CHAIR_s",
+    ("describe_simple", "recall"): "recall",
+    ("pope", "adversarial", "accuracy"): "POPE adv.",
+    ("questions", "accuracy"): "questions",
+    ("questions_dar", "accuracy"): "DaR",
+}
+_QUESTION_TASKS = {"questions": "direct", "questions_dar": "describe-and-respond"}
+_TRAINING_METRICS = ("loss", "accuracy", "margin")
+_MAX_SAMPLE_CHARACTERS = 1200
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# As entities these characters can neither open a tag nor structure markdown, in a table cell or outside one.
+_FORMATTING = re.compile(r"[&<>\"`*_{}\[\]()#+=|~!$@:\\^]|(?<=www)\.|^[-.]", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageLine:
+    """What one stage made. `seconds` is what it took when it ran, `reused` whether that was in an earlier run."""
+
+    name: str
+    fingerprint: str
+    num_rows: int
+    num_rejects: int
+    rejects_by_reason: Mapping[str, int]
+    seconds: float
+    reused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribedImage:
+    """One image and what every model said about it; `objects` are those really there, () where nobody knows."""
+
+    image: str
+    prompt: str
+    objects: Sequence[str]
+    descriptions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLine:
+    """The first and the last metrics of one training; names may be flat (`stage1/loss`)."""
+
+    stage: str
+    first: Mapping[str, float]
+    last: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A model against another one: (difference, low, high) by flat figure name ("describe_simple/chair_i")."""
+
+    model: str
+    against: str
+    figures: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that report.md says.
+
+    `summary` is summary.json's content; `groups` maps a model to `questions_by_group` of its predictions;
+    `artifacts` maps what the run made (adapter, merged model, ...) to where it is.
+    """
+
+    name: str
+    command: str
+    summary: Mapping[str, Any]
+    stages: Sequence[StageLine]
+    samples: Sequence[DescribedImage] = ()
+    training: Sequence[TrainingLine] = ()
+    comparisons: Sequence[Comparison] = ()
+    groups: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+
+
+def render_report(report: Report) -> str:
+    """report.md: the headline, then figures, stages, descriptions, training, lineage and the command."""
+    sections = [
+        ("", [f"# {escape(report.name)}", _headline(report)]),
+        ("Test split", _split_tables(report.summary)),
+        ("Differences", [_comparison_table(report.comparisons)]),
+        ("Questions by group", [_group_table(report.groups)]),
+        ("Dev split", _split_tables(report.summary.get("dev", {}))),
+        ("Stages", [_stage_table(report.stages), _reject_table(report.stages)]),
+        ("Descriptions", [_described(sample) for sample in report.samples]),
+        ("Training", [_training_table(report.training)]),
+        ("Lineage", [_lineage(report)]),
+        ("Run it again", [_fence(report.command), "What is in the store already is reused."]),
+    ]
+    parts = []
+    for title, blocks in sections:
+        filled = [block for block in blocks if block]
+        if filled:
+            parts += ([f"## {title}"] if title else []) + filled
+    return "\n\n".join(parts) + "\n"
+
+
+def render_table(summary: Mapping[str, Any]) -> str:
+    """The plain-text table that a job ends with: models by main figures of the test split, at most 100 columns."""
+    models = _present_models(summary)
+    figures = [path for path in _TABLE_FIGURES if any(_figure(summary[model], path) is not None for model in models)]
+    if not figures:
+        return "No ground truth, so nothing is measured: the report shows descriptions side by side."
+    lines = [["", *(_TABLE_FIGURES[path] for path in figures)]]
+    lines += [[MODELS[model], *(_number(_figure(summary[model], path)) for path in figures)] for model in models]
+    text = [line[0].ljust(20) + "".join(cell.rjust(12) for cell in line[1:]) for line in lines]
+    text.insert(1, "-" * len(text[0]))
+    notes = ["percent; CHAIR (hallucination, lower is better) and recall: descriptions by the simple prompt"]
+    notes += [f"control of {MODELS[model]}: {CONTROLS[model]}" for model in CONTROLS if f"{model}_control" in models]
+    return "\n".join([*text, *notes])
+
+
+def escape(text: str) -> str:
+    """A text on one line that markdown and HTML show as it is; what would steer the display becomes U+FFFD."""
+    one_line = " ".join(text.split())
+    visible = _UNPRINTABLE.sub("\ufffd", one_line)
+    return _FORMATTING.sub(lambda match: f"&#{ord(match.group())};", visible)
+
+
+def _headline(report: Report) -> str:
+    summary = report.summary
+    trained = [model for model in ("stage1", "stage2") if model in summary]
+    for path in _HEADLINE_FIGURES:
+        for model in trained:
+            if _figure(summary.get("base", {}), path) is not None and _figure(summary[model], path) is not None:
+                return _change(report, model, path)
+    num_rows = sum(stage.num_rows for stage in report.stages)
+    num_rejects = sum(stage.num_rejects for stage in report.stages)
+    return (
+        f"**This run has no ground truth to be measured on.** Its {len(report.stages)} stages made {num_rows} rows and "
+        f"rejected {num_rejects}; the descriptions below stand side by side for you to judge."
+    )
+
+
+def _change(report: Report, model: str, path: Path) -> str:
+    """One sentence: a figure before and after, with the interval, and beside the control."""
+    before: float = _figure(report.summary["base"], path)
+    after: float = _figure(report.summary[model], path)
+    found = _find_comparison(report.comparisons, model, "base", path)
+    verb = "lowered" if after < before else "raised"
+    if after == before or (found is not None and found[1] <= 0 <= found[2]):
+        verb = "did not clearly change"
+    name = _HEADLINE_FIGURES[path]
+    sentence = f"{MODELS[model].capitalize()} {verb} {name} ({before:.1f} before, {after:.1f} after{_interval(found)})"
+    control = _figure(report.summary.get(f"{model}_control", {}), path)
+    if control is None:
+        return f"**{sentence}.** No control was trained beside it, so the cause of the change is open."
+    against = _find_comparison(report.comparisons, model, f"{model}_control", path)
+    told = f"its control ({CONTROLS[model]}) has {control:.1f}{_interval(against, f'{MODELS[model]} minus control')}"
+    return f"**{sentence}; {told}.**"
+
+
+def _interval(found: tuple[float, float, float] | None, label: str = "difference") -> str:
+    if found is None:
+        return ""
+    value, low, high = found
+    zero = ", which includes 0" if low <= 0 <= high else ""
+    return f"; {label} {value:+.1f}, 95% interval {low:+.1f} to {high:+.1f}{zero}"
+
+
+def _find_comparison(
+    comparisons: Iterable[Comparison], model: str, against: str, path: Path
+) -> tuple[float, float, float] | None:
+    for comparison in comparisons:
+        if (comparison.model, comparison.against) == (model, against):
+            return comparison.figures.get("/".join(path))
+    return None
+
+
+def _split_tables(split: Mapping[str, Any]) -> list[str]:
+    """The main figures and the question types of one split, models as columns, with intervals."""
+    models = _present_models(split)
+    types: dict[Path, str] = {
+        (task, category): escape(f"{category}, {label}")
+        for task, label in _QUESTION_TASKS.items()
+        for model in models
+        for category in split[model].get(task, {})
+        if category != "accuracy"
+    }
+    main = _figure_table(split, models, _FIGURES)
+    if not main:
+        return []
+    notes = [f"Control of {MODELS[name]}: {text}." for name, text in CONTROLS.items() if f"{name}_control" in models]
+    legend = " ".join(["Percent, with 95% bootstrap intervals over images; lower is better for CHAIR only.", *notes])
+    return [main, legend, _figure_table(split, models, types)]
+
+
+def _figure_table(split: Mapping[str, Any], models: Sequence[str], figures: Mapping[Path, str]) -> str:
+    rows = []
+    for path, label in figures.items():
+        cells = [_figure_cell(split, model, path) for model in models]
+        if any(cells):
+            rows.append([label, *(cell or "-" for cell in cells)])
+    return _table(["", *(MODELS[model] for model in models)], rows)
+
+
+def _figure_cell(split: Mapping[str, Any], model: str, path: Path) -> str:
+    value = _figure(split[model], path)
+    if value is None:
+        return ""
+    bounds = _figure(split.get("intervals", {}).get(model, {}), path)
+    return f"{value:.1f}" if bounds is None else f"{value:.1f} [{bounds[0]:.1f}, {bounds[1]:.1f}]"
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> str:
+    """Differences in the main figures, one column a pair of models; * marks an interval without 0."""
+    rows = []
+    for path, label in _FIGURES.items():
+        found = [comparison.figures.get("/".join(path)) for comparison in comparisons]
+        if any(found):
+            rows.append([label, *(_difference_cell(each) for each in found)])
+    header = ["", *(f"{_label(each.model)} minus {_label(each.against)}" for each in comparisons)]
+    table = _table(header, rows)
+    return table and f"{table}\n\nPaired bootstrap over images, 95%; \\* marks an interval that excludes 0."
+
+
+def _difference_cell(found: tuple[float, float, float] | None) -> str:
+    if found is None:
+        return "-"
+    value, low, high = found
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" + ("" if low <= 0 <= high else " \\*")
+
+
+def _group_table(groups: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> str:
+    names = sorted({name for tasks in groups.values() for by_group in tasks.values() for name in by_group})
+    rows = []
+    for name in names:
+        for task, label in _QUESTION_TASKS.items():
+            found = [tasks.get(task, {}).get(name, {}).get("accuracy") for tasks in groups.values()]
+            if any(value is not None for value in found):
+                rows.append([escape(f"{name}, {label}"), *map(_number, found)])
+    return _table(["question accuracy", *map(_label, groups)], rows)
+
+
+def _stage_table(stages: Sequence[StageLine]) -> str:
+    rows = [
+        [escape(each.name), str(each.num_rows), str(each.num_rejects), f"{each.seconds:.1f}", _made(each)]
+        for each in stages
+    ]
+    return _table(["stage", "rows", "rejects", "seconds", ""], rows)
+
+
+def _made(stage: StageLine) -> str:
+    return "reused" if stage.reused else "made"
+
+
+def _reject_table(stages: Sequence[StageLine]) -> str:
+    rows = [
+        [escape(stage.name), escape(reason), str(number)]
+        for stage in stages
+        for reason, number in stage.rejects_by_reason.items()
+    ]
+    return _table(["rejected by", "reason", "rows"], rows) or "Nothing was rejected."
+
+
+def _described(sample: DescribedImage) -> str:
+    rows = [[_label(model), escape(_shorten(text))] for model, text in sample.descriptions.items()]
+    there = f"\n\nReally there: {', '.join(map(escape, sample.objects))}." if sample.objects else ""
+    table = _table(["model", "description"], rows)
+    return f"### {escape(sample.image)}\n\nPrompt: {escape(sample.prompt)}{there}\n\n{table}"
+
+
+def _shorten(text: str) -> str:
+    left_out = len(text) - _MAX_SAMPLE_CHARACTERS
+    return text if left_out <= 0 else f"{text[:_MAX_SAMPLE_CHARACTERS]} ... ({left_out} more characters)"
+
+
+def _training_table(training: Sequence[TrainingLine]) -> str:
+    rows = []
+    for line in training:
+        first, last = _by_last_name(line.first), _by_last_name(line.last)
+        cells = [
+            f"{first[name]:.4g} to {last[name]:.4g}" if name in first and name in last else ""
+            for name in _TRAINING_METRICS
+        ]
+        rows.append([escape(line.stage), *(cell or "-" for cell in cells)])
+    return _table(["training", *(f"{name}, first to last" for name in _TRAINING_METRICS)], rows)
+
+
+def _by_last_name(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name.rpartition("/")[2]: value for name, value in metrics.items()}
+
+
+def _lineage(report: Report) -> str:
+    stages = [[escape(stage.name), escape(stage.fingerprint)] for stage in report.stages]
+    artifacts = [[escape(name), escape(place)] for name, place in report.artifacts.items()]
+    tables = [_table(["stage", "fingerprint"], stages), _table(["artifact", "where"], artifacts)]
+    return "\n\n".join(table for table in tables if table)
+
+
+def _fence(text: str) -> str:
+    ticks = max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+    return f"{'`' * ticks}\n{text}\n{'`' * ticks}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table of cells that are escaped already; "" without rows."""
+    if not rows:
+        return ""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _present_models(split: Mapping[str, Any]) -> list[str]:
+    return [model for model in MODELS if model in split]
+
+
+def _label(model: str) -> str:
+    return MODELS.get(model) or escape(model)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _figure(block: Mapping[str, Any], path: Path) -> Any:
+    """A figure, or an interval, of a model's block; None where it is absent."""
+    found: Any = block
+    for name in path:
+        if name not in found:
+            return None
+        found = found[name]
+    return found

@@ -1,0 +1,1 @@
+"""One file a stage; each turns parent artifacts into an artifact."""

@@ -1,0 +1,116 @@
+"""Descriptions (STIC, stage 2): the stage-1 model describes the image of every instruction sample, once an image.
+
+The rows are the samples with their description; where it is put into the conversation is training's matter, so that
+the control trains on exactly the same rows. A text-only sample passes as it is.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from PIL import Image
+
+from stic_ray import artifacts, prompts, vlm
+from stic_ray.artifacts import Artifact, Plan
+from stic_ray.config import Config, Prompts, Sampling, to_tree
+from stic_ray.engines.protocol import Request
+from stic_ray.engines.transformers_engine import TransformersEngine
+from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
+from stic_ray.images import decode
+from stic_ray.records import Sample, Turn, make_seed
+
+CODE_VERSION = 1
+
+
+def plan(config: Config, samples: str, stage1: str) -> Plan:
+    """The artifact of described samples; `samples` and `stage1` are the parents' fingerprints."""
+    identity = {
+        "seed": config.seed,
+        "simple": to_tree(config.prompts.simple),
+        "infused": config.prompts.infused,
+        "sampling": to_tree(config.sampling),
+        "max_length": config.stage2.max_length,
+        "engine": "transformers",
+        "dtype": config.model.dtype,
+    }
+    parents = {"samples": samples, "model": stage1}
+    return Plan(
+        stage="descriptions", code_version=CODE_VERSION, identity=identity, parents=parents, kind=Sample.__name__
+    )
+
+
+def run(config: Config, samples: Artifact, model_uri: str, plan: Plan) -> Artifact:
+    """Make the artifact: one unit a sample; samples of one image come together and share its description."""
+    rows = [sample for part in artifacts.iterate(samples.uri, Sample) for sample in part]
+    rows.sort(key=lambda sample: (sample.image_id, sample.id))
+    units = [Unit(id=row.id, image_uri=row.image_uri, payload=json.dumps(asdict(row))) for row in rows]
+    work = Work(
+        record=Sample,
+        input_column="id",
+        prepare=read_image,
+        worker=Describer,
+        worker_arguments={
+            "model_uri": model_uri,
+            "dtype": config.model.dtype,
+            "batch_size": config.execution.batch_size,
+            "sampling": config.sampling,
+            "pool": config.prompts,
+            "seed": config.seed,
+            "max_length": config.stage2.max_length,
+        },
+    )
+    return run_stage(store=config.store, plan=plan, work=work, units=units, execution=config.execution)
+
+
+class Describer:
+    """An actor's work: one description an image of the batch, then the proof that every sample fits."""
+
+    def __init__(
+        self,
+        *,
+        model_uri: str,
+        dtype: str,
+        batch_size: int,
+        sampling: Sampling,
+        pool: Prompts,
+        seed: int,
+        max_length: int,
+    ) -> None:
+        self._engine = TransformersEngine(model_uri, dtype, batch_size)
+        self._sampling = sampling
+        self._pool = pool
+        self._seed = seed
+        self._max_length = max_length
+
+    def __call__(self, units: Sequence[Prepared]) -> list[Outcome]:
+        """Every sample with its image's description, or the reason why not."""
+        samples = []
+        images: dict[str, Image.Image] = {}
+        for unit in units:
+            tree = json.loads(unit.payload)
+            sample = Sample(**{**tree, "turns": [Turn(**turn) for turn in tree["turns"]]})
+            samples.append(sample)
+            if unit.images and sample.image_id not in images:
+                images[sample.image_id] = decode(unit.images[0])
+        answers = dict(zip(images, self._engine.generate([self._ask(i, im) for i, im in images.items()]), strict=True))
+        outcomes = []
+        for sample in samples:
+            answer = answers.get(sample.image_id)
+            reason = answer.error if answer is not None else ""
+            described = Sample(**{**vars(sample), "description": answer.text if answer is not None else ""})
+            if not reason:
+                reason = self._too_long(described, images)
+            outcomes.append(Outcome(id=sample.id, rows=[] if reason else [described], reason=reason))
+        return outcomes
+
+    def _ask(self, image_id: str, image: Image.Image) -> Request:
+        prompt = prompts.draw(self._pool.simple, make_seed(self._seed, image_id, "description prompt"))
+        seed = make_seed(self._seed, image_id, "description")
+        return Request(prompt=prompt, image=image, sampling=self._sampling, seed=seed)
+
+    def _too_long(self, sample: Sample, images: dict[str, Image.Image]) -> str:
+        example = vlm.encode_example(
+            self._engine.processor, prompts.infused_turns(sample, self._pool.infused), images.get(sample.image_id)
+        )
+        length = len(example.input_ids)
+        return f"longer than stage2.max_length {self._max_length} tokens" if length > self._max_length else ""

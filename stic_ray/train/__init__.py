@@ -1,0 +1,1 @@
+"""Training on Ray Train: driver, per-worker loop, data order."""

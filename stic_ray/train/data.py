@@ -1,0 +1,123 @@
+"""What a training worker reads, and in which order: index-based, a function of the seed and the step alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, tensor
+
+from stic_ray import artifacts, prompts, storage, vlm
+from stic_ray.images import decode
+from stic_ray.records import Pair, Reference, Sample, Turn, make_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One thing to train on: its sequences (chosen then rejected, or one sample), read and encoded when asked for."""
+
+    id: str
+    image_uri: str
+    conversations: tuple[list[Turn], ...]
+    reference: tuple[float, float] | None
+
+    def encode(self, processor: Any) -> list[vlm.Example]:
+        """The sequences as token ids, the image read from where it lies."""
+        image = decode(storage.read_bytes(self.image_uri)) if self.image_uri else None
+        return [vlm.encode_example(processor, turns, image) for turns in self.conversations]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairData:
+    """Preference pairs with their references, by artifact."""
+
+    pairs: str
+    references: str
+
+    def items(self) -> list[Item]:
+        """Every pair that has a reference, sorted by id."""
+        references = {row.id: row for row in artifacts.read(self.references, Reference)}
+        return [
+            Item(
+                id=pair.id,
+                image_uri=pair.image_uri,
+                conversations=tuple(_answered(pair.prompt, text) for text in (pair.chosen, pair.rejected)),
+                reference=(references[pair.id].chosen_logp, references[pair.id].rejected_logp),
+            )
+            for pair in artifacts.read(self.pairs, Pair)
+            if pair.id in references
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenData:
+    """The chosen answers of the same pairs alone: what the control of stage 1 is fine-tuned on."""
+
+    pairs: str
+    references: str
+
+    def items(self) -> list[Item]:
+        """The same pairs in the same order as `PairData`, without what is rejected."""
+        pairs = PairData(pairs=self.pairs, references=self.references).items()
+        return [Item(id=p.id, image_uri=p.image_uri, conversations=p.conversations[:1], reference=None) for p in pairs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleData:
+    """Instruction samples; `infused` is the template that puts a description before the first question, "" for none."""
+
+    samples: str
+    infused: str
+
+    def items(self) -> list[Item]:
+        """Every sample, sorted by id."""
+        return [
+            Item(
+                id=sample.id,
+                image_uri=sample.image_uri,
+                conversations=(prompts.infused_turns(sample, self.infused) if self.infused else sample.turns,),
+                reference=None,
+            )
+            for sample in artifacts.read(self.samples, Sample)
+        ]
+
+
+TrainingData = PairData | ChosenData | SampleData
+
+
+def _answered(prompt: str, answer: str) -> list[Turn]:
+    return [Turn(role="user", text=prompt), Turn(role="assistant", text=answer)]
+
+
+def num_steps(num_items: int, *, epochs: int, global_batch: int) -> int:
+    """Optimiser steps: every epoch sees every item once; the last batch is filled up from the next permutation."""
+    return -(-num_items * epochs // global_batch)
+
+
+def batch_indices(step: int, *, num_items: int, global_batch: int, seed: int) -> list[int]:
+    """The items of a step's global batch: a stream of seeded permutations, one an epoch, cut into batches."""
+    positions = range(step * global_batch, (step + 1) * global_batch)
+    orders: dict[int, np.ndarray] = {}
+    indices = []
+    for position in positions:
+        epoch, offset = divmod(position, num_items)
+        if epoch not in orders:
+            orders[epoch] = np.random.default_rng(make_seed(seed, "epoch", epoch)).permutation(num_items)
+        indices.append(int(orders[epoch][offset]))
+    return indices
+
+
+def references_of(items: list[Item]) -> Tensor:
+    """References of pairs, [P, 2]: chosen, rejected.
+
+    Raises:
+        ValueError: an item has none.
+    """
+    missing = [item.id for item in items if item.reference is None]
+    if missing:
+        raise ValueError(f"pairs without reference: {missing[:3]}")
+    return tensor([item.reference for item in items])
+
+
+def sequences_by_role(encoded: list[list[vlm.Example]]) -> list[vlm.Example]:
+    """All first sequences, then all second ones: [chosen..., rejected...]."""
+    return [examples[role] for role in range(len(encoded[0])) for examples in encoded]

@@ -1,0 +1,139 @@
+"""Training as a stage: a Ray Train run whose result is an artifact with adapter, merged model and metrics."""
+
+import json
+import logging
+import threading
+import time
+from typing import Any
+
+import fsspec
+import pyarrow.fs
+import ray.train
+from fsspec.implementations.local import LocalFileSystem
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from stic_ray import artifacts, storage
+from stic_ray.artifacts import Artifact, Plan
+from stic_ray.config import Config, Training, to_tree
+from stic_ray.train.data import TrainingData
+from stic_ray.train.loop import MERGED, METRICS, PROGRESS, Job, train_worker
+
+CODE_VERSION = 1
+MODEL = "model"
+_WORK = "checkpoints"
+logger = logging.getLogger(__name__)
+
+
+def plan(config: Config, stage: str, training: Training, parents: dict[str, str], infused: str = "") -> Plan:
+    """The artifact of a trained model; `parents` are the fingerprints of its start model and its data."""
+    identity = {
+        "seed": config.seed,
+        "dtype": config.model.dtype,
+        "training": to_tree(training),
+        "infused": infused,
+    }
+    return Plan(stage=stage, code_version=CODE_VERSION, identity=identity, parents=parents, kind=MODEL)
+
+
+def model_of(artifact: Artifact) -> str:
+    """The URI of a training artifact's merged model."""
+    return storage.join(artifact.uri, MERGED)
+
+
+def run(config: Config, training: Training, data: TrainingData, model_uri: str, plan: Plan) -> Artifact:
+    """Train (or go on with what an earlier process left) and commit. The caller holds the artifact's lease."""
+    start = time.monotonic()
+    uri = storage.join(config.store, plan.name)
+    execution = config.execution
+    job = Job(
+        model_uri=model_uri,
+        dtype=config.model.dtype,
+        training=training,
+        data=data,
+        seed=config.seed,
+        output=uri,
+        micro_batch=execution.micro_batch,
+        checkpoint_every=execution.checkpoint_every,
+        num_threads=max(1, int(execution.train_cpus)),
+    )
+    work = storage.join(uri, _WORK)
+    path, filesystem = _ray_storage(work)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=execution.num_train_workers,
+            use_gpu=execution.train_gpus > 0,
+            resources_per_worker=_resources(execution.train_cpus, execution.train_gpus),
+        ),
+        run_config=RunConfig(
+            name=plan.fingerprint,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=execution.max_train_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    with _Watch(plan.stage, storage.join(uri, PROGRESS)):
+        trainer.fit()
+    storage.remove(work)
+    storage.remove(storage.join(uri, PROGRESS))
+    lines = [json.loads(line) for line in storage.read_text(storage.join(uri, METRICS)).splitlines()]
+    seconds = time.monotonic() - start
+    logger.info("%s: %d steps in %.1f s, loss %.4f -> %.4f", plan.stage, len(lines), seconds, *_ends(lines))
+    figures = {
+        "seconds": round(seconds, 3),
+        "steps": len(lines),
+        "first": lines[0],
+        "last": lines[-1],
+        "manifest": {k: v for k, v in artifacts.manifest(uri).items() if not k.startswith(artifacts.LEASE)},
+    }
+    return artifacts.commit(config.store, plan, figures)
+
+
+def _ends(lines: list[dict[str, Any]]) -> tuple[float, float]:
+    return lines[0]["loss"], lines[-1]["loss"]
+
+
+def _resources(cpus: float, gpus: float) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": gpus} if gpus > 0 else {"CPU": cpus}
+
+
+def _ray_storage(uri: str) -> tuple[str, Any]:
+    """Ray Train's storage: a plain path, or a path on an fsspec filesystem."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        return path, None
+    return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
+
+
+class _Watch:
+    """Logs a training run's progress while the driver waits for it."""
+
+    def __init__(self, stage: str, uri: str) -> None:
+        self._stage = stage
+        self._uri = uri
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "_Watch":
+        logger.info("%s: training", self._stage)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        last = ""
+        while not self._stop.wait(5.0):
+            try:
+                text = storage.read_text(self._uri)
+            except FileNotFoundError:
+                continue
+            if text != last:
+                last = text
+                state = json.loads(text)
+                logger.info("%s: step %d/%d, loss %.4f", self._stage, state["step"], state["total"], state["loss"])
