@@ -8,6 +8,7 @@ a record is unfinished and no reader takes it.
 import hashlib
 import io
 import json
+import logging
 import os
 import platform
 import socket
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 from stic_ray import __version__, storage
 from stic_ray.records import Reject, from_table, to_table
 
+logger = logging.getLogger(__name__)
 RECORD = "record.json"
 LEASE = "lease.json"
 LEASE_S = 60.0
@@ -95,12 +97,14 @@ def load(uri: str) -> Artifact:
     """A committed artifact by its directory.
 
     Raises:
-        ValueError: there is no record: the artifact is unfinished or something else.
+        ValueError: there is no record, because the artifact is unfinished or something else, or it is damaged.
     """
     try:
         record = json.loads(storage.read_text(storage.join(uri, RECORD)))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{uri} has no {RECORD}: it is unfinished; run the job that makes it again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError(f"{uri}: {RECORD} is damaged; remove {uri} and run the job that makes it again") from None
     return Artifact(uri=uri, record=record)
 
 
@@ -112,11 +116,13 @@ def write_rows(uri: str, rows: list[Any], record: type, rejects: list[Reject]) -
         _write_table(storage.join(uri, "rejects"), to_table(rejects, Reject))
 
 
-def _write_table(directory: str, table: pa.Table) -> None:
+def _write_table(directory: str, table: pa.Table) -> str:
     name = hashlib.sha256("\n".join(sorted(table.column("id").to_pylist())).encode()).hexdigest()[:32]
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    storage.write_bytes(storage.join(directory, f"{name}.parquet"), buffer.getvalue())
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    uri = storage.join(directory, f"{name}.parquet")
+    storage.write_bytes(uri, buffer.getvalue())
+    return uri
 
 
 def data_files(uri: str) -> list[str]:
@@ -131,7 +137,8 @@ def reject_files(uri: str) -> list[str]:
 
 def read_file(uri: str, columns: list[str] | None = None) -> pa.Table:
     """One parquet file, by any filesystem."""
-    return pq.read_table(io.BytesIO(storage.read_bytes(uri)), columns=columns, use_threads=False)
+    data = io.BytesIO(storage.read_bytes(uri))
+    return pq.read_table(data, columns=columns, use_threads=False, page_checksum_verification=True)
 
 
 def iterate(uri: str, record: type) -> Iterator[list[Any]]:
@@ -186,15 +193,19 @@ def _keep_first(files: list[str], id_column: str, input_column: str, refused: fr
     if refused:
         keep &= ~np.isin(ids, np.array(sorted(refused), dtype="S32"))
     start = 0
+    replaced = []
+    written = set()  # what is kept of one file may have the very name of another one
     for file, table in zip(files, columns, strict=True):
         mask = keep[start : start + table.num_rows]
         start += table.num_rows
         if mask.all():
             continue
-        kept = read_file(file).filter(pa.array(mask))
-        if kept.num_rows:
-            _write_table(os.path.dirname(file), kept)
-        storage.remove(file)
+        if mask.any():
+            written.add(_write_table(os.path.dirname(file), read_file(file).filter(pa.array(mask))))
+        replaced.append(file)
+    for file in replaced:
+        if file not in written:
+            storage.remove(file)
     return inputs
 
 
@@ -276,7 +287,13 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        storage.remove(self._uri)
+        if self._is_mine():
+            storage.remove(self._uri)
+
+    def _is_mine(self) -> bool:
+        """False when the lease was taken over, because this process was stopped for too long."""
+        entry = self._read()
+        return entry is not None and entry["token"] == self._token
 
     def _content(self) -> bytes:
         entry = {
@@ -299,12 +316,15 @@ class Lease:
         return entry
 
     def _renew(self) -> None:
-        while not self._stop.wait(LEASE_S / 4):
-            storage.write_bytes(self._uri, self._content())
+        while not self._stop.wait(LEASE_S / 4) and self._is_mine():
+            try:
+                storage.write_bytes(self._uri, self._content())
+            except OSError as error:  # a full disk: the stage meets it too, and says so
+                logger.warning("%s cannot be renewed: %s", self._uri, error)
 
 
 def _is_alive(lease: Mapping[str, Any]) -> bool:
-    if lease["host"] == socket.gethostname():
+    if lease["host"] == socket.gethostname() and lease["started"]:
         return _process_start(int(lease["pid"])) == str(lease["started"])
     return time.time() - float(lease["renewed_at"]) < LEASE_S
 

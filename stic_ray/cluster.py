@@ -22,20 +22,21 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    for noisy in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers share the cores: idle threads must sleep
         ray.init(
             address="local",
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
             object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
         )
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    context.enable_progress_bars = False  # ours count units and rejects
     try:
         yield
     finally:

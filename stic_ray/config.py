@@ -150,7 +150,8 @@ class Lora:
     lora_alpha: int
 
     def __post_init__(self) -> None:
-        _require(self.rank > 0, "rank", self.rank, "a positive number")
+        for name in ("rank", "lora_alpha"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +177,8 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("lr", "epochs", "global_batch", "max_grad_norm", "max_length"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        _require(self.projector_lr is None or self.projector_lr > 0, "projector_lr", self.projector_lr, "above 0, or null")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "at least 0 and below 1")
 
 
@@ -269,7 +272,8 @@ class Config:
     runs: str = "./runs"
 
     def __post_init__(self) -> None:
-        _require(bool(self.name) and "/" not in self.name and ".." not in self.name, "name", self.name, "a plain name")
+        plain = self.name.strip(".") != "" and "/" not in self.name and ".." not in self.name
+        _require(plain, "name", self.name, "a plain name")
         _require(isinstance(self.stage1.loss, DpoLoss), "stage1.loss", self.stage1.loss, "type: DpoLoss")
         for name in ("stage1_control", "stage2", "stage2_control"):
             training = getattr(self, name)
@@ -308,7 +312,7 @@ def read_yaml(text: str, origin: str) -> dict[str, Any]:
     """
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
         raise ValueError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{origin}: the top level must be a mapping of settings, not {type(tree).__name__}")
@@ -338,7 +342,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise ValueError(f"override {override!r}: write it as dotted.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ValueError(f"{path}: the value {text!r} is not valid YAML; quote it") from None
     *parents, leaf = path.split(".")
     for depth, name in enumerate(parents):
@@ -426,7 +430,7 @@ def _as_float(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

@@ -92,24 +92,25 @@ def evaluate_models(this: Run, models: dict[str, tuple[str, str]]) -> dict[str, 
     evaluation = this.config.evaluation
     if evaluation is None:
         return {}
-    measured = {}
-    for split, benchmark in (("test", evaluation.test), ("dev", evaluation.dev)):
-        if benchmark is None:
-            continue
-        questions = this.make(
-            f"questions_{split}",
-            predict.plan_questions(this.config, split, benchmark),
-            partial(predict.run_questions, this.config, benchmark),
+    splits = {"test": evaluation.test, **({"dev": evaluation.dev} if evaluation.dev is not None else {})}
+    questions = this.make(
+        "questions",
+        predict.plan_questions(this.config, splits),
+        partial(predict.run_questions, this.config, splits),
+    )
+    rows = {}
+    for name, (fingerprint, uri) in models.items():
+        artifact = this.make(
+            f"predictions_{name}",
+            predict.plan(this.config, questions.fingerprint, fingerprint),
+            partial(predict.run, this.config, questions, uri),
         )
-        predictions = {}
-        for name, (fingerprint, uri) in models.items():
-            artifact = this.make(
-                f"predictions_{split}_{name}",
-                predict.plan(this.config, questions.fingerprint, fingerprint),
-                partial(predict.run, this.config, questions, uri),
-            )
-            predictions[name] = artifacts.read(artifact.uri, Prediction)
-        measured[split] = Measured(
-            predictions=predictions, objects=read_objects(benchmark), vocabulary=read_vocabulary(benchmark)
+        rows[name] = artifacts.read(artifact.uri, Prediction)
+    return {
+        split: Measured(
+            predictions={name: [row for row in found if row.split == split] for name, found in rows.items()},
+            objects=read_objects(benchmark),
+            vocabulary=read_vocabulary(benchmark),
         )
-    return measured
+        for split, benchmark in splits.items()
+    }

@@ -108,10 +108,12 @@ class Sample:
 class Question:
     """One benchmark question on one image; `answer` is the gold answer, "" for a free description.
 
+    `image_id` hashes the split with the image, so that splits whose files have the same names stay apart;
     `category` is the question's type, `group` a coarser grouping that the file gives ("one object"), "" where none.
     """
 
     id: str
+    split: str
     image_id: str
     task: str
     image_uri: str
@@ -127,6 +129,7 @@ class Prediction:
     """A model's answer to a question. `id` is the question's; `description` is what describe-and-respond read."""
 
     id: str
+    split: str
     image_id: str
     task: str
     image_uri: str

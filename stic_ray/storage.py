@@ -53,7 +53,8 @@ def absolute(uri: str) -> str:
 
 def is_relative(uri: str) -> bool:
     """Whether a location depends on the working directory."""
-    return "://" not in uri and not os.path.isabs(os.path.expanduser(uri))
+    path = re.sub(r"^(?:file|local)://", "", uri)
+    return "://" not in path and not os.path.isabs(os.path.expanduser(path))
 
 
 def join(uri: str, *parts: str) -> str:
@@ -65,8 +66,10 @@ def join_inside(root: str, key: str) -> str:
     """The URI of a relative `key` below `root`.
 
     Raises:
-        ValueError: the key is absolute or climbs out of the root.
+        ValueError: the key is absolute, climbs out of the root or cannot be a file's name.
     """
+    if "\0" in key or not _is_utf8(key):
+        raise ValueError(f"{key!r} cannot be the name of a file")
     if key.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", key) or "://" in key:
         raise ValueError(f"{key!r} leaves its root {root}: use a path relative to it")
     return join(root, key)
@@ -184,6 +187,7 @@ def walk(uri: str) -> Iterator[Listed]:
     Raises:
         FileNotFoundError: there is no such directory.
         NotADirectoryError: it is a file.
+        ValueError: a file's name is not UTF-8, so that no record could hold it.
     """
     filesystem, path = split(uri)
     if not filesystem.exists(path):
@@ -195,6 +199,8 @@ def walk(uri: str) -> Iterator[Listed]:
         for info in files.values():
             name = str(info["name"])
             key = name.removeprefix(root).removeprefix(root.lstrip("/"))
+            if not _is_utf8(key):
+                raise ValueError(f"{uri} holds a file whose name is not UTF-8, {key!r}: rename or remove it")
             yield Listed(key=key, uri=_with_protocol(uri, name), version=_version_of(info))
 
 
@@ -221,20 +227,23 @@ def local_copy(uri: str) -> str:
     filesystem, path = split(uri)
     if isinstance(filesystem, LocalFileSystem):
         return path
-    version = listing_version(uri)
+    # The URI too: two models have files of the same names and sizes, and not every filesystem lists etags or times.
+    version = hashlib.sha256(f"{uri}\0{listing_version(uri)}".encode()).hexdigest()[:32]
     target = Path(tempfile.gettempdir()) / f"stic_ray-{os.getuid()}" / version
     if target.exists():
         return str(target)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=target.parent))
-    for listed in walk(uri):
-        destination = aside / join_inside(".", listed.key)
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        destination.write_bytes(read_bytes(listed.uri))
     try:
+        for listed in walk(uri):
+            destination = aside / join_inside(".", listed.key)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            destination.write_bytes(read_bytes(listed.uri))
         aside.rename(target)
-    except OSError:  # another process of this node was first
+    except BaseException:
         shutil.rmtree(aside)
+        if not target.exists():  # else another process of this node was first
+            raise
     return str(target)
 
 
@@ -267,8 +276,16 @@ def _link(source: str, target: str) -> bool:
 
 
 def _version_of(info: dict[str, Any]) -> str:
-    etag = info.get("version") or info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified")
-    return f"{info.get('size')}:{etag}"
+    names = ("version", "ETag", "etag", "mtime", "LastModified", "last_modified", "created")
+    return f"{info.get('size')}:{next((info[name] for name in names if info.get(name)), None)}"
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # how Python holds the other bytes of a local name
+        return False
+    return True
 
 
 def _with_protocol(uri: str, name: str) -> str:

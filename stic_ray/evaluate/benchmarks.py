@@ -51,8 +51,16 @@ class _Row:
             self.fail("image", f"a path below {images}, without ..")
 
 
-def read_questions(benchmark: Benchmark, prompts: Prompts) -> list[Question]:
-    """Every question of a split, task by task in file order; only tasks whose file the benchmark names.
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where a split's questions come from."""
+
+    split: str
+    images: str
+
+
+def read_questions(benchmark: Benchmark, prompts: Prompts, *, split: str) -> list[Question]:
+    """Every question of one split, task by task in file order; only tasks whose file the benchmark names.
 
     `describe_simple` and `describe_detailed` ask each image of the objects file for the pool's first prompt; the
     latter also asks the images of the questions file, since describe-and-respond needs their descriptions.
@@ -61,16 +69,17 @@ def read_questions(benchmark: Benchmark, prompts: Prompts) -> list[Question]:
     Raises:
         ValueError: a file is missing or empty, or one of its lines is malformed.
     """
+    source = _Source(split=split, images=benchmark.images)
     objects = list(_object_rows(benchmark)) if benchmark.objects else []
     asked = list(_question_rows(benchmark.questions)) if benchmark.questions else []
     described = {row.text("image"): row for row in [*objects, *asked]}
-    questions = [_description(SIMPLE_TASK, row, prompts.simple[0], benchmark) for row in objects]
-    questions += [_description(DETAILED_TASK, row, prompts.detailed[0], benchmark) for row in described.values()]
+    questions = [_description(SIMPLE_TASK, row, prompts.simple[0], source) for row in objects]
+    questions += [_description(DETAILED_TASK, row, prompts.detailed[0], source) for row in described.values()]
     for strategy in POPE_STRATEGIES:
         uri = getattr(benchmark, f"pope_{strategy}")
         if uri:
-            questions += [_pope(f"pope_{strategy}", row, benchmark) for row in _question_rows(uri)]
-    questions += [_short_answer(task, row, benchmark) for task in QUESTION_TASKS for row in asked]
+            questions += [_pope(f"pope_{strategy}", row, source) for row in _question_rows(uri)]
+    questions += [_short_answer(task, row, source) for task in QUESTION_TASKS for row in asked]
     return questions
 
 
@@ -114,12 +123,13 @@ def read_vocabulary(benchmark: Benchmark) -> Vocabulary:
         raise ValueError(f"{benchmark.vocabulary}, {error}") from None
 
 
-def _description(task: str, row: _Row, prompt: str, benchmark: Benchmark) -> Question:
+def _description(task: str, row: _Row, prompt: str, source: _Source) -> Question:
     return Question(
-        id=make_id(task, row.text("image"), prompt),
-        image_id=image_id(row.text("image")),
+        id=make_id(source.split, task, row.text("image"), prompt),
+        split=source.split,
+        image_id=image_id(f"{source.split}/{row.text('image')}"),
         task=task,
-        image_uri=row.image_uri(benchmark.images),
+        image_uri=row.image_uri(source.images),
         text=prompt,
         answer="",
         category="",
@@ -127,14 +137,15 @@ def _description(task: str, row: _Row, prompt: str, benchmark: Benchmark) -> Que
     )
 
 
-def _pope(task: str, row: _Row, benchmark: Benchmark) -> Question:
+def _pope(task: str, row: _Row, source: _Source) -> Question:
     if row.values.get("label") not in ("yes", "no"):
         row.fail("label", "yes or no")
     return Question(
-        id=make_id(task, row.text("image"), row.question_id()),
-        image_id=image_id(row.text("image")),
+        id=make_id(source.split, task, row.text("image"), row.question_id()),
+        split=source.split,
+        image_id=image_id(f"{source.split}/{row.text('image')}"),
         task=task,
-        image_uri=row.image_uri(benchmark.images),
+        image_uri=row.image_uri(source.images),
         text=row.text("text"),
         answer=row.text("label"),
         category="existence",
@@ -142,7 +153,7 @@ def _pope(task: str, row: _Row, benchmark: Benchmark) -> Question:
     )
 
 
-def _short_answer(task: str, row: _Row, benchmark: Benchmark) -> Question:
+def _short_answer(task: str, row: _Row, source: _Source) -> Question:
     if row.text("category") == RESERVED_CATEGORY:
         row.fail("category", f"another name: {RESERVED_CATEGORY} is the mean over the categories")
     if not normalise_answer(row.text("answer")):
@@ -151,10 +162,11 @@ def _short_answer(task: str, row: _Row, benchmark: Benchmark) -> Question:
     if not isinstance(group, str):
         row.fail("group", "a text, or left out")
     return Question(
-        id=make_id(task, row.text("image"), row.question_id()),
-        image_id=image_id(row.text("image")),
+        id=make_id(source.split, task, row.text("image"), row.question_id()),
+        split=source.split,
+        image_id=image_id(f"{source.split}/{row.text('image')}"),
         task=task,
-        image_uri=row.image_uri(benchmark.images),
+        image_uri=row.image_uri(source.images),
         text=row.text("text"),
         answer=row.text("answer"),
         category=row.text("category"),

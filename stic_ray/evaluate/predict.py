@@ -1,4 +1,4 @@
-"""Predictions: a model's answers to a split's questions, describe-and-respond included, as an artifact.
+"""Predictions: a model's answers to the questions of all splits, describe-and-respond included, as an artifact.
 
 Unit = an image with all its questions: the image is read once, and describe-and-respond reads the description that
 the same actor has just written.
@@ -6,7 +6,7 @@ the same actor has just written.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from PIL import Image
@@ -16,32 +16,39 @@ from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Benchmark, Config, Sampling, to_tree
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.engines.transformers_engine import TransformersEngine
-from stic_ray.evaluate.benchmarks import read_questions
+from stic_ray.evaluate.benchmarks import DETAILED_TASK, read_questions
 from stic_ray.flow import Outcome, Prepared, Unit, Work, finish_stage, read_image, run_stage
 from stic_ray.images import decode
-from stic_ray.records import Prediction, Question, make_id
+from stic_ray.records import Prediction, Question
 
 CODE_VERSION = 1
-DESCRIPTION_TASK = "describe_detailed"
 DAR_SUFFIX = "_dar"
 
 
-def plan_questions(config: Config, split: str, benchmark: Benchmark) -> Plan:
-    """The artifact of a split's questions."""
-    files = {name: uri for name, uri in to_tree(benchmark).items() if uri and name != "images"}
+def plan_questions(config: Config, splits: Mapping[str, Benchmark]) -> Plan:
+    """The artifact of all splits' questions."""
     identity = {
-        "split": split,
-        "images": benchmark.images,
-        "files": {name: [uri, storage.file_version(uri)] for name, uri in files.items()},
+        "splits": {split: _versions(benchmark) for split, benchmark in splits.items()},
         "prompts": [config.prompts.simple[0], config.prompts.detailed[0]],
     }
     return Plan(stage="questions", code_version=CODE_VERSION, identity=identity, kind=Question.__name__)
 
 
-def run_questions(config: Config, benchmark: Benchmark, plan: Plan) -> Artifact:
+def _versions(benchmark: Benchmark) -> dict[str, list[str]]:
+    files = {name: uri for name, uri in to_tree(benchmark).items() if uri and name != "images"}
+    versions = {name: [uri, storage.file_version(uri)] for name, uri in files.items()}
+    return {"images": [benchmark.images, storage.listing_version(benchmark.images)], **versions}
+
+
+def run_questions(config: Config, splits: Mapping[str, Benchmark], plan: Plan) -> Artifact:
     """Make the artifact; an image's questions stand together."""
     start = time.monotonic()
-    questions = sorted(read_questions(benchmark, config.prompts), key=lambda q: (q.image_uri, q.id))
+    questions = [
+        question
+        for split, benchmark in splits.items()
+        for question in read_questions(benchmark, config.prompts, split=split)
+    ]
+    questions.sort(key=lambda question: (question.image_id, question.id))
     uri = storage.join(config.store, plan.name)
     step = 4096
     for offset in range(0, len(questions), step):
@@ -71,10 +78,10 @@ def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Arti
     """Make the artifact: greedy answers to every question."""
     by_image: dict[str, list[Question]] = {}
     for question in artifacts.read(questions.uri, Question):
-        by_image.setdefault(question.image_uri, []).append(question)
+        by_image.setdefault(question.image_id, []).append(question)
     units = [
-        Unit(id=make_id("image of", uri), image_uri=uri, payload=json.dumps([asdict(q) for q in asked]))
-        for uri, asked in sorted(by_image.items())
+        Unit(id=image_id, image_uri=asked[0].image_uri, payload=json.dumps([asdict(q) for q in asked]))
+        for image_id, asked in sorted(by_image.items())
     ]
     work = Work(
         record=Prediction,
@@ -104,17 +111,17 @@ class Answerer:
         """A prediction a question; an image with a question that could not be answered is a reject."""
         images = {unit.id: decode(unit.images[0]) for unit in units}
         asked = [(unit.id, Question(**tree)) for unit in units for tree in json.loads(unit.payload)]
-        first = [(i, q) for i, q in asked if q.task == DESCRIPTION_TASK]
+        first = [(i, q) for i, q in asked if q.task == DETAILED_TASK]
         answers = self._answer([(images[i], q.text) for i, q in first])
         descriptions = {i: answer.text for (i, _), answer in zip(first, answers, strict=True)}
-        rest = [(i, q) for i, q in asked if q.task != DESCRIPTION_TASK]
+        rest = [(i, q) for i, q in asked if q.task != DETAILED_TASK]
         answers += self._answer([(images[i], self._text(q, descriptions.get(i, ""))) for i, q in rest])
         rows: dict[str, list[Prediction]] = {unit.id: [] for unit in units}
         reasons = dict.fromkeys(rows, "")
         for (image_id, question), answer in zip(first + rest, answers, strict=True):
             reasons[image_id] = reasons[image_id] or answer.error
             description = descriptions.get(image_id, "") if question.task.endswith(DAR_SUFFIX) else ""
-            rows[image_id].append(_prediction(image_id, question, description, answer))
+            rows[image_id].append(_prediction(question, description, answer))
         return [
             Outcome(id=image_id, rows=[] if reasons[image_id] else made, reason=reasons[image_id])
             for image_id, made in rows.items()
@@ -130,10 +137,11 @@ class Answerer:
         return self._engine.generate(requests)
 
 
-def _prediction(image_id: str, question: Question, description: str, answer: Completion) -> Prediction:
+def _prediction(question: Question, description: str, answer: Completion) -> Prediction:
     return Prediction(
         id=question.id,
-        image_id=image_id,
+        split=question.split,
+        image_id=question.image_id,
         task=question.task,
         image_uri=question.image_uri,
         question=question.text,

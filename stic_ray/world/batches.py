@@ -47,7 +47,7 @@ def encode(turns: Turns, *, has_image: bool) -> tuple[list[int], list[bool]]:
 
 def normalize(images: NDArray[np.uint8]) -> Tensor:
     """Pixels as the image processor makes them: [N, H, W, C] uint8 to [N, C, H, W]."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    pixels = torch.tensor(images).permute(0, 3, 1, 2).float() / 255
     return (pixels - torch.tensor(IMAGE_MEAN).view(3, 1, 1)) / torch.tensor(IMAGE_STD).view(3, 1, 1)
 
 

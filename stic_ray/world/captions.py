@@ -59,7 +59,9 @@ def noisy_caption(scene: Scene, rng: random.Random, noise: CaptionNoise) -> str:
     """A caption by a captioner that follows the language prior too often."""
     kept = [item for item in scene if rng.random() >= _DROPPED[item.shape] * noise.dropped] or [scene[0]]
     said = [
-        replace(item, color=TYPICAL_COLOR[item.shape]) if rng.random() < _RECOLORED[item.shape] * noise.recolored else item
+        replace(item, color=TYPICAL_COLOR[item.shape])
+        if rng.random() < _RECOLORED[item.shape] * noise.recolored
+        else item
         for item in kept
     ]
     shapes = {item.shape for item in scene}

@@ -127,8 +127,8 @@ def build_config() -> Any:
     )
     text = LlamaConfig(
         vocab_size=VOCABULARY_SIZE,
-        hidden_size=128,
-        intermediate_size=384,
+        hidden_size=96,
+        intermediate_size=288,
         num_hidden_layers=4,
         num_attention_heads=2,
         num_key_value_heads=2,
@@ -180,5 +180,8 @@ def save(model: Any, directory: Path) -> None:
     model.save_pretrained(directory)
     build_processor().save_pretrained(directory)
     for file in directory.glob("*.safetensors"):
-        halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in load_file(file).items()}
+        halves = {
+            name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in load_file(file).items()
+        }
         save_file(halves, file, metadata={"format": "pt"})
+        file.chmod(0o644)

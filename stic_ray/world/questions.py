@@ -20,6 +20,7 @@ class Question:
 POPE_STRATEGIES = ("random", "popular", "adversarial")
 _NUM_POPULAR = 2
 _RELATION_ATTEMPTS = 10
+_COUNTED_PRESENT_SHARE = 0.55
 
 
 def ask(scene: Scene, category: str, rng: random.Random) -> Question | None:
@@ -108,13 +109,13 @@ def _ask_count(scene: Scene, rng: random.Random) -> _Asked:
 
 def _ask_color_count(scene: Scene, rng: random.Random) -> _Asked:
     colors = [item.color for item in scene]
-    color = rng.choice(colors if rng.random() < 0.75 else COLORS)
+    color = rng.choice(colors if rng.random() < _COUNTED_PRESENT_SHARE else COLORS)
     return f"how many {color} objects are there ?", NUMBERS[colors.count(color)]
 
 
 def _ask_shape_count(scene: Scene, rng: random.Random) -> _Asked:
     shapes = [item.shape for item in scene]
-    shape = rng.choice(shapes if rng.random() < 0.75 else SHAPES)
+    shape = rng.choice(shapes if rng.random() < _COUNTED_PRESENT_SHARE else SHAPES)
     return f"how many {shape} are there ?", NUMBERS[shapes.count(shape)]
 
 
@@ -141,11 +142,14 @@ _RELATIONS: tuple[tuple[str, Callable[[SceneObject], int]], ...] = (("left of", 
 
 
 def _ask_both(scene: Scene, rng: random.Random) -> _Asked:
-    present = {item.name for item in scene}
-    names = [rng.choice(scene).name if rng.random() < 0.7 else _absent_name(scene, rng) for _ in range(2)]
-    if names[0] == names[1]:
+    if len(scene) < 2:
         return None
-    return f"is there a {names[0]} and a {names[1]} ?", "yes" if present.issuperset(names) else "no"
+    first, second = (item.name for item in rng.sample(scene, 2))
+    if rng.random() < 0.5:
+        return f"is there a {first} and a {second} ?", "yes"
+    names = [first, _absent_name(scene, rng)]
+    rng.shuffle(names)
+    return f"is there a {names[0]} and a {names[1]} ?", "no"
 
 
 def _ask_same(scene: Scene, rng: random.Random) -> _Asked:

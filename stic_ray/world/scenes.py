@@ -145,7 +145,7 @@ def _mask(shape: str, radius: float, shift_x: float, shift_y: float) -> NDArray[
     center_y = (CELL_PX / 2 + shift_y) * _SUPERSAMPLING
     _DRAW[shape](ImageDraw.Draw(image), center_x, center_y, radius * _SUPERSAMPLING)
     small = image.resize((CELL_PX, CELL_PX), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32) / 255
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def _box(x: float, y: float, r: float) -> Box:

@@ -28,7 +28,7 @@ _BATCH = 32
 _VISION_BATCH = 64
 _LR = 2e-3
 _WARMUP_STEPS = 60
-_REPORT_STEPS = 200
+_REPORT_STEPS = 100
 _AVERAGED_SHARE = 0.4
 _AVERAGE_RATE = 0.01
 
@@ -37,10 +37,10 @@ _AVERAGE_RATE = 0.01
 class Schedule:
     """Optimiser steps of the phases."""
 
-    text: int = 2500
+    text: int = 1700
     vision: int = 1000
-    captions: int = 700
-    instructions: int = 4000
+    captions: int = 600
+    instructions: int = 2900
 
     def scaled(self, factor: float) -> "Schedule":
         """The same phases, shorter or longer."""
@@ -130,9 +130,7 @@ def _answer_loss(lvlm: Any, batch: "Batch") -> "Tensor":
     return cross_entropy(lvlm.lm_head(hidden_BTH[:, :-1][trained_BT]), batch.input_ids[:, 1:][trained_BT])
 
 
-def _vision_loss(
-    lvlm: Any, rng: random.Random, sample_images: "Callable[[Any], Tensor]"
-) -> "Callable[[], Tensor]":
+def _vision_loss(lvlm: Any, rng: random.Random, sample_images: "Callable[[Any], Tensor]") -> "Callable[[], Tensor]":
     """Cross entropy of each projected patch's shape, colour and position under the words' embeddings."""
     import torch
     from torch.nn.functional import cross_entropy

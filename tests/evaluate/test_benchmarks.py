@@ -50,7 +50,7 @@ def make_split(folder: Path) -> Benchmark:
 
 
 def test_read_questions_whole_split_makes_every_task(tmp_path: Path) -> None:
-    questions = read_questions(make_split(tmp_path), PROMPTS)
+    questions = read_questions(make_split(tmp_path), PROMPTS, split="test")
     counts = {task: sum(row.task == task for row in questions) for task in {row.task for row in questions}}
     assert counts == {
         "describe_simple": 2,
@@ -70,7 +70,7 @@ def test_read_questions_whole_split_makes_every_task(tmp_path: Path) -> None:
 
 
 def test_read_questions_describe_and_respond_repeats_the_questions(tmp_path: Path) -> None:
-    questions = read_questions(make_split(tmp_path), PROMPTS)
+    questions = read_questions(make_split(tmp_path), PROMPTS, split="test")
     direct = [row for row in questions if row.task == "questions"]
     dar = [row for row in questions if row.task == "questions_dar"]
     assert [row.group for row in direct] == ["one object", ""]
@@ -89,23 +89,23 @@ def test_read_questions_questioned_images_without_objects_are_described_for_desc
     tmp_path: Path,
 ) -> None:
     uri = write_rows(tmp_path / "q.jsonl", question_rows({}, {"question_id": 2}, {"image": "7.png"}))
-    questions = read_questions(Benchmark(images="images", questions=uri), PROMPTS)
+    questions = read_questions(Benchmark(images="images", questions=uri), PROMPTS, split="test")
     described = [row.image_uri for row in questions if row.task == "describe_detailed"]
     assert described == ["images/0.png", "images/7.png"]
     assert not any(row.task == "describe_simple" for row in questions)
 
 
-def test_read_questions_image_id_is_that_of_image_sources(tmp_path: Path) -> None:
-    ids = {row.image_uri: row.image_id for row in read_questions(make_split(tmp_path), PROMPTS)}
+def test_read_questions_image_id_hashes_split_and_key(tmp_path: Path) -> None:
+    ids = {row.image_uri: row.image_id for row in read_questions(make_split(tmp_path), PROMPTS, split="test")}
     assert ids == {
-        "memory://images/0.png": image_id("0.png"),
-        "memory://images/sub/1.png": image_id("sub/1.png"),
+        "memory://images/0.png": image_id("test/0.png"),
+        "memory://images/sub/1.png": image_id("test/sub/1.png"),
     }
 
 
 def test_read_questions_without_files_gives_none(tmp_path: Path) -> None:
     benchmark = Benchmark(images=str(tmp_path))
-    assert read_questions(benchmark, PROMPTS) == []
+    assert read_questions(benchmark, PROMPTS, split="test") == []
     assert read_objects(benchmark) == {}
     assert read_vocabulary(benchmark).mentions("a dog") == []
 
@@ -121,7 +121,7 @@ def test_read_objects_gives_canonical_names_by_image_uri(tmp_path: Path) -> None
 def test_read_questions_image_outside_its_root_is_refused(tmp_path: Path, image: str) -> None:
     uri = write_rows(tmp_path / "p.jsonl", pope_rows({}, {"question_id": 2, "image": image}))
     with pytest.raises(ValueError, match=r"p\.jsonl, line 2: image is .* it must be a path below"):
-        read_questions(Benchmark(images="images", pope_popular=uri), PROMPTS)
+        read_questions(Benchmark(images="images", pope_popular=uri), PROMPTS, split="test")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_read_questions_image_outside_its_root_is_refused(tmp_path: Path, image:
 def test_read_questions_malformed_pope_line_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     uri = write_rows(tmp_path / "p.jsonl", pope_rows({}, {"question_id": 2, **row}))
     with pytest.raises(ValueError, match=r"p\.jsonl, line 2: ") as caught:
-        read_questions(Benchmark(images="images", pope_random=uri), PROMPTS)
+        read_questions(Benchmark(images="images", pope_random=uri), PROMPTS, split="test")
     assert message in str(caught.value)
 
 
@@ -155,14 +155,14 @@ def test_read_questions_malformed_pope_line_is_named(tmp_path: Path, row: dict[s
 def test_read_questions_malformed_question_line_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     uri = write_rows(tmp_path / "q.jsonl", question_rows({}, {"question_id": 2, **row}))
     with pytest.raises(ValueError, match=r"q\.jsonl, line 2: ") as caught:
-        read_questions(Benchmark(images="images", questions=uri), PROMPTS)
+        read_questions(Benchmark(images="images", questions=uri), PROMPTS, split="test")
     assert message in str(caught.value)
 
 
 def test_read_questions_missing_field_is_said_to_be_missing(tmp_path: Path) -> None:
     uri = write_rows(tmp_path / "q.jsonl", [{"question_id": 1, "image": "0.png", "text": "?", "answer": "red"}])
     with pytest.raises(ValueError, match="line 1: category is missing: it must be"):
-        read_questions(Benchmark(images="images", questions=uri), PROMPTS)
+        read_questions(Benchmark(images="images", questions=uri), PROMPTS, split="test")
 
 
 @pytest.mark.parametrize(
@@ -178,19 +178,21 @@ def test_read_questions_file_that_is_no_json_lines_is_named(tmp_path: Path, cont
     path = tmp_path / "p.jsonl"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
-        read_questions(Benchmark(images="images", pope_random=str(path)), PROMPTS)
+        read_questions(Benchmark(images="images", pope_random=str(path)), PROMPTS, split="test")
     assert str(path) in str(caught.value)
 
 
 def test_read_questions_missing_file_is_a_plain_user_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.jsonl is not there"):
-        read_questions(Benchmark(images="images", questions=str(tmp_path / "nowhere.jsonl")), PROMPTS)
+        read_questions(Benchmark(images="images", questions=str(tmp_path / "nowhere.jsonl")), PROMPTS, split="test")
 
 
 def test_read_questions_line_separator_inside_a_text_is_no_new_line(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps(pope_rows({"text": "a\u2028b"})[0], ensure_ascii=False) + "\r\n", encoding="utf-8")
-    assert read_questions(Benchmark(images="images", pope_random=str(path)), PROMPTS)[0].text == "a\u2028b"
+    assert (
+        read_questions(Benchmark(images="images", pope_random=str(path)), PROMPTS, split="test")[0].text == "a\u2028b"
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_read_vocabulary_bad_line_is_named(tmp_path: Path, text: str, line: int)
 
 def test_read_questions_official_pope_file_is_read_whole(real_data: Path) -> None:
     uri = str(real_data / "benchmarks" / "coco_pope_random.json")
-    questions = read_questions(Benchmark(images="coco", pope_random=uri), PROMPTS)
+    questions = read_questions(Benchmark(images="coco", pope_random=uri), PROMPTS, split="test")
     with open(uri, encoding="utf-8") as file:
         num_lines = sum(bool(line.strip()) for line in file)
     assert len(questions) == len({row.id for row in questions}) == num_lines

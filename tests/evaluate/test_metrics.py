@@ -36,6 +36,8 @@ COCO = make_vocabulary(
         ["tie", "bow tie"],
         ["teddy bear"],
         ["bear"],
+        ["bat"],
+        ["bat box"],
         ["sandwich"],
     ]
 )
@@ -44,6 +46,7 @@ COCO = make_vocabulary(
 def answered(text: str, answer: str, category: str) -> Prediction:
     return Prediction(
         id=f"{text}{answer}{category}",
+        split="test",
         image_id="a",
         task="questions",
         image_uri="a.png",
@@ -118,6 +121,7 @@ def test_pope_model_that_never_says_yes_has_precision_and_f1_zero() -> None:
         ("He skis on one ski", ["skis", "skis"]),
         ("a bow tie or ties", ["tie", "tie"]),
         ("sandwiches", ["sandwich"]),
+        ("a bat box, bat boxes, bats, a bat by a box", ["bat box", "bat box", "bat", "bat"]),
         ("the dog's bone", ["dog"]),
         ("a doghouse, a busy busman", []),
         ("", []),

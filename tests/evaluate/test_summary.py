@@ -1,8 +1,12 @@
 """Blocks of summary.json, differences between models, groups."""
 
+import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +30,7 @@ BOOTSTRAP = Bootstrap(resamples=200, seed=0)
 def predict(task: str, image: str, text: str, answer: str = "", **labels: str) -> Prediction:
     return Prediction(
         id=f"{task} {image} {labels}",
+        split="test",
         image_id=image,
         task=task,
         image_uri=image,
@@ -116,6 +121,28 @@ def test_intervals_block_has_the_models_keys_and_holds_its_values() -> None:
     assert shape_of(intervals_block(FEW, OBJECTS, VOCABULARY, bootstrap=BOOTSTRAP)) == shape_of(
         model_block(FEW, OBJECTS, VOCABULARY)
     )
+
+
+def test_intervals_block_is_the_same_in_every_process() -> None:
+    code = "\n".join(
+        [
+            "from tests.evaluate.test_summary import BOOTSTRAP, VOCABULARY, intervals_block, many",
+            "predictions, objects = many(0.3, seed=1)",
+            "print(intervals_block(predictions, objects, VOCABULARY, bootstrap=BOOTSTRAP))",
+        ]
+    )
+    root = Path(__file__).parents[2]
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root), "PYTHONHASHSEED": hash_seed},
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(outputs) == 1
 
 
 def test_split_block_holds_models_and_intervals() -> None:

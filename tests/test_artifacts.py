@@ -1,0 +1,389 @@
+"""Artifacts: what makes them the same, when they are there, and that nothing in them is lost or double."""
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from stic_ray import artifacts, storage
+from stic_ray.artifacts import LEASE, LEASE_S, RECORD, BusyError, Lease, Plan
+from stic_ray.records import Reference, Reject, to_table
+
+_PLAN = Plan(
+    stage="references",
+    code_version=2,
+    identity={"seed": 0, "prompts": ["ü", "b"], "beta": 0.1, "none": None},
+    parents={"pairs": "0123456789abcdef"},
+    kind="Reference",
+)
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "store") if request.param == "local" else f"memory://store-{uuid.uuid4().hex}"
+
+
+def _id(name: object) -> str:
+    return hashlib.sha256(str(name).encode()).hexdigest()[:32]
+
+
+def _row(name: object, logp: float = 0.0) -> Reference:
+    return Reference(id=_id(name), chosen_logp=logp, rejected_logp=0.0, num_chosen_tokens=1, num_rejected_tokens=1)
+
+
+def _reject(name: object, reason: str = "bad") -> Reject:
+    return Reject(id=_id(name), stage="references", reason=reason)
+
+
+def _ids(uri: str) -> list[str]:
+    """Every id that stands in a data file, as often as it stands there."""
+    files = artifacts.data_files(uri)
+    return sorted(key for file in files for key in artifacts.read_file(file, ["id"]).column("id").to_pylist())
+
+
+def test_fingerprint_is_what_it_was_in_the_first_release() -> None:
+    assert _PLAN.fingerprint == "2320bb9cc7bb5257"
+    assert _PLAN.name == "references-2320bb9cc7bb5257"
+
+
+def test_fingerprint_does_not_depend_on_the_order_of_keys_or_on_kind() -> None:
+    turned = Plan(
+        stage="references",
+        code_version=2,
+        identity=dict(reversed(list(_PLAN.identity.items()))),
+        parents=dict(_PLAN.parents),
+        kind="other",
+    )
+    assert turned.fingerprint == _PLAN.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stage": "pairs"},
+        {"code_version": 3},
+        {"identity": {**_PLAN.identity, "seed": 1}},
+        {"identity": {**_PLAN.identity, "more": None}},
+        {"identity": {**_PLAN.identity, "prompts": ["b", "ü"]}},
+        {"parents": {"pairs": "fedcba9876543210"}},
+        {"parents": {"other": "0123456789abcdef"}},
+    ],
+)
+def test_fingerprint_changes_with_everything_that_changes_the_result(change: dict[str, Any]) -> None:
+    assert Plan(**{**vars(_PLAN), **change}).fingerprint != _PLAN.fingerprint
+
+
+def test_commit_makes_the_artifact_found_with_its_counts(store: str) -> None:
+    uri = storage.join(store, _PLAN.name)
+    artifacts.write_rows(uri, [_row(1), _row(2)], Reference, [_reject(3, "b"), _reject(4, "a")])
+    artifacts.write_rows(uri, [_row(5)], Reference, [_reject(6, "a")])
+    assert artifacts.find(store, _PLAN) is None
+    committed = artifacts.commit(store, _PLAN, {"seconds": 1.5})
+    found = artifacts.find(store, _PLAN)
+    assert found == committed == artifacts.load(uri)
+    assert (found.fingerprint, found.num_rows, found.uri) == (_PLAN.fingerprint, 3, uri)
+    record = json.loads(storage.read_text(storage.join(uri, RECORD)))
+    assert record["counts"] == {"rows": 3, "rejects": 3, "rejects_by_reason": {"a": 2, "b": 1}}
+    assert (record["parents"], record["identity"]) == (_PLAN.parents, _PLAN.identity)
+    assert (record["seconds"], record["kind"], record["code_version"]) == (1.5, "Reference", 2)
+    assert record["versions"]["pyarrow"] == pa.__version__
+
+
+def test_load_unfinished_artifact_is_refused_by_name(store: str) -> None:
+    uri = storage.join(store, _PLAN.name)
+    artifacts.write_rows(uri, [_row(1)], Reference, [])
+    with pytest.raises(ValueError, match=f"{_PLAN.name} has no {RECORD}: it is unfinished"):
+        artifacts.load(uri)
+
+
+@pytest.mark.parametrize("text", [b"", b'{"fingerprint": "0', b"\xff\xfe"])
+def test_load_damaged_record_is_refused_by_name(store: str, text: bytes) -> None:
+    storage.write_bytes(storage.join(store, _PLAN.name, RECORD), text)
+    with pytest.raises(ValueError, match=f"{_PLAN.name}: {RECORD} is damaged"):
+        artifacts.load(storage.join(store, _PLAN.name))
+
+
+def test_write_rows_again_changes_nothing_and_in_another_order_gives_the_same_file(store: str) -> None:
+    uri = storage.join(store, "a")
+    artifacts.write_rows(uri, [_row(1), _row(2)], Reference, [_reject(3)])
+    files = artifacts.data_files(uri), artifacts.reject_files(uri)
+    artifacts.write_rows(uri, [_row(2), _row(1)], Reference, [_reject(3)])
+    artifacts.write_rows(uri, [], Reference, [])
+    assert (artifacts.data_files(uri), artifacts.reject_files(uri)) == files
+    assert [len(each) for each in files] == [1, 1]
+
+
+def test_read_is_sorted_by_id_and_gives_one_row_an_id_from_the_first_file(store: str) -> None:
+    uri = storage.join(store, "a")
+    artifacts.write_rows(uri, [_row(1, 1.0), _row(2, 1.0)], Reference, [])
+    artifacts.write_rows(uri, [_row(2, 2.0), _row(3, 2.0)], Reference, [])
+    first = artifacts.read_file(artifacts.data_files(uri)[0]).column("chosen_logp").to_pylist()[0]
+    rows = artifacts.read(uri, Reference)
+    assert [row.id for row in rows] == sorted(_id(name) for name in (1, 2, 3))
+    assert {row.id: row.chosen_logp for row in rows}[_id(2)] == first
+
+
+def test_read_rejects_gives_one_an_id_from_the_first_file(store: str) -> None:
+    uri = storage.join(store, "a")
+    artifacts.write_rows(uri, [], Reference, [_reject(1, "x"), _reject(2, "x")])
+    artifacts.write_rows(uri, [], Reference, [_reject(2, "y"), _reject(3, "y")])
+    first = artifacts.read_file(artifacts.reject_files(uri)[0]).column("reason").to_pylist()[0]
+    rejects = artifacts.read_rejects(uri)
+    assert [row.id for row in rejects] == sorted(_id(name) for name in (1, 2, 3))
+    assert {row.id: row.reason for row in rejects}[_id(2)] == first
+
+
+def test_done_inputs_are_outputs_and_rejects(store: str) -> None:
+    uri = storage.join(store, "a")
+    assert artifacts.done_inputs(uri, "id") == set()
+    artifacts.write_rows(uri, [_row(1)], Reference, [_reject(2)])
+    assert artifacts.done_inputs(uri, "id") == {_id(1), _id(2)}
+
+
+def test_remove_duplicates_leaves_what_read_saw(store: str) -> None:
+    uri = storage.join(store, "a")
+    artifacts.write_rows(uri, [_row(n, 1.0) for n in (1, 2, 3)], Reference, [_reject(7)])
+    artifacts.write_rows(uri, [_row(n, 2.0) for n in (3, 4)], Reference, [_reject(7), _reject(8)])
+    artifacts.write_rows(uri, [_row(n, 3.0) for n in (1, 4, 5)], Reference, [])
+    artifacts.write_rows(uri, [_row(n, 4.0) for n in (6,)], Reference, [])
+    before = artifacts.read(uri, Reference)
+    artifacts.remove_duplicates(uri, "id")
+    assert artifacts.read(uri, Reference) == before
+    assert _ids(uri) == sorted(_id(n) for n in range(1, 7))
+    assert [row.id for row in artifacts.read_rejects(uri)] == sorted([_id(7), _id(8)])
+    files = artifacts.data_files(uri)
+    artifacts.remove_duplicates(uri, "id")
+    assert artifacts.data_files(uri) == files
+
+
+def test_remove_duplicates_takes_the_reject_of_an_input_that_has_output(store: str) -> None:
+    uri = storage.join(store, "a")
+    artifacts.write_rows(uri, [_row(1), _row(2)], Reference, [_reject(2), _reject(3)])
+    artifacts.remove_duplicates(uri, "id")
+    assert [row.id for row in artifacts.read_rejects(uri)] == [_id(3)]
+    assert _ids(uri) == sorted([_id(1), _id(2)])
+    artifacts.write_rows(uri, [_row(3)], Reference, [])
+    artifacts.remove_duplicates(uri, "id")
+    assert artifacts.read_rejects(uri) == [] and artifacts.reject_files(uri) == []
+
+
+def test_remove_duplicates_keeps_a_row_whose_remainder_has_the_name_of_a_later_file(store: str) -> None:
+    """Files {a, b}, {b, c}, {c} in name order: what is left of the second is named as the third."""
+
+    def name(*ids: str) -> str:
+        return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:32]
+
+    a, b, c = next(
+        trio
+        for trio in itertools.permutations(range(12), 3)
+        if name(*map(_id, trio[:2])) < name(*map(_id, trio[1:])) < name(_id(trio[2]))
+    )
+    uri = storage.join(store, "a")
+    for names in ((a, b), (b, c), (c,)):
+        artifacts.write_rows(uri, [_row(n) for n in names], Reference, [])
+    artifacts.remove_duplicates(uri, "id")
+    assert _ids(uri) == sorted(map(_id, (a, b, c)))
+
+
+def test_remove_duplicates_random_overlaps_keep_every_id_once(store: str) -> None:
+    import random
+
+    rng = random.Random(0)
+    for trial in range(12):
+        uri = storage.join(store, f"trial-{trial}")
+        files = [rng.sample(range(6), rng.randint(1, 3)) for _ in range(8)]
+        for number, names in enumerate(files):
+            artifacts.write_rows(uri, [_row(n, number) for n in names], Reference, [_reject(n) for n in names[:1]])
+        before = artifacts.read(uri, Reference)
+        artifacts.remove_duplicates(uri, "id")
+        assert artifacts.read(uri, Reference) == before
+        assert _ids(uri) == sorted({_id(n) for names in files for n in names})
+        assert artifacts.read_rejects(uri) == []
+
+
+def test_read_file_with_a_flipped_byte_in_its_data_is_refused(tmp_path: Path) -> None:
+    artifacts.write_rows(str(tmp_path), [_row(n) for n in range(50)], Reference, [])
+    (file,) = artifacts.data_files(str(tmp_path))
+    data = bytearray(Path(file).read_bytes())
+    data[len(data) // 4] ^= 1
+    Path(file).write_bytes(data)
+    with pytest.raises((OSError, pa.ArrowInvalid)):
+        artifacts.read_file(file)
+
+
+def test_commit_counts_rows_of_files_written_outside_write_rows_too(tmp_path: Path) -> None:
+    uri = str(tmp_path / _PLAN.name)
+    artifacts.write_rows(uri, [_row(1)], Reference, [])
+    artifacts._write_table(f"{uri}/data", to_table([_row(2), _row(3)], Reference))
+    assert artifacts.commit(str(tmp_path), _PLAN, {}).num_rows == 3
+
+
+def test_manifest_has_the_hash_of_every_file(store: str) -> None:
+    storage.write_bytes(storage.join(store, "m", "deep", "w"), b"weights")
+    assert artifacts.manifest(storage.join(store, "m")) == {"deep/w": hashlib.sha256(b"weights").hexdigest()}
+
+
+# Leases
+
+
+def _lease_entry(**changes: Any) -> bytes:
+    entry = {
+        "holder": "other",
+        "token": "t",
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": artifacts._process_start(os.getpid()),
+        "renewed_at": time.time(),
+    }
+    return json.dumps({**entry, **changes}).encode()
+
+
+def test_lease_of_a_live_run_is_refused_by_name(store: str) -> None:
+    uri = storage.join(store, "a")
+    with Lease(uri, "first"):
+        with pytest.raises(BusyError, match=rf"a is being made by run 'first' \(process {os.getpid()} on "):
+            Lease(uri, "second").__enter__()
+        assert json.loads(storage.read_text(storage.join(uri, LEASE)))["holder"] == "first"
+    assert not storage.exists(storage.join(uri, LEASE))
+    with Lease(uri, "second"):
+        pass
+
+
+def test_lease_is_given_back_when_the_work_fails(store: str) -> None:
+    with pytest.raises(RuntimeError), Lease(storage.join(store, "a"), "first"):
+        raise RuntimeError
+    assert not storage.exists(storage.join(store, "a", LEASE))
+
+
+def _dead_pid() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def _assert_taken_over(uri: str) -> None:
+    with Lease(uri, "mine"):
+        assert json.loads(storage.read_text(storage.join(uri, LEASE)))["holder"] == "mine"
+
+
+def test_lease_of_a_dead_process_of_this_host_is_taken_over_at_once(store: str) -> None:
+    uri = storage.join(store, "a")
+    storage.write_bytes(storage.join(uri, LEASE), _lease_entry(pid=_dead_pid(), started="123"))
+    _assert_taken_over(uri)
+
+
+def test_lease_of_a_process_whose_number_was_given_to_another_is_taken_over(store: str) -> None:
+    uri = storage.join(store, "a")
+    storage.write_bytes(storage.join(uri, LEASE), _lease_entry(started="123"))
+    _assert_taken_over(uri)
+
+
+def test_lease_that_was_half_written_is_taken_over(store: str) -> None:
+    uri = storage.join(store, "a")
+    storage.write_bytes(storage.join(uri, LEASE), _lease_entry()[:20])
+    _assert_taken_over(uri)
+
+
+def test_lease_of_another_host_is_taken_over_only_when_stale(store: str) -> None:
+    uri = storage.join(store, "a")
+    for age, free in ((LEASE_S * 0.9, False), (LEASE_S * 1.1, True)):
+        storage.write_bytes(storage.join(uri, LEASE), _lease_entry(host="elsewhere", renewed_at=time.time() - age))
+        if free:
+            _assert_taken_over(uri)
+        else:
+            with pytest.raises(BusyError, match="'other' .* on elsewhere"):
+                Lease(uri, "mine").__enter__()
+
+
+def test_lease_of_a_system_without_process_times_is_taken_over_when_stale(store: str) -> None:
+    uri = storage.join(store, "a")
+    entry = _lease_entry(pid=_dead_pid(), started="", renewed_at=time.time() - LEASE_S * 1.1)
+    storage.write_bytes(storage.join(uri, LEASE), entry)
+    _assert_taken_over(uri)
+
+
+def test_lease_is_renewed_while_held(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "LEASE_S", 0.04)
+    uri = storage.join(store, "a")
+    with Lease(uri, "mine"):
+        first = json.loads(storage.read_text(storage.join(uri, LEASE)))["renewed_at"]
+        _wait_for(lambda: json.loads(storage.read_text(storage.join(uri, LEASE)))["renewed_at"] > first)
+
+
+def test_lease_that_was_taken_over_is_neither_renewed_nor_removed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "LEASE_S", 0.04)
+    uri = storage.join(store, "a")
+    with Lease(uri, "stopped for long"):
+        time.sleep(0.05)
+        for thread in threading.enumerate():  # a taker's file, put between two renewals
+            assert thread.is_alive()
+        monkeypatch.setattr(Lease, "_content", lambda self: _lease_entry())
+        storage.write_bytes(storage.join(uri, LEASE), _lease_entry())
+        time.sleep(0.1)
+    assert json.loads(storage.read_text(storage.join(uri, LEASE)))["holder"] == "other"
+
+
+def test_lease_on_a_full_disk_goes_on(
+    store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(artifacts, "LEASE_S", 0.04)
+    uri = storage.join(store, "a")
+    with Lease(uri, "mine"):
+        before = storage.write_bytes
+        monkeypatch.setattr(storage, "write_bytes", full)
+        _wait_for(lambda: "cannot be renewed" in caplog.text)
+        monkeypatch.setattr(storage, "write_bytes", before)
+        first = json.loads(storage.read_text(storage.join(uri, LEASE)))["renewed_at"]
+        _wait_for(lambda: json.loads(storage.read_text(storage.join(uri, LEASE)))["renewed_at"] > first)
+
+
+def _wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _take(uri: str, start: Barrier, finish: Barrier, number: int) -> None:
+    start.wait()
+    try:
+        with Lease(uri, str(number)):
+            Path(f"{uri}.held-{number}").touch()
+            finish.wait()
+    except BusyError:
+        Path(f"{uri}.busy-{number}").touch()
+        finish.wait()
+
+
+@pytest.mark.parametrize("left_behind", [False, True], ids=["free", "dead holder"])
+def test_lease_of_many_takers_at_once_goes_to_exactly_one(tmp_path: Path, left_behind: bool) -> None:
+    context = multiprocessing.get_context("fork")
+    for trial in range(5):
+        uri = str(tmp_path / f"a{trial}")
+        if left_behind:
+            storage.write_bytes(f"{uri}/{LEASE}", _lease_entry(pid=_dead_pid(), started="123"))
+        start, finish = context.Barrier(4), context.Barrier(4)
+        takers = [context.Process(target=_take, args=(uri, start, finish, number)) for number in range(4)]
+        for taker in takers:
+            taker.start()
+        for taker in takers:
+            taker.join(30)
+        assert [taker.exitcode for taker in takers] == [0] * 4
+        assert len(list(tmp_path.glob(f"a{trial}.held-*"))) == 1
+        assert len(list(tmp_path.glob(f"a{trial}.busy-*"))) == 3

@@ -1,0 +1,298 @@
+"""Reading a configuration: strict, with the field and the remedy in every message, and back again."""
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+
+from stic_ray import config, recipes
+from stic_ray.config import (
+    Benchmark,
+    ColorJitter,
+    Config,
+    Downsize,
+    DpoLoss,
+    Evaluation,
+    FullFinetune,
+    ImageFolder,
+    LlavaJson,
+    Lora,
+    Model,
+    Negatives,
+    Pool,
+    Prompts,
+    Sampling,
+    SftLoss,
+    Training,
+    parse_config,
+    read_yaml,
+    to_tree,
+)
+
+_MINIMAL = """
+name: mine
+seed: 3
+model: {path: /models/base, dtype: float32}
+unlabeled: {uri: /photos}
+instructions: {uri: /sft.json, images: /sft}
+prompts:
+  detailed: [Describe it in detail.]
+  simple: [Describe it., Say what it is.]
+  misleading: [Invent things.]
+  infused: "{description} {question}"
+negatives:
+  misleading_share: 0.5
+  corruptions:
+    - {type: Downsize, short_side_px: 20}
+    - {type: ColorJitter, brightness: 0.5, hue: 0.3}
+sampling: {temperature: 0.2, max_new_tokens: 64}
+stage1:
+  loss: {type: DpoLoss, beta: 0.1, alpha: 1e-3, reduction: sum}
+  weights: {type: Lora, rank: 8, lora_alpha: 16}
+  lr: 1e-7
+  epochs: 1
+  global_batch: 8
+stage1_control: null
+stage2: &stage2
+  loss: {type: SftLoss}
+  weights: {type: FullFinetune}
+  lr: 2e-5
+  epochs: 1
+  global_batch: 8
+stage2_control: *stage2
+"""
+
+
+def _tree() -> dict[str, Any]:
+    return read_yaml(_MINIMAL, "test")
+
+
+def _parse(*overrides: str) -> Config:
+    return parse_config(_tree(), list(overrides))
+
+
+def _message(*overrides: str) -> str:
+    with pytest.raises(ValueError) as caught:
+        _parse(*overrides)
+    return str(caught.value)
+
+
+def test_parse_config_minimal_gives_values_and_variant_types() -> None:
+    parsed = _parse()
+    assert parsed.model == Model(path="/models/base", dtype="float32")
+    assert parsed.negatives.corruptions == (Downsize(short_side_px=20), ColorJitter(brightness=0.5, hue=0.3))
+    assert parsed.stage1.loss == DpoLoss(beta=0.1, alpha=0.001, reduction="sum")
+    assert parsed.stage1.weights == Lora(rank=8, lora_alpha=16)
+    assert parsed.stage2.weights == FullFinetune()
+    assert parsed.stage1_control is None and parsed.evaluation is None
+    assert parsed.unlabeled.sample is None
+
+
+def test_parse_config_yaml_exponent_without_point_is_a_number() -> None:
+    assert read_yaml("x: 1e-3", "test") == {"x": "1e-3"}  # YAML 1.1 reads a text: why the case exists
+    assert _parse("stage1.loss.alpha=1e-3", "stage1.lr=2E5").stage1.loss == DpoLoss(
+        beta=0.1, alpha=0.001, reduction="sum"
+    )
+    assert _parse("stage1.lr=2E5").stage1.lr == 200000.0
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("sed=1", ["unknown setting sed", "did you mean seed?"]),
+        ("stage1.loss.alhpa=1", ["unknown setting stage1.loss.alhpa", "did you mean alpha?", "reduction"]),
+        ("stage1.weights.rnak=4", ["unknown setting stage1.weights.rnak", "did you mean rank?"]),
+        ("execution.pool.max_sise=2", ["unknown setting execution.pool.max_sise", "did you mean max_size?"]),
+        ("modle.path=x", ["unknown setting modle", "did you mean model?"]),
+        ("zzzzzz=1", ["unknown setting zzzzzz (known here: name, seed"]),
+        ("stage1.loss.type=DpoLos", ["stage1.loss.type is 'DpoLos'", "DpoLoss, SftLoss", "did you mean DpoLoss?"]),
+        ("stage1.loss=DpoLoss", ["stage1.loss.type is 'DpoLoss'", "must be one of DpoLoss, SftLoss"]),
+    ],
+)
+def test_parse_config_unknown_names_the_field_and_the_nearest(override: str, expected: list[str]) -> None:
+    message = _message(override)
+    assert [part for part in expected if part not in message] == [], message
+
+
+def test_parse_config_unknown_far_from_everything_suggests_nothing() -> None:
+    assert "did you mean" not in _message("zzzzzz=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=abc", "seed is 'abc': it must be a whole number"),
+        ("seed=1.5", "seed is 1.5: it must be a whole number"),
+        ("seed=true", "seed is True: it must be a whole number"),
+        ("name=7", "name is 7: it must be a text"),
+        ("model=7", "model is 7: it must be a mapping of settings (path, dtype, version)"),
+        ("model.dtype=float8", "model.dtype is 'float8': it must be one of float32, bfloat16, float16"),
+        ("stage1.lr=fast", "stage1.lr is 'fast': it must be a finite number"),
+        ("stage1.lr=true", "stage1.lr is True: it must be a finite number"),
+        ("stage1.lr=.nan", "stage1.lr is nan: it must be a finite number"),
+        ("stage1.lr=inf", "stage1.lr is 'inf': it must be a finite number"),
+        ("prompts.simple=one", "prompts.simple is 'one': it must be a list"),
+        ("prompts.simple=[a, 2]", "prompts.simple[1] is 2: it must be a text"),
+        ("unlabeled.sample=many", "unlabeled.sample is 'many': it must be a whole number"),
+        ("stage1=null", "stage1 is None: it must be a mapping"),
+    ],
+)
+def test_parse_config_wrong_type_names_field_value_and_remedy(override: str, expected: str) -> None:
+    assert expected in _message(override)
+
+
+def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
+    assert "stage1.lr" in _message(f"stage1.lr=1{'0' * 400}")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("unlabeled.sample=0", "unlabeled.sample is 0"),
+        ("instructions.sample=-1", "instructions.sample is -1"),
+        ("prompts.detailed=[]", "prompts.detailed is ()"),
+        ("prompts.infused='{question}'", "{description} once"),
+        ("prompts.infused='{question} {question} {description}'", "{question} once"),
+        ("negatives.misleading_share=1.1", "negatives.misleading_share is 1.1"),
+        ("negatives.corruptions=[]", "negatives.corruptions is ()"),
+        ("negatives.corruptions=[{type: Downsize, short_side_px: 0}]", "negatives.corruptions[0].short_side_px is 0"),
+        ("negatives.corruptions=[{type: ColorJitter, brightness: 2, hue: 0}]", "corruptions[0].brightness is 2"),
+        ("negatives.corruptions=[{type: ColorJitter, brightness: 0, hue: 0.6}]", "corruptions[0].hue is"),
+        ("sampling.temperature=-1", "sampling.temperature is -1"),
+        ("sampling.top_p=0", "sampling.top_p is 0"),
+        ("sampling.max_new_tokens=0", "sampling.max_new_tokens is 0"),
+        ("stage1.loss.beta=0", "stage1.loss.beta is 0"),
+        ("stage1.loss.alpha=-1", "stage1.loss.alpha is -1"),
+        ("stage1.weights.rank=0", "stage1.weights.rank is 0"),
+        ("stage1.weights.lora_alpha=0", "stage1.weights.lora_alpha is 0"),
+        ("stage1.lr=0", "stage1.lr is 0"),
+        ("stage1.projector_lr=-1", "stage1.projector_lr is -1"),
+        ("stage1.weight_decay=-1", "stage1.weight_decay is -1"),
+        ("stage1.warmup_ratio=1", "stage1.warmup_ratio is 1"),
+        ("stage1.loss={type: SftLoss}", "stage1.loss is SftLoss(): it must be type: DpoLoss"),
+        ("stage2.loss={type: DpoLoss, beta: 1, alpha: 0, reduction: sum}", "type: SftLoss"),
+        ("execution.num_train_workers=3", "global_batch is 8: it must be a multiple of num_train_workers (3)"),
+        ("execution.batch_size=0", "execution.batch_size is 0"),
+        ("execution.max_reject_rate=2", "execution.max_reject_rate is 2"),
+        ("execution.pool={min_size: 3, max_size: 2}", "execution.pool.min_size is 3"),
+        ("evaluation={test: {images: /i, objects: /o}}", "evaluation.test.vocabulary is ''"),
+        ("name=a/b", "name is 'a/b'"),
+        ("name=..", "name is '..'"),
+        ("name=.", "name is '.'"),
+        ("name=''", "name is ''"),
+    ],
+)
+def test_parse_config_impossible_value_is_refused_by_its_dotted_name(override: str, expected: str) -> None:
+    assert expected in _message(override)
+
+
+def test_parse_config_missing_setting_says_how_to_set_it() -> None:
+    tree = _tree()
+    del tree["stage1"]["loss"]["beta"]
+    with pytest.raises(ValueError, match=r"stage1\.loss\.beta is missing: .*stage1\.loss\.beta=VALUE"):
+        parse_config(tree, [])
+
+
+def test_parse_config_overrides_apply_in_order_and_leave_the_tree_alone() -> None:
+    tree = _tree()
+    parsed = parse_config(tree, ["seed=4", "seed=5", "execution.pool.max_size=2", "store=s3://b/a=c"])
+    assert (parsed.seed, parsed.execution.pool.max_size, parsed.store) == (5, 2, "s3://b/a=c")
+    assert tree == _tree()
+
+
+def test_parse_config_override_of_a_shared_yaml_anchor_changes_one_place_only() -> None:
+    parsed = _parse("stage2.lr=1.0", "stage2.weights={type: Lora, rank: 2, lora_alpha: 4}")
+    assert parsed.stage2_control is not None
+    assert (parsed.stage2.lr, parsed.stage2_control.lr) == (1.0, 2e-5)
+    assert parsed.stage2_control.weights == FullFinetune()
+
+
+def test_parse_config_override_opens_a_null_section() -> None:
+    parsed = _parse("evaluation=null", "evaluation.test.images=/i", "evaluation.resamples=5")
+    assert parsed.evaluation == Evaluation(test=Benchmark(images="/i"), resamples=5)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed", "override 'seed': write it as dotted.key=value"),
+        ("=1", "override '=1': write it as dotted.key=value"),
+        ("seed=[1", "seed: the value '[1' is not valid YAML"),
+        ("seed=2020-99-99", "seed: the value '2020-99-99' is not valid YAML"),
+        ("seed.deep=1", "seed.deep: seed holds 3 and has no keys of its own"),
+        ("negatives.corruptions.0=1", "negatives.corruptions holds"),
+    ],
+)
+def test_parse_config_bad_override_says_how_to_write_it(override: str, expected: str) -> None:
+    assert expected in _message(override)
+
+
+@pytest.mark.parametrize("text", ["- a", "just text", "", "a: [", "a: 2020-99-99"])
+def test_read_yaml_other_than_a_mapping_is_one_clear_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^my\.yaml: [^\n]+$"):
+        read_yaml(text, "my.yaml")
+
+
+_LEAVES: list[Any] = [
+    Model(path="p", dtype="bfloat16", version="v"),
+    ImageFolder(uri="u", sample=3, version="v"),
+    ImageFolder(uri="u"),
+    LlavaJson(uri="u", images="i", sample=3, version="v"),
+    Prompts(detailed=("a",), simple=("b", "c"), misleading=("d",), infused="{description}{question}"),
+    Downsize(short_side_px=7),
+    ColorJitter(brightness=0.25, hue=0.4, min_hue=0.125),
+    Negatives(misleading_share=0.25, corruptions=(ColorJitter(brightness=1.0, hue=0.5), Downsize(short_side_px=1))),
+    Negatives(misleading_share=1.0, corruptions=()),
+    Sampling(temperature=0.5, max_new_tokens=3, top_p=0.5),
+    DpoLoss(beta=0.5, alpha=0.0, reduction="token_mean"),
+    SftLoss(),
+    Lora(rank=2, lora_alpha=3),
+    FullFinetune(),
+    Training(
+        loss=SftLoss(),
+        weights=FullFinetune(),
+        lr=0.1,
+        epochs=2,
+        global_batch=3,
+        projector_lr=0.2,
+        warmup_ratio=0.3,
+        weight_decay=0.4,
+        max_grad_norm=0.5,
+        max_length=6,
+    ),
+    Benchmark(images="a", objects="b", vocabulary="c", pope_random="d", questions="g"),
+    Evaluation(test=Benchmark(images="a"), dev=Benchmark(images="b"), resamples=2, max_new_tokens=3),
+    Evaluation(test=Benchmark(images="a")),
+    Pool(min_size=0, max_size=3, num_cpus=0.5, num_gpus=0.25),
+    config.Execution(pool=Pool(max_size=2), task_cpus=0.1, train_gpus=1.0, max_reject_rate=0.0),
+]
+
+
+@pytest.mark.parametrize("leaf", _LEAVES, ids=lambda leaf: type(leaf).__name__)
+def test_to_tree_every_dataclass_reads_back_equal(leaf: Any) -> None:
+    assert config._build(type(leaf), to_tree(leaf), "x") == leaf
+
+
+def test_to_tree_round_trip_covers_every_dataclass_of_the_module() -> None:
+    kinds = {kind for kind in vars(config).values() if isinstance(kind, type) and is_dataclass(kind)}
+    assert kinds - {type(leaf) for leaf in _LEAVES} == {Config}
+
+
+def test_to_tree_whole_config_reads_back_equal_and_is_json() -> None:
+    parsed = replace(_parse(), evaluation=Evaluation(test=Benchmark(images="a")))
+    tree = to_tree(parsed)
+    assert parse_config(tree, []) == parsed
+    assert sorted(tree) == sorted(entry.name for entry in fields(Config))
+    assert tree["stage1"]["loss"]["type"] == "DpoLoss"
+    assert tree["negatives"]["corruptions"][1] == {"type": "ColorJitter", "brightness": 0.5, "hue": 0.3, "min_hue": 0.0}
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_shipped_recipe_loads_and_reads_back_equal(name: str) -> None:
+    parsed = parse_config(read_yaml(recipes.read(name), name), [])
+    assert parse_config(to_tree(parsed), []) == parsed
+
+
+def test_recipes_read_unknown_name_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match="there is no recipe 'embeded': choose one of .*embedded"):
+        recipes.read("embeded")

@@ -1,0 +1,86 @@
+"""Records and Arrow: the same rows back, one schema each, ids for ever."""
+
+from dataclasses import fields
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from stic_ray.records import (
+    ImageRef,
+    Pair,
+    Prediction,
+    Question,
+    Reference,
+    Reject,
+    Response,
+    Sample,
+    Turn,
+    from_table,
+    make_id,
+    make_seed,
+    schema,
+    to_table,
+)
+
+_TURNS = [Turn(role="user", text="what ?"), Turn(role="assistant", text="a dög")]
+_SAMPLE = Sample(id="s", image_id="i", image_uri="u", description="d", turns=_TURNS)
+_VALUES: dict[Any, Any] = {str: "tëxt", int: 2**62, float: -1.25e-300}
+
+
+def _row(record: type) -> Any:
+    if record is Sample:
+        return _SAMPLE
+    return record(**{entry.name: _VALUES[entry.type] for entry in fields(record)})
+
+
+@pytest.mark.parametrize("record", [ImageRef, Response, Pair, Reference, Sample, Question, Prediction, Reject])
+def test_to_table_from_table_gives_the_same_rows(record: type) -> None:
+    rows = [_row(record), _row(record)]
+    table = to_table(rows, record)
+    assert from_table(table, record) == rows
+    assert table.schema == schema(record)
+    assert table.schema.names == [entry.name for entry in fields(record)]
+    assert not any(field.nullable for field in table.schema)
+
+
+@pytest.mark.parametrize("record", [ImageRef, Sample, Reject])
+def test_to_table_without_rows_keeps_the_schema(record: type) -> None:
+    table = to_table([], record)
+    assert (table.num_rows, table.schema) == (0, schema(record))
+    assert from_table(table, record) == []
+
+
+def test_schema_of_a_sample_holds_turns_as_a_list_of_structs() -> None:
+    turn = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("text", pa.string(), nullable=False)])
+    assert schema(Sample).field("turns").type == pa.list_(turn)
+    assert schema(Reference).field("chosen_logp").type == pa.float64()
+    assert schema(Response).field("seed").type == pa.int64()
+
+
+@pytest.mark.parametrize("names", [["id", "stage"], ["id", "stage", "reason", "more"], ["stage", "id", "reason"], []])
+def test_from_table_other_columns_are_refused_by_name(names: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"Reject: the table has columns \[.*\], not \['id', 'stage', 'reason'\]"):
+        from_table(pa.table({name: ["x"] for name in names}), Reject)
+
+
+def test_make_id_is_what_it_was_in_the_first_release() -> None:
+    assert make_id("image", "a/b.png") == "2d60b5d3dfcf2ffeb1cd9efd9129ab2f"
+    assert make_id("pair", 1, "ü") == "f95d1ed5d8d97819f07710dcb2a344e8"
+
+
+def test_make_seed_is_what_it_was_in_the_first_release() -> None:
+    assert make_seed(0, "x", "preferred") == 7903056824186062014
+
+
+def test_make_id_depends_on_every_part_and_on_where_it_ends() -> None:
+    parts: list[tuple[object, ...]] = [("a", "b"), ("ab",), ("ab", ""), ("", "ab"), ("b", "a"), ("a", "b", ""), ()]
+    assert len({make_id(*each) for each in parts}) == len(parts)
+    assert make_id(1) == make_id("1")
+
+
+def test_make_seed_fits_a_signed_64_bit_column_and_spreads() -> None:
+    seeds = [make_seed(0, number) for number in range(2000)]
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert len(set(seeds)) == len(seeds)
+    assert 0.45 < sum(seed >= 2**62 for seed in seeds) / len(seeds) < 0.55
