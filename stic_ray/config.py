@@ -177,7 +177,9 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("lr", "epochs", "global_batch", "max_grad_norm", "max_length"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        _require(self.projector_lr is None or self.projector_lr > 0, "projector_lr", self.projector_lr, "above 0, or null")
+        _require(
+            self.projector_lr is None or self.projector_lr > 0, "projector_lr", self.projector_lr, "above 0, or null"
+        )
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "at least 0 and below 1")
 

@@ -25,7 +25,7 @@ from stic_ray.report.markdown import (
     render_table,
 )
 from stic_ray.run import Run
-from stic_ray.train.loop import ADAPTER, MERGED, METRICS
+from stic_ray.train.job import ADAPTER, MERGED, METRICS
 
 COMPARED = (("stage1", "base"), ("stage1", "stage1_control"), ("stage2", "base"), ("stage2", "stage2_control"))
 TRAINED = ("stage1", "stage1_control", "stage2", "stage2_control")

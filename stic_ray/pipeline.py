@@ -12,7 +12,7 @@ from stic_ray.records import Prediction
 from stic_ray.run import Run
 from stic_ray.stages import describe, generate, images, pair, references, samples
 from stic_ray.train import driver
-from stic_ray.train.data import ChosenData, PairData, SampleData
+from stic_ray.train.job import ChosenData, PairData, SampleData
 
 
 def run(config: Config, command: list[str]) -> str:

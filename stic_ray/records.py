@@ -197,7 +197,7 @@ def make_id(*parts: object) -> str:
     """A 128-bit hash, as 32 hex digits, of the parts in order; the same parts give the same id for ever."""
     digest = hashlib.sha256()
     for part in parts:
-        encoded = str(part).encode()
+        encoded = str(part).encode(errors="surrogatepass")  # a damaged id still names its reject
         digest.update(len(encoded).to_bytes(8, "little"))
         digest.update(encoded)
     return digest.hexdigest()[:32]

@@ -13,6 +13,7 @@ from stic_ray.images import SUFFIXES
 from stic_ray.records import Reject, Sample, Turn, make_id
 
 _ROLES = {"human": "user", "gpt": "assistant"}
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape one alone, UTF-8 cannot hold it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +62,11 @@ def _images_in(folder: ImageFolder) -> Iterator[Found]:
 
 
 def check_instructions(source: LlavaJson) -> None:
-    """Raises ValueError when the JSON file is missing."""
+    """Raises ValueError when the JSON file is missing or is a folder."""
     if not storage.exists(source.uri):
         raise ValueError(f"instructions.uri {source.uri} does not exist: give a LLaVA JSON file")
+    if storage.is_directory(source.uri):
+        raise ValueError(f"instructions.uri {source.uri} is a folder: give the LLaVA JSON file in it")
 
 
 def instructions_version(source: LlavaJson) -> str:
@@ -81,6 +84,8 @@ def read_instructions(source: LlavaJson, seed: int) -> tuple[list[Sample], list[
         entries = json.loads(storage.read_text(source.uri))
     except json.JSONDecodeError as error:
         raise ValueError(f"instructions.uri {source.uri} is no JSON: line {error.lineno}: {error.msg}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"instructions.uri {source.uri} is no UTF-8 text: give a LLaVA JSON file") from None
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"instructions.uri {source.uri} must be a JSON list of samples, and not empty")
     numbered = list(enumerate(entries))
@@ -115,6 +120,8 @@ def _sample(source: LlavaJson, index: int, entry: Any) -> Sample:
             if position > 0 or text.count("<image>") > 1 or not image:
                 raise ValueError("<image> must stand once, in the first turn, of a sample that has an image")
             text = re.sub(r"\s*<image>\s*", "", text)
+        if _SURROGATE.search(text):
+            raise ValueError("a text holds half of a character (a lone surrogate)")
         turns.append(Turn(role=_ROLES[turn["from"]], text=text))
     if not turns or [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError("turns must alternate human and gpt and end with an answer")

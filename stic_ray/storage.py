@@ -93,6 +93,12 @@ def exists(uri: str) -> bool:
     return bool(filesystem.exists(path))
 
 
+def is_directory(uri: str) -> bool:
+    """Whether a directory is there."""
+    filesystem, path = split(uri)
+    return bool(filesystem.isdir(path))
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a file so that readers see all of it or nothing.
 

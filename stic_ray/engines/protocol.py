@@ -1,4 +1,4 @@
-"""The protocol of generation: requests in, one completion for each out, in order."""
+"""The protocols of generation and scoring: requests in, one answer for each out, in order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Protocol
 from PIL import Image
 
 from stic_ray.config import Sampling
+from stic_ray.records import Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,4 +36,34 @@ class Engine(Protocol):
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order; a request that cannot be answered has an `error`."""
+        ...
+
+    def count_tokens(self, turns: Sequence[Turn], image: Image.Image | None) -> int:
+        """How many tokens a conversation has when it is trained on, image tokens included."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """A conversation whose answers are to be scored."""
+
+    turns: Sequence[Turn]
+    image: Image.Image | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Log-probability (nats, summed) of a conversation's answers with their end tokens, and token counts."""
+
+    logp: float
+    num_answer_tokens: int
+    num_tokens: int
+    error: str = ""
+
+
+class Scorer(Protocol):
+    """Anything that scores given answers."""
+
+    def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Score]:
+        """One score a conversation, in order; one longer than `max_length` tokens has an `error`."""
         ...

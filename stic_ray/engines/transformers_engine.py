@@ -1,15 +1,16 @@
 """Generation with transformers: length-sorted batches, early exit, draws that do not depend on the batch."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from stic_ray import storage, vlm
 from stic_ray.config import Sampling
 from stic_ray.engines.protocol import Completion, Request
+from stic_ray.records import Turn
 
 
 class GumbelSampling(LogitsProcessor):  # type: ignore[misc]
@@ -53,10 +54,9 @@ class TransformersEngine:
         self._limit = int(self._model.config.get_text_config().max_position_embeddings)
         self._batch_size = batch_size
 
-    @property
-    def processor(self) -> Any:
-        """The processor that goes with the model."""
-        return self._processor
+    def count_tokens(self, turns: Sequence[Turn], image: Image.Image | None) -> int:
+        """How many tokens a conversation has when it is trained on, image tokens included."""
+        return len(vlm.encode_example(self._processor, turns, image).input_ids)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order. Batches hold prompts of like length and of one sampling."""

@@ -14,8 +14,8 @@ from PIL import Image
 from stic_ray import artifacts, prompts, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Benchmark, Config, Sampling, to_tree
+from stic_ray.engines import start_engine
 from stic_ray.engines.protocol import Completion, Request
-from stic_ray.engines.transformers_engine import TransformersEngine
 from stic_ray.evaluate.benchmarks import DETAILED_TASK, read_questions
 from stic_ray.flow import Outcome, Prepared, Unit, Work, finish_stage, read_image, run_stage
 from stic_ray.images import decode
@@ -103,7 +103,7 @@ class Answerer:
     """An actor's work: descriptions first, then every question, those of describe-and-respond with the description."""
 
     def __init__(self, *, model_uri: str, dtype: str, batch_size: int, max_new_tokens: int, infused: str) -> None:
-        self._engine = TransformersEngine(model_uri, dtype, batch_size)
+        self._engine = start_engine(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
         self._sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
         self._infused = infused
 

@@ -10,11 +10,11 @@ from dataclasses import asdict
 
 from PIL import Image
 
-from stic_ray import artifacts, prompts, vlm
+from stic_ray import artifacts, prompts
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Prompts, Sampling, to_tree
+from stic_ray.engines import start_engine
 from stic_ray.engines.protocol import Request
-from stic_ray.engines.transformers_engine import TransformersEngine
 from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
 from stic_ray.images import decode
 from stic_ray.records import Sample, Turn, make_seed
@@ -76,7 +76,7 @@ class Describer:
         seed: int,
         max_length: int,
     ) -> None:
-        self._engine = TransformersEngine(model_uri, dtype, batch_size)
+        self._engine = start_engine(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
         self._sampling = sampling
         self._pool = pool
         self._seed = seed
@@ -109,8 +109,6 @@ class Describer:
         return Request(prompt=prompt, image=image, sampling=self._sampling, seed=seed)
 
     def _too_long(self, sample: Sample, images: dict[str, Image.Image]) -> str:
-        example = vlm.encode_example(
-            self._engine.processor, prompts.infused_turns(sample, self._pool.infused), images.get(sample.image_id)
-        )
-        length = len(example.input_ids)
+        turns = prompts.infused_turns(sample, self._pool.infused)
+        length = self._engine.count_tokens(turns, images.get(sample.image_id))
         return f"longer than stage2.max_length {self._max_length} tokens" if length > self._max_length else ""

@@ -11,8 +11,8 @@ from typing import Any
 from stic_ray import artifacts, prompts, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Negatives, Prompts, Sampling, to_tree
+from stic_ray.engines import start_engine
 from stic_ray.engines.protocol import Request
-from stic_ray.engines.transformers_engine import TransformersEngine
 from stic_ray.flow import Outcome, Prepared, Unit, Work, run_stage
 from stic_ray.images import BadImageError, corrupt, decode, draw_corruption, encode, hash_pixels
 from stic_ray.records import ImageRef, Response, make_id, make_seed
@@ -117,7 +117,12 @@ class Prepare:
         except (BadImageError, OSError) as error:
             return Prepared(id=unit.id, images=[], payload="", reason=str(error))
         draws = draw_requests(unit.id, seed=self.seed, pool=self.pool, negatives=self.negatives)
-        images = [encode(corrupt(image, draw.corruption)) if draw.corruption else data for draw in draws]
+        corrupted = [corrupt(image, draw.corruption) for draw in draws]
+        if any(
+            draw.corruption and seen.tobytes() == image.tobytes() for draw, seen in zip(draws, corrupted, strict=True)
+        ):
+            return Prepared(id=unit.id, images=[], payload="", reason="its corruption leaves every pixel as it was")
+        images = [encode(seen) if draw.corruption else data for draw, seen in zip(draws, corrupted, strict=True)]
         payload = json.dumps({"image_uri": unit.image_uri, "draws": [vars(draw) for draw in draws]})
         return Prepared(id=unit.id, images=images, payload=payload, reason="")
 
@@ -126,7 +131,7 @@ class Responder:
     """An actor's work: all requests of all images of a batch through one engine."""
 
     def __init__(self, *, model_uri: str, dtype: str, batch_size: int, sampling: Sampling, model: str) -> None:
-        self._engine = TransformersEngine(model_uri, dtype, batch_size)
+        self._engine = start_engine(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
         self._sampling = sampling
         self._model = model
 

@@ -9,6 +9,7 @@ from torch import Tensor, tensor
 from stic_ray import artifacts, prompts, storage, vlm
 from stic_ray.images import decode
 from stic_ray.records import Pair, Reference, Sample, Turn, make_seed
+from stic_ray.train.job import ChosenData, PairData, SampleData, TrainingData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,62 +27,43 @@ class Item:
         return [vlm.encode_example(processor, turns, image) for turns in self.conversations]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairData:
-    """Preference pairs with their references, by artifact."""
-
-    pairs: str
-    references: str
-
-    def items(self) -> list[Item]:
-        """Every pair that has a reference, sorted by id."""
-        references = {row.id: row for row in artifacts.read(self.references, Reference)}
-        return [
-            Item(
-                id=pair.id,
-                image_uri=pair.image_uri,
-                conversations=tuple(_answered(pair.prompt, text) for text in (pair.chosen, pair.rejected)),
-                reference=(references[pair.id].chosen_logp, references[pair.id].rejected_logp),
-            )
-            for pair in artifacts.read(self.pairs, Pair)
-            if pair.id in references
-        ]
+def read_items(data: TrainingData) -> list[Item]:
+    """What a training reads, sorted by id."""
+    if isinstance(data, SampleData):
+        return _sample_items(data)
+    items = _pair_items(data)
+    return [_without_rejected(item) for item in items] if isinstance(data, ChosenData) else items
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChosenData:
-    """The chosen answers of the same pairs alone: what the control of stage 1 is fine-tuned on."""
-
-    pairs: str
-    references: str
-
-    def items(self) -> list[Item]:
-        """The same pairs in the same order as `PairData`, without what is rejected."""
-        pairs = PairData(pairs=self.pairs, references=self.references).items()
-        return [Item(id=p.id, image_uri=p.image_uri, conversations=p.conversations[:1], reference=None) for p in pairs]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleData:
-    """Instruction samples; `infused` is the template that puts a description before the first question, "" for none."""
-
-    samples: str
-    infused: str
-
-    def items(self) -> list[Item]:
-        """Every sample, sorted by id."""
-        return [
-            Item(
-                id=sample.id,
-                image_uri=sample.image_uri,
-                conversations=(prompts.infused_turns(sample, self.infused) if self.infused else sample.turns,),
-                reference=None,
-            )
-            for sample in artifacts.read(self.samples, Sample)
-        ]
+def _pair_items(data: PairData | ChosenData) -> list[Item]:
+    """Every pair that has a reference."""
+    references = {row.id: row for row in artifacts.read(data.references, Reference)}
+    return [
+        Item(
+            id=pair.id,
+            image_uri=pair.image_uri,
+            conversations=tuple(_answered(pair.prompt, text) for text in (pair.chosen, pair.rejected)),
+            reference=(references[pair.id].chosen_logp, references[pair.id].rejected_logp),
+        )
+        for pair in artifacts.read(data.pairs, Pair)
+        if pair.id in references
+    ]
 
 
-TrainingData = PairData | ChosenData | SampleData
+def _without_rejected(item: Item) -> Item:
+    return Item(id=item.id, image_uri=item.image_uri, conversations=item.conversations[:1], reference=None)
+
+
+def _sample_items(data: SampleData) -> list[Item]:
+    return [
+        Item(
+            id=sample.id,
+            image_uri=sample.image_uri,
+            conversations=(prompts.infused_turns(sample, data.infused) if data.infused else sample.turns,),
+            reference=None,
+        )
+        for sample in artifacts.read(data.samples, Sample)
+    ]
 
 
 def _answered(prompt: str, answer: str) -> list[Turn]:

@@ -16,8 +16,7 @@ from ray.train.torch import TorchTrainer
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Training, to_tree
-from stic_ray.train.data import TrainingData
-from stic_ray.train.loop import MERGED, METRICS, PROGRESS, Job, train_worker
+from stic_ray.train.job import MERGED, METRICS, PROGRESS, Job, TrainingData, train_worker
 
 CODE_VERSION = 1
 MODEL = "model"

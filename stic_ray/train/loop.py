@@ -8,7 +8,6 @@ import json
 import math
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +28,20 @@ from stic_ray import losses, storage, vlm
 from stic_ray.config import DpoLoss, Lora, Training
 from stic_ray.losses import Counts
 from stic_ray.records import make_seed
-from stic_ray.train.data import Item, TrainingData, batch_indices, num_steps, references_of, sequences_by_role
+from stic_ray.train.data import Item, batch_indices, num_steps, read_items, references_of, sequences_by_role
+from stic_ray.train.job import ADAPTER, MERGED, METRICS, PROGRESS, Job
 
-METRICS = "metrics.jsonl"
-PROGRESS = "progress.json"
-ADAPTER = "adapter"
-MERGED = "merged"
 _PROGRESS_EVERY_S = 2.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """All that a worker needs: the start checkpoint, the data, the training and where the result goes."""
-
-    model_uri: str
-    dtype: str
-    training: Training
-    data: TrainingData
-    seed: int
-    output: str
-    micro_batch: int
-    checkpoint_every: int
-    num_threads: int
-
-
-def train_worker(config: dict[str, Any]) -> None:
+def train(job: Job) -> None:
     """Train, checkpoint, and on rank 0 export; resumes from the newest checkpoint that Ray Train hands over."""
-    job: Job = config["job"]
     torch.set_num_threads(job.num_threads)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     path = storage.local_copy(job.model_uri)
     processor = vlm.load_processor(path)
-    items = job.data.items()
+    items = read_items(job.data)
     if not items:
         raise ValueError(f"{job.data}: nothing to train on")
     model = _trainable(path, job)

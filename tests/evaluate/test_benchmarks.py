@@ -64,9 +64,9 @@ def test_read_questions_whole_split_makes_every_task(tmp_path: Path) -> None:
     assert {row.text for row in questions if row.task == "describe_simple"} == {"describe"}
     assert {row.text for row in questions if row.task == "describe_detailed"} == {"describe in detail"}
     assert questions[1].image_uri == "memory://images/sub/1.png"
-    assert questions[1].id == make_id("describe_simple", "sub/1.png", "describe")
+    assert questions[1].id == make_id("test", "describe_simple", "sub/1.png", "describe")
     pope = next(row for row in questions if row.task == "pope_random")
-    assert (pope.id, pope.text, pope.answer) == (make_id("pope_random", "0.png", 1), "Is there a dog?", "yes")
+    assert (pope.id, pope.text, pope.answer) == (make_id("test", "pope_random", "0.png", 1), "Is there a dog?", "yes")
 
 
 def test_read_questions_describe_and_respond_repeats_the_questions(tmp_path: Path) -> None:

@@ -1,0 +1,205 @@
+"""Readers of what a user has: image folders and LLaVA JSON, with every bad entry named and none lost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stic_ray import sources, storage
+from stic_ray.config import ImageFolder, LlavaJson
+from stic_ray.records import make_id
+from stic_ray.sources import list_images, read_instructions
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for name in ("b.png", "a.JPG", "deep/c.webp", "notes.txt", "deep/.hidden", "d.png.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def test_list_images_are_the_image_files_sorted_by_id(photos: Path) -> None:
+    found = list_images(ImageFolder(uri=str(photos)), seed=0)
+    assert sorted(image.key for image in found) == ["a.JPG", "b.png", "deep/c.webp"]
+    assert [image.id for image in found] == sorted(make_id("image", image.key) for image in found)
+    assert all(storage.read_bytes(image.uri) == b"x" for image in found)
+
+
+def test_image_id_is_of_the_key_alone_wherever_the_folder_lies(photos: Path) -> None:
+    storage.upload_directory(str(photos), "memory://elsewhere/photos")
+    remote = list_images(ImageFolder(uri="memory://elsewhere/photos"), seed=1)
+    assert [image.id for image in remote] == [image.id for image in list_images(ImageFolder(uri=str(photos)), seed=0)]
+    assert sources.image_id("b.png") in {image.id for image in remote}
+    assert all(image.uri.startswith("memory://elsewhere/photos/") for image in remote)
+
+
+def _sampled(folder: Path, number: int, seed: int) -> set[str]:
+    found = list_images(ImageFolder(uri=str(folder), sample=number), seed)
+    assert [image.id for image in found] == sorted(image.id for image in found)
+    return {image.key for image in found}
+
+
+def test_list_images_sample_is_seeded_and_stable_when_other_images_come(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"{number}.png").touch()
+    first = _sampled(tmp_path, 20, seed=0)
+    assert len(first) == 20 and first == _sampled(tmp_path, 20, seed=0)
+    assert first != _sampled(tmp_path, 20, seed=1)
+    assert _sampled(tmp_path, 10, seed=0) < first
+    assert _sampled(tmp_path, 100, seed=0) == {f"{number}.png" for number in range(60)}
+    for number in range(60, 90):
+        (tmp_path / f"{number}.png").touch()
+    later = _sampled(tmp_path, 20, seed=0)
+    assert {key for key in later if int(key.split(".")[0]) < 60} <= first  # a new image only ever pushes one out
+    assert 0 < len(later & first) < 20
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none", r"unlabeled\.uri .*none does not exist: give a folder"),
+        ("photos/b.png", r"unlabeled\.uri .*b\.png is a file: give the folder"),
+        ("empty", r"unlabeled\.uri .*empty holds no image: expected files ending in .*\.png"),
+    ],
+)
+def test_check_folder_says_what_is_wrong(photos: Path, name: str, message: str) -> None:
+    (photos.parent / "empty" / "deep").mkdir(parents=True)
+    (photos.parent / "empty" / "deep" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=message):
+        sources.check_folder(ImageFolder(uri=str(photos.parent / name)))
+
+
+def test_check_folder_accepts_a_folder_with_images_further_down(photos: Path) -> None:
+    sources.check_folder(ImageFolder(uri=str(photos.parent)))
+
+
+def test_versions_are_the_users_or_change_with_the_files(photos: Path, tmp_path: Path) -> None:
+    assert sources.folder_version(ImageFolder(uri="/nowhere", version="v1")) == "v1"
+    before = sources.folder_version(ImageFolder(uri=str(photos)))
+    (photos / "new.png").touch()
+    assert sources.folder_version(ImageFolder(uri=str(photos))) != before
+    file = tmp_path / "sft.json"
+    file.write_text("[]")
+    source = LlavaJson(uri=str(file), images="")
+    before = sources.instructions_version(source)
+    file.write_text("[ ]")
+    assert sources.instructions_version(source) != before
+    assert sources.instructions_version(LlavaJson(uri="/nowhere", images="", version="v2")) == "v2"
+
+
+def _human(text: Any) -> dict[str, Any]:
+    return {"from": "human", "value": text}
+
+
+def _gpt(text: Any) -> dict[str, Any]:
+    return {"from": "gpt", "value": text}
+
+
+def _source(folder: Path, entries: Any, sample: int | None = None) -> LlavaJson:
+    file = folder / "sft.json"
+    file.write_text(json.dumps(entries))
+    return LlavaJson(uri=str(file), images="/images", sample=sample)
+
+
+def test_read_instructions_good_samples_in_full(tmp_path: Path) -> None:
+    entries = [
+        {
+            "id": "7",
+            "image": "z/1.jpg",
+            "conversations": [_human("<image>\nwhat ?"), _gpt("a dog"), _human("and ?"), _gpt("no")],
+        },
+        {"id": 8, "image": "z/1.jpg", "conversations": [_human("where ?\n<image>"), _gpt("here")]},
+        {"conversations": [_human("hello"), _gpt("hi")]},
+    ]
+    samples, rejects = read_instructions(_source(tmp_path, entries), seed=0)
+    assert rejects == []
+    assert [(s.image_id, s.id) for s in samples] == sorted((s.image_id, s.id) for s in samples)
+    by_text = {sample.turns[0].text: sample for sample in samples}
+    assert set(by_text) == {"what ?", "where ?", "hello"}
+    first = by_text["what ?"]
+    assert [(turn.role, turn.text) for turn in first.turns] == [
+        ("user", "what ?"),
+        ("assistant", "a dog"),
+        ("user", "and ?"),
+        ("assistant", "no"),
+    ]
+    assert (first.image_uri, first.image_id, first.description) == ("/images/z/1.jpg", sources.image_id("z/1.jpg"), "")
+    assert by_text["where ?"].image_id == first.image_id and by_text["where ?"].id != first.id
+    assert (by_text["hello"].image_id, by_text["hello"].image_uri) == ("", "")
+
+
+_TALK = [_human("<image>\nq"), _gpt("a")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("text", "no list of conversations"),
+        ({"id": 1}, "no list of conversations"),
+        ({"conversations": "q"}, "no list of conversations"),
+        ({"conversations": []}, "turns must alternate"),
+        ({"conversations": [_human("q")]}, "turns must alternate"),
+        ({"conversations": [_gpt("a"), _human("q")]}, "turns must alternate"),
+        ({"conversations": [_human("q"), _gpt("a"), _human("q")]}, "turns must alternate"),
+        ({"conversations": [_human("q"), {"from": "system", "value": "a"}]}, "a turn needs `from`"),
+        ({"conversations": [_human("q"), {"from": ["gpt"], "value": "a"}]}, "a turn needs `from`"),
+        ({"conversations": [_human("q"), _gpt(3)]}, "a turn needs `from`"),
+        ({"conversations": [_human("q"), "a"]}, "a turn needs `from`"),
+        ({"conversations": _TALK}, "<image> must stand once"),
+        ({"image": "a.png", "conversations": [_human("<image><image>q"), _gpt("a")]}, "<image> must stand once"),
+        ({"image": "a.png", "conversations": [_human("q"), _gpt("<image>")]}, "<image> must stand once"),
+        ({"image": ["a.png", "b.png"], "conversations": _TALK}, "image is not one path"),
+        ({"image": "../secret.png", "conversations": _TALK}, "leaves its root /images"),
+        ({"image": "/etc/passwd", "conversations": _TALK}, "leaves its root /images"),
+        ({"image": "s3://b/x.png", "conversations": _TALK}, "leaves its root /images"),
+        ({"image": "a\0.png", "conversations": _TALK}, "cannot be the name of a file"),
+        ({"image": "a.png", "conversations": [_human("q"), _gpt("\ud83d")]}, "half of a character"),
+        ({"id": "\ud83d", "conversations": [_human("q")]}, "turns must alternate"),
+    ],
+)
+def test_read_instructions_bad_entry_is_a_reject_with_its_reason(tmp_path: Path, entry: Any, reason: str) -> None:
+    good = {"image": "a.png", "conversations": _TALK}
+    samples, rejects = read_instructions(_source(tmp_path, [good, entry, good]), seed=0)
+    assert len(samples) == 2
+    assert [reject.stage for reject in rejects] == ["samples"] and reason in rejects[0].reason
+    assert len({row.id for row in (*samples, *rejects)}) == 3
+
+
+def test_read_instructions_sample_is_seeded_and_counts_bad_ones(tmp_path: Path) -> None:
+    entries: list[Any] = [{"id": n, "conversations": [_human(str(n)), _gpt("a")]} for n in range(40)]
+    entries[::4] = [{"id": n} for n in range(0, 40, 4)]
+
+    def drawn(sample: int, seed: int) -> set[str]:
+        samples, rejects = read_instructions(_source(tmp_path, entries, sample), seed)
+        return {row.id for row in (*samples, *rejects)}
+
+    assert len(drawn(12, 0)) == 12
+    assert drawn(12, 0) == drawn(12, 0) != drawn(12, 1)
+    assert drawn(6, 0) < drawn(12, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[{]", "is no JSON: line 1: "),
+        (b"", "is no JSON: line 1: "),
+        (b"{}", "must be a JSON list of samples, and not empty"),
+        (b"[]", "must be a JSON list of samples, and not empty"),
+        (b"\xff\xfe", "is no UTF-8 text"),
+    ],
+)
+def test_read_instructions_no_json_list_names_field_and_file(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "x.json"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"instructions\.uri .*x\.json {message}"):
+        read_instructions(LlavaJson(uri=str(file), images=""), seed=0)
+
+
+def test_check_instructions_missing_file_or_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"instructions\.uri .*none\.json does not exist"):
+        sources.check_instructions(LlavaJson(uri=str(tmp_path / "none.json"), images=""))
+    with pytest.raises(ValueError, match=r"instructions\.uri .* is a folder"):
+        sources.check_instructions(LlavaJson(uri=str(tmp_path), images=""))
