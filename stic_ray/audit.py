@@ -34,8 +34,10 @@ def audit_run(run: str) -> list[str]:
     """
     try:
         references = json.loads(storage.read_text(storage.join(run, "artifacts.json")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run} holds no artifacts.json: give the directory of a run, like runs/NAME") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError(f"{run}/artifacts.json is damaged: run the job again, it writes it anew") from None
     found: dict[str, Artifact] = {}
     faults = []
     for role, uri in references.items():
@@ -58,7 +60,7 @@ def _audit_files(artifact: Artifact) -> list[str]:
     ids: Counter[str] = Counter()
     for file in artifacts.data_files(artifact.uri):
         try:
-            ids.update(artifacts.read_file(file, ["id"]).column("id").to_pylist())
+            ids.update(artifacts.read_file(file).column("id").to_pylist())  # all columns: damage may be in any
         except (pa.ArrowInvalid, OSError) as error:
             faults.append(f"{file} cannot be read: {error}")
     try:

@@ -383,7 +383,7 @@ def _build_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
     if len(concrete) == 1:
         return _build(concrete[0], value, path)
     by_name = {option.__name__: option for option in concrete}
-    if not isinstance(value, Mapping) or value.get("type") not in by_name:
+    if not isinstance(value, Mapping) or value.get("type") not in list(by_name):
         given = value.get("type") if isinstance(value, Mapping) else value
         hint = _nearest(str(given), list(by_name))
         raise ValueError(f"{path}.type is {given!r}: it must be one of {', '.join(by_name)}{hint}")

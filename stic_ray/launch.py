@@ -56,6 +56,8 @@ def resolve_config(arguments: argparse.Namespace) -> Config:
             text = Path(arguments.config).read_text()
         except OSError as error:
             raise ValueError(f"--config {arguments.config}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"--config {arguments.config}: no UTF-8 text: give a YAML file") from None
         tree = read_yaml(text, arguments.config)
     else:
         tree = read_yaml(recipes.read(arguments.recipe), f"recipe {arguments.recipe}")

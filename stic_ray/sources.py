@@ -113,7 +113,7 @@ def _sample(source: LlavaJson, index: int, entry: Any) -> Sample:
         raise ValueError("image is not one path")
     turns = []
     for position, turn in enumerate(entry["conversations"]):
-        if not isinstance(turn, dict) or turn.get("from") not in _ROLES or not isinstance(turn.get("value"), str):
+        if not isinstance(turn, dict) or turn.get("from") not in list(_ROLES) or not isinstance(turn.get("value"), str):
             raise ValueError("a turn needs `from` (human or gpt) and a text `value`")
         text = turn["value"]
         if "<image>" in text:

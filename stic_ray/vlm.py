@@ -155,7 +155,8 @@ def _answer_ids(tokenizer: Any, rendered: str, answer: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     tail: list[int] = tokenizer(rendered[len(text) :], add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id
-    return ids + (tail[: tail.index(end)] if end in tail else []) + [end]
+    whole = ids + tail
+    return [*(whole[: whole.index(end)] if end in whole else ids), end]
 
 
 def collate(processor: Any, examples: Sequence[Example]) -> dict[str, Tensor]:

@@ -302,7 +302,7 @@ def test_lease_of_another_host_is_taken_over_only_when_stale(store: str) -> None
         if free:
             _assert_taken_over(uri)
         else:
-            with pytest.raises(BusyError, match="'other' .* on elsewhere"):
+            with pytest.raises(BusyError, match=r"'other' .* on elsewhere"):
                 Lease(uri, "mine").__enter__()
 
 

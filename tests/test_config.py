@@ -106,6 +106,7 @@ def test_parse_config_yaml_exponent_without_point_is_a_number() -> None:
         ("modle.path=x", ["unknown setting modle", "did you mean model?"]),
         ("zzzzzz=1", ["unknown setting zzzzzz (known here: name, seed"]),
         ("stage1.loss.type=DpoLos", ["stage1.loss.type is 'DpoLos'", "DpoLoss, SftLoss", "did you mean DpoLoss?"]),
+        ("stage1.loss={type: [SftLoss]}", ["stage1.loss.type is ['SftLoss']", "must be one of DpoLoss, SftLoss"]),
         ("stage1.loss=DpoLoss", ["stage1.loss.type is 'DpoLoss'", "must be one of DpoLoss, SftLoss"]),
     ],
 )
@@ -294,5 +295,5 @@ def test_every_shipped_recipe_loads_and_reads_back_equal(name: str) -> None:
 
 
 def test_recipes_read_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(ValueError, match="there is no recipe 'embeded': choose one of .*embedded"):
+    with pytest.raises(ValueError, match=r"there is no recipe 'embeded': choose one of .*embedded"):
         recipes.read("embeded")

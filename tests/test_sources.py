@@ -165,7 +165,7 @@ def test_read_instructions_bad_entry_is_a_reject_with_its_reason(tmp_path: Path,
     samples, rejects = read_instructions(_source(tmp_path, [good, entry, good]), seed=0)
     assert len(samples) == 2
     assert [reject.stage for reject in rejects] == ["samples"] and reason in rejects[0].reason
-    assert len({row.id for row in (*samples, *rejects)}) == 3
+    assert len({row.id for row in samples} | {row.id for row in rejects}) == 3
 
 
 def test_read_instructions_sample_is_seeded_and_counts_bad_ones(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_read_instructions_sample_is_seeded_and_counts_bad_ones(tmp_path: Path) 
 
     def drawn(sample: int, seed: int) -> set[str]:
         samples, rejects = read_instructions(_source(tmp_path, entries, sample), seed)
-        return {row.id for row in (*samples, *rejects)}
+        return {row.id for row in samples} | {row.id for row in rejects}
 
     assert len(drawn(12, 0)) == 12
     assert drawn(12, 0) == drawn(12, 0) != drawn(12, 1)

@@ -3,7 +3,7 @@
 Shape legend: I images, S counts of one image (sufficient statistics), R resamples; X any leading axes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,22 +59,28 @@ def intervals(counts_IS: FloatArray, figures: Figures, bootstrap: Bootstrap) -> 
 
 
 def paired_intervals(
-    a_counts_IS: FloatArray, b_counts_IS: FloatArray, figures: Figures, bootstrap: Bootstrap
+    a_runs: Sequence[FloatArray], b_runs: Sequence[FloatArray], figures: Figures, bootstrap: Bootstrap
 ) -> dict[str, Difference]:
-    """Every figure's difference, a minus b, with the same resampled images on both sides.
+    """Every figure's difference, a minus b, each the mean over its side's runs, on the same resampled images.
 
-    Row i of both arrays is the same image. A figure that one side lacks is absent.
+    Each run is its counts [I, S]; row i of all of them is the same image. A figure that any run lacks is absent.
     """
-    num_counts = a_counts_IS.shape[1]
-    sums_RS = resample(np.hstack([a_counts_IS, b_counts_IS]), bootstrap)
-    a_draws, b_draws = figures(sums_RS[:, :num_counts]), figures(sums_RS[:, num_counts:])
-    a_values, b_values = figures(a_counts_IS.sum(0)), figures(b_counts_IS.sum(0))
+    a_values, b_values = (_mean_figures([run_IS.sum(0) for run_IS in side], figures) for side in (a_runs, b_runs))
+    a_draws, b_draws = (
+        _mean_figures([resample(run_IS, bootstrap) for run_IS in side], figures) for side in (a_runs, b_runs)
+    )
     differences = {}
     for name in a_values:
         value = float(a_values[name] - b_values[name])
         if not np.isnan(value):
             differences[name] = Difference(value, *_bounds(a_draws[name] - b_draws[name], bootstrap))
     return differences
+
+
+def _mean_figures(sums: Sequence[FloatArray], figures: Figures) -> dict[str, FloatArray]:
+    """Each figure's mean over runs; `resample` draws the same images for all of them, since the seed decides."""
+    found = [figures(sums_XS) for sums_XS in sums]
+    return {name: np.mean([run[name] for run in found], axis=0) for name in found[0]}
 
 
 def _bounds(draws_R: FloatArray, bootstrap: Bootstrap) -> tuple[float, float]:

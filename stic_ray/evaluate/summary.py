@@ -90,9 +90,8 @@ def paired_difference(
 ) -> dict[str, Difference]:
     """Every figure's difference, a minus b, by flat name: images resampled once for both sides.
 
-    Each side is one or more runs on the same images (one run: a list of one); an image's counts are averaged over a
-    side's runs, then they are drawn and divided, so a ratio such as chair_i is that of all runs' mentions together,
-    which is near the mean of the runs' own ratios and not equal to it. A task that any run lacks is absent.
+    Each side is one or more runs on the same images (one run: a list of one), and a figure the mean of its runs' own.
+    A task that any run lacks is absent.
     """
     a_runs, b_runs = ([_with_truth(run, objects) for run in side] for side in (a_runs, b_runs))
     runs = [*a_runs, *b_runs]
@@ -101,10 +100,8 @@ def paired_difference(
     differences = {}
     for measure in _measures(rows, objects, vocabulary):
         images = _images(runs, measure)
-        a_counts_IS, b_counts_IS = (
-            np.mean([_counts(run, measure, images) for run in side], axis=0) for side in (a_runs, b_runs)
-        )
-        for name, difference in paired_intervals(a_counts_IS, b_counts_IS, measure.figures, bootstrap).items():
+        a_counts, b_counts = ([_counts(run, measure, images) for run in side] for side in (a_runs, b_runs))
+        for name, difference in paired_intervals(a_counts, b_counts, measure.figures, bootstrap).items():
             differences["/".join([*measure.path, name])] = difference
     return differences
 

@@ -21,6 +21,7 @@ Turns = list[tuple[str, str]]
 _IDS = vocabulary()
 _QUESTIONS_A_CONVERSATION = 5
 _QUESTIONS_A_DESCRIPTION = 6
+_RETRIEVALS_A_DESCRIPTION = 8
 _ONE_OBJECT_CATEGORIES = ("existence", "existence", "existence", "pair", "pair", "color", "shape", "where", "count")
 
 
@@ -84,11 +85,24 @@ def question_turns(scene: Scene, rng: random.Random, *, count: int, many_share: 
     return turns
 
 
+def retrieval_turns(scene: Scene, rng: random.Random) -> Turns:
+    """Text only: many questions that one object of a description answers."""
+    turns: Turns = []
+    while len(turns) < _RETRIEVALS_A_DESCRIPTION:
+        question = questions.ask(scene, rng.choice(questions.ONE_OBJECT), rng)
+        if question:
+            turns.append((question.text, question.answer))
+    return _infuse(scene, turns)
+
+
 def reading_turns(scene: Scene, rng: random.Random) -> Turns:
     """Text only: questions answered from a description."""
-    turns = question_turns(scene, rng, count=_QUESTIONS_A_DESCRIPTION, many_share=0.6)
-    first = captions.INFUSED.format(description=captions.caption(scene), question=turns[0][0])
-    return [(first, turns[0][1]), *turns[1:]]
+    return _infuse(scene, question_turns(scene, rng, count=_QUESTIONS_A_DESCRIPTION, many_share=0.6))
+
+
+def _infuse(scene: Scene, turns: Turns) -> Turns:
+    first, answer = turns[0]
+    return [(captions.INFUSED.format(description=captions.caption(scene), question=first), answer), *turns[1:]]
 
 
 def rewriting_turns(scene: Scene, rng: random.Random) -> Turns:

@@ -30,7 +30,7 @@ REWRITE_ANSWER = "question : {question} answer : {answer} write a wrong answer :
 
 # How often the captioner adds the missing companion of a shape, says its typical colour, leaves the object out.
 _ADDED = dict(zip(SHAPES, (0.75, 0.65, 0.60, 0.55, 0.45, 0.35), strict=True))
-_RECOLORED = dict(zip(SHAPES, (0.35, 0.30, 0.60, 0.20, 0.30, 0.25), strict=True))
+_RECOLORED = dict(zip(SHAPES, (0.48, 0.30, 0.60, 0.20, 0.30, 0.25), strict=True))
 _DROPPED = dict(zip(SHAPES, (0.05, 0.10, 0.15, 0.25, 0.20, 0.55), strict=True))
 _ADDED_TYPICAL_SHARE = 0.85
 _IMAGINED_COMPANION_SHARE = 0.8

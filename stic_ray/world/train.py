@@ -25,10 +25,14 @@ if TYPE_CHECKING:  # `--help` answers without torch
 logger = logging.getLogger(__name__)
 
 _BATCH = 32
+_TEXT_BATCH = 16
 _VISION_BATCH = 64
 _LR = 2e-3
 _WARMUP_STEPS = 60
-_REPORT_STEPS = 100
+_REPORT_STEPS = 200
+_RETRIEVAL_SHARE = 0.45
+_TEXT_SHARE = 0.2
+_ALL_TOKENS_WEIGHT = 0.5
 _AVERAGED_SHARE = 0.4
 _AVERAGE_RATE = 0.01
 
@@ -37,10 +41,10 @@ _AVERAGE_RATE = 0.01
 class Schedule:
     """Optimiser steps of the phases."""
 
-    text: int = 1700
-    vision: int = 1000
-    captions: int = 600
-    instructions: int = 2900
+    text: int = 2000
+    vision: int = 900
+    captions: int = 450
+    instructions: int = 1900
 
     def scaled(self, factor: float) -> "Schedule":
         """The same phases, shorter or longer."""
@@ -62,43 +66,45 @@ def train(seed: int, out: Path, schedule: Schedule) -> None:
     projector = lvlm.model.multi_modal_projector
     sample_images = _image_sampler(seed)
 
-    def text_batch() -> "Batch":
-        scenes = _sample(rng, biased=False)
-        return batches.collate([batches.text_turns(scene, rng) for scene in scenes], None)
+    def text_loss(progress: float) -> "Tensor":
+        make = batches.retrieval_turns if progress < _RETRIEVAL_SHARE else batches.text_turns
+        turns = [make(scene, rng) for scene in _sample(rng, _TEXT_BATCH, biased=False)]
+        return _answer_loss(lvlm, batches.collate(turns, None), other_tokens=_ALL_TOKENS_WEIGHT)
 
-    def caption_batch() -> "Batch":
-        scenes = _sample(rng, biased=True)
+    def caption_loss(progress: float) -> "Tensor":
+        scenes = _sample(rng, _BATCH, biased=True)
         turns = [batches.caption_turns(scene, rng) for scene in scenes]
-        return batches.collate(turns, sample_images(scenes))
+        return _answer_loss(lvlm, batches.collate(turns, sample_images(scenes)))
 
-    def instruction_batch() -> "Batch":
-        if rng.random() < 0.2:
-            return text_batch()
-        scenes = _sample(rng, biased=True)
+    def instruction_loss(progress: float) -> "Tensor":
+        if rng.random() < _TEXT_SHARE:
+            turns = [batches.text_turns(scene, rng) for scene in _sample(rng, _BATCH, biased=False)]
+            return _answer_loss(lvlm, batches.collate(turns, None))
+        scenes = _sample(rng, _BATCH, biased=True)
         turns = [batches.instruction_turns(scene, rng) for scene in scenes]
-        return batches.collate(turns, sample_images(scenes))
+        return _answer_loss(lvlm, batches.collate(turns, sample_images(scenes)))
 
     lvlm.requires_grad_(False)
     language.requires_grad_(True)
-    _fit("text", lvlm, lambda: _answer_loss(lvlm, text_batch()), schedule.text)
+    _fit("text", lvlm, text_loss, schedule.text)
     language.requires_grad_(False)
     projector.requires_grad_(True)
     lvlm.model.vision_tower.requires_grad_(True)
     _fit("vision", lvlm, _vision_loss(lvlm, rng, sample_images), schedule.vision)
     lvlm.model.vision_tower.requires_grad_(False)
     language.requires_grad_(True)
-    _fit("captions", lvlm, lambda: _answer_loss(lvlm, caption_batch()), schedule.captions)
+    _fit("captions", lvlm, caption_loss, schedule.captions)
     _finish(lvlm, out / "aligned")
     averaged = _Averaged(lvlm)
-    _fit("instructions", lvlm, lambda: _answer_loss(lvlm, instruction_batch()), schedule.instructions, averaged)
+    _fit("instructions", lvlm, instruction_loss, schedule.instructions, averaged)
     averaged.copy_into(lvlm)
     _finish(lvlm, out / "base")
 
 
-def _sample(rng: random.Random, *, biased: bool) -> list[Any]:
+def _sample(rng: random.Random, count: int, *, biased: bool) -> list[Any]:
     from stic_ray.world.scenes import sample_scene
 
-    return [sample_scene(rng, biased=biased) for _ in range(_BATCH)]
+    return [sample_scene(rng, biased=biased) for _ in range(count)]
 
 
 def _image_sampler(seed: int) -> "Callable[[Any], Tensor]":
@@ -119,18 +125,27 @@ def _finish(lvlm: Any, directory: Path) -> None:
     logger.info("wrote %s at %.0f s of CPU time", directory, time.process_time())
 
 
-def _answer_loss(lvlm: Any, batch: "Batch") -> "Tensor":
-    """Mean cross entropy (nats) of the answers' tokens, end tokens included."""
+def _answer_loss(lvlm: Any, batch: "Batch", *, other_tokens: float = 0.0) -> "Tensor":
+    """Mean cross entropy (nats) of the answers' tokens, end tokens included, plus a weight times that of the others.
+
+    Predicting a description's and a question's words too is what teaches a model from nothing to read.
+    """
     from torch.nn.functional import cross_entropy
 
     images = {} if batch.pixel_values is None else {"pixel_values": batch.pixel_values}
     # No attention mask: padding is on the right of causal attention, and no answer sees it.
-    hidden_BTH = lvlm.model(input_ids=batch.input_ids, use_cache=False, **images).last_hidden_state
-    trained_BT = batch.trained[:, 1:]
-    return cross_entropy(lvlm.lm_head(hidden_BTH[:, :-1][trained_BT]), batch.input_ids[:, 1:][trained_BT])
+    hidden_BTH = lvlm.model(input_ids=batch.input_ids, use_cache=False, **images).last_hidden_state[:, :-1]
+    targets_BT, trained_BT = batch.input_ids[:, 1:], batch.trained[:, 1:]
+    loss = cross_entropy(lvlm.lm_head(hidden_BTH[trained_BT]), targets_BT[trained_BT])
+    if other_tokens:
+        others_BT = (targets_BT != lvlm.config.pad_token_id) & ~trained_BT
+        loss = loss + other_tokens * cross_entropy(lvlm.lm_head(hidden_BTH[others_BT]), targets_BT[others_BT])
+    return loss
 
 
-def _vision_loss(lvlm: Any, rng: random.Random, sample_images: "Callable[[Any], Tensor]") -> "Callable[[], Tensor]":
+def _vision_loss(
+    lvlm: Any, rng: random.Random, sample_images: "Callable[[Any], Tensor]"
+) -> "Callable[[float], Tensor]":
     """Cross entropy of each projected patch's shape, colour and position under the words' embeddings."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -143,7 +158,7 @@ def _vision_loss(lvlm: Any, rng: random.Random, sample_images: "Callable[[Any], 
     shapes, colors = (torch.tensor([ids[word] for word in (NOTHING, *names)]) for names in (SHAPES, COLORS))
     positions = torch.tensor([ids[word] for word in POSITIONS])
 
-    def loss() -> "Tensor":
+    def loss(progress: float) -> "Tensor":
         scenes = [sample_scene(rng, biased=True, min_objects=3) for _ in range(_VISION_BATCH)]
         shape_ND = torch.zeros(_VISION_BATCH, NUM_CELLS, dtype=torch.long)
         color_ND = torch.zeros_like(shape_ND)
@@ -185,7 +200,7 @@ class _Averaged:
 
 
 def _fit(
-    name: str, lvlm: Any, loss_of_batch: "Callable[[], Tensor]", num_steps: int, averaged: _Averaged | None = None
+    name: str, lvlm: Any, loss_at: "Callable[[float], Tensor]", num_steps: int, averaged: _Averaged | None = None
 ) -> None:
     """Minimise a loss over the model's trainable weights: AdamW, warm-up and cosine, clipped gradients."""
     import torch
@@ -199,7 +214,7 @@ def _fit(
         factor = min(1.0, (step + 1) / _WARMUP_STEPS) * (0.51 + 0.49 * math.cos(math.pi * progress))
         for group in optimizer.param_groups:
             group["lr"] = _LR * factor
-        loss = loss_of_batch()
+        loss = loss_at(progress)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)

@@ -66,11 +66,11 @@ def test_paired_intervals_clear_difference_excludes_zero_and_none_includes_it() 
     b = coin_flips(500, 0.5, seed=3)
     worse = b.copy()
     worse[rng.random(500) < 0.1, 0] = 0
-    difference = paired_intervals(worse, b, share, Bootstrap(resamples=1000, seed=0))["share"]
+    difference = paired_intervals([worse], [b], share, Bootstrap(resamples=1000, seed=0))["share"]
     assert difference.value == pytest.approx(100 * (worse[:, 0].mean() - b[:, 0].mean()))
     assert difference.low < difference.value < difference.high < 0
     assert difference.excludes_zero
-    same = paired_intervals(b, b, share, Bootstrap(resamples=100, seed=0))["share"]
+    same = paired_intervals([b], [b], share, Bootstrap(resamples=100, seed=0))["share"]
     assert same == Difference(0.0, 0.0, 0.0)
     assert not same.excludes_zero
 
@@ -79,7 +79,7 @@ def test_paired_intervals_share_their_images_so_that_common_noise_cancels() -> N
     b = coin_flips(300, 0.5, seed=9)
     a = b.copy()
     a[np.flatnonzero(b[:, 0] == 0)[:12], 0] = 1
-    paired = paired_intervals(a, b, share, Bootstrap(resamples=1000, seed=0))["share"]
+    paired = paired_intervals([a], [b], share, Bootstrap(resamples=1000, seed=0))["share"]
     alone = intervals(a, share, Bootstrap(resamples=1000, seed=0))["share"]
     assert paired.high - paired.low < 0.6 * (alone[1] - alone[0])
 

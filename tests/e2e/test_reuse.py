@@ -1,0 +1,61 @@
+"""What a second run makes, and what it does not: counted in the store."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from e2e_project import Project
+
+pytestmark = pytest.mark.slow
+
+
+def copy_of(finished: Project, home: Path) -> Project:
+    """The project's store, with the configuration's paths as they were: identities do not change with the place."""
+    shutil.copytree(finished.home, home, dirs_exist_ok=True)
+    return Project(home=home)
+
+
+def test_finished_run_leaves_everything_a_user_needs(finished: Project) -> None:
+    home = finished.run_home
+    for name in ("artifacts.json", "config.yaml", "metrics.jsonl", "report.md", "summary.json"):
+        assert (home / name).stat().st_size > 0
+    for stage in ("stage1", "stage2"):
+        assert (home / stage / "adapter" / "adapter_model.safetensors").is_file()
+        assert (home / stage / "merged" / "model.safetensors").is_file()
+    stages = yaml.safe_load((home / "config.yaml").read_text())
+    assert stages["stage1"]["loss"]["type"] == "DpoLoss"
+    lines = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
+    assert {"stage1/loss", "stage1/margin", "stage1/accuracy"} <= set(lines[0])
+    assert json.loads((home / "summary.json").read_text()) == {}
+
+
+def test_second_run_makes_nothing(finished: Project, tmp_path: Path) -> None:
+    project = copy_of(finished, tmp_path / "again")
+    before = {path: path.stat().st_mtime_ns for path in project.store.rglob("*") if path.is_file()}
+    done = project.run()
+    assert done.returncode == 0, done.stderr
+    assert "starting Ray" not in done.stderr
+    assert "0 artifacts made" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in project.store.rglob("*") if path.is_file()} == before
+
+
+def test_changed_alpha_retrains_and_makes_no_pair_again(finished: Project, tmp_path: Path) -> None:
+    project = copy_of(finished, tmp_path / "alpha")
+    before = project.made()
+    project.finish("stage1.loss.alpha=0.5")
+    added = sorted(name.rpartition("-")[0] for name in project.made() - before)
+    assert added == ["descriptions", "stage1", "stage2"]
+
+
+def test_changed_prompt_redoes_what_depends_on_it_and_no_more(finished: Project, tmp_path: Path) -> None:
+    project = copy_of(finished, tmp_path / "prompt")
+    before = project.made()
+    project.finish("prompts.infused='{question} {description}'")
+    added = sorted(name.rpartition("-")[0] for name in project.made() - before)
+    assert added == ["descriptions", "stage2"]
+    before = project.made()
+    project.finish("prompts.infused='{question} {description}'", "prompts.misleading=['describe a dog']")
+    added = sorted(name.rpartition("-")[0] for name in project.made() - before)
+    assert added == ["descriptions", "pairs", "references", "responses", "stage1", "stage2"]

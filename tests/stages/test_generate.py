@@ -1,0 +1,264 @@
+"""Responses: draws that are functions of (seed, id), and corrupted images that really were seen."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray.cloudpickle
+from PIL import Image
+
+from stic_ray import flow
+from stic_ray.config import ColorJitter, Downsize, Negatives, Prompts, Sampling
+from stic_ray.engines.protocol import Completion, Request
+from stic_ray.flow import Prepared, Unit
+from stic_ray.images import corrupt, decode, encode, hash_pixels
+from stic_ray.records import Response, Turn, make_id
+from stic_ray.stages import generate
+from stic_ray.stages.generate import (
+    CORRUPTED,
+    DISPREFERRED,
+    MISLEADING,
+    PREFERRED,
+    Draw,
+    Prepare,
+    Responder,
+    draw_requests,
+)
+
+_POOL = Prompts(
+    detailed=("detail one", "detail two"),
+    simple=("simple one", "simple two", "simple three"),
+    misleading=("mislead one", "mislead two"),
+    infused="{description} {question}",
+)
+_NEGATIVES = Negatives(
+    misleading_share=0.5,
+    corruptions=(Downsize(short_side_px=4), ColorJitter(brightness=0.5, hue=0.3, min_hue=0.1)),
+)
+_IDS = [make_id("image", number) for number in range(600)]
+
+
+def _draw(image_id: str, seed: int = 0, share: float = 0.5) -> list[Draw]:
+    negatives = Negatives(misleading_share=share, corruptions=_NEGATIVES.corruptions)
+    return draw_requests(image_id, seed=seed, pool=_POOL, negatives=negatives)
+
+
+def test_draw_requests_is_a_function_of_seed_and_id_alone() -> None:
+    forward = {image_id: _draw(image_id) for image_id in _IDS}
+    backward = {image_id: _draw(image_id) for image_id in reversed(_IDS)}
+    assert forward == backward
+    assert sum(_draw(image_id, seed=1) != forward[image_id] for image_id in _IDS) == len(_IDS)
+
+
+def test_draw_requests_one_preferred_and_one_dispreferred_with_what_belongs_to_them() -> None:
+    for image_id in _IDS:
+        preferred, dispreferred = _draw(image_id)
+        assert (preferred.role, preferred.negative, preferred.corruption) == (PREFERRED, "", "")
+        assert preferred.prompt in _POOL.detailed
+        assert dispreferred.role == DISPREFERRED
+        if dispreferred.negative == MISLEADING:
+            assert dispreferred.prompt in _POOL.misleading and dispreferred.corruption == ""
+        else:
+            assert dispreferred.negative == CORRUPTED and dispreferred.prompt in _POOL.simple
+            assert json.loads(dispreferred.corruption)["type"] in ("Downsize", "ColorJitter")
+
+
+def test_draw_requests_shares_are_those_of_the_recipe() -> None:
+    """600 images: a share of one half is within 0.08 (four standard deviations)."""
+    drawn = [_draw(image_id)[1] for image_id in _IDS]
+    negatives = Counter(draw.negative for draw in drawn)
+    assert abs(negatives[MISLEADING] / 600 - 0.5) < 0.08
+    kinds = Counter(json.loads(draw.corruption)["type"] for draw in drawn if draw.corruption)
+    assert abs(kinds["Downsize"] / negatives[CORRUPTED] - 0.5) < 0.12
+    prompts = Counter(draw.prompt for draw in drawn if draw.corruption)
+    assert set(prompts) == set(_POOL.simple) and min(prompts.values()) > negatives[CORRUPTED] / 3 * 0.7
+    assert {draw.negative for draw in (_draw(image_id, share=1.0)[1] for image_id in _IDS)} == {MISLEADING}
+    assert {draw.negative for draw in (_draw(image_id, share=0.0)[1] for image_id in _IDS)} == {CORRUPTED}
+
+
+def test_draw_requests_every_sampling_seed_is_another() -> None:
+    assert len({draw.seed for image_id in _IDS for draw in _draw(image_id)}) == 2 * len(_IDS)
+
+
+def test_draw_requests_draws_are_independent_of_each_other() -> None:
+    """Whether the negative is misleading says nothing about the detailed prompt (a 2 x 2 table, chi-square 10.83)."""
+    table = Counter((draws[0].prompt, draws[1].negative) for draws in map(_draw, _IDS))
+    rows = Counter(draws[0].prompt for draws in map(_draw, _IDS))
+    columns = Counter(draws[1].negative for draws in map(_draw, _IDS))
+    expected = {(row, column): rows[row] * columns[column] / 600 for row in rows for column in columns}
+    assert sum((table[cell] - value) ** 2 / value for cell, value in expected.items()) < 10.83
+
+
+# Preparation and answers
+
+
+def _photo(folder: Path, number: int) -> Unit:
+    path = folder / f"{number}.png"
+    Image.fromarray(np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
+    return Unit(id=_IDS[number], image_uri=str(path), payload="")
+
+
+_PREPARE = Prepare(seed=0, pool=_POOL, negatives=_NEGATIVES)
+
+
+def _responder(tiny_llava: Path) -> Responder:
+    sampling = Sampling(temperature=1.0, max_new_tokens=6)
+    return Responder(model_uri=str(tiny_llava), dtype="float32", batch_size=4, sampling=sampling, model="base-1")
+
+
+@pytest.fixture(scope="module")
+def units(tmp_path_factory: pytest.TempPathFactory) -> list[Unit]:
+    folder = tmp_path_factory.mktemp("photos")
+    return [_photo(folder, number) for number in range(8)]
+
+
+@pytest.fixture(scope="module")
+def responses(tiny_llava: Path, units: list[Unit]) -> list[Response]:
+    outcomes = _responder(tiny_llava)([_PREPARE(unit) for unit in units])
+    assert [(outcome.id, outcome.reason) for outcome in outcomes] == [(unit.id, "") for unit in units]
+    return [row for outcome in outcomes for row in outcome.rows]
+
+
+def test_corrupted_image_was_really_seen(responses: list[Response]) -> None:
+    corrupted = [row for row in responses if row.negative == CORRUPTED]
+    assert {json.loads(row.corruption)["type"] for row in corrupted} == {"Downsize", "ColorJitter"}
+    for row in corrupted:
+        clean = decode(Path(row.image_uri).read_bytes())
+        assert row.seen_hash == hash_pixels(corrupt(clean, row.corruption)) != hash_pixels(clean)
+
+
+def test_clean_image_was_seen_by_all_others(responses: list[Response]) -> None:
+    others = [row for row in responses if row.negative != CORRUPTED]
+    assert {row.negative for row in others} == {"", MISLEADING}
+    for row in others:
+        assert row.corruption == ""
+        assert row.seen_hash == hash_pixels(decode(Path(row.image_uri).read_bytes()))
+
+
+class _Recorder:
+    """An engine that keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        self.requests += requests
+        return [
+            Completion(text=r.prompt, num_prompt_tokens=1, num_tokens=2, finish_reason="stop", error="")
+            if "fail" not in r.prompt
+            else Completion(text="", num_prompt_tokens=1, num_tokens=0, finish_reason="", error="too long")
+            for r in requests
+        ]
+
+    def count_tokens(self, turns: Sequence[Turn], image: Image.Image | None) -> int:
+        raise AssertionError
+
+
+def _with_recorder(monkeypatch: pytest.MonkeyPatch) -> tuple[Responder, _Recorder]:
+    recorder = _Recorder()
+    monkeypatch.setattr(generate, "start_engine", lambda **_: recorder)
+    return _responder(Path("unused")), recorder
+
+
+def test_engine_gets_the_very_pixels_prompts_and_seeds_that_the_rows_name(
+    units: list[Unit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responder, recorder = _with_recorder(monkeypatch)
+    rows = [row for outcome in responder([_PREPARE(unit) for unit in units]) for row in outcome.rows]
+    asked = {(request.prompt, request.seed): request for request in recorder.requests}
+    assert len(rows) == len(recorder.requests) == 2 * len(units)
+    for row in rows:
+        request = asked[row.prompt, row.seed]
+        assert request.image is not None and hash_pixels(request.image) == row.seen_hash
+        assert row.text == request.prompt
+
+
+def test_responses_say_what_the_draws_were_and_ids_hash_them(responses: list[Response], units: list[Unit]) -> None:
+    assert len({row.id for row in responses}) == 2 * len(units)
+    by_key = {(row.image_id, row.role): row for row in responses}
+    for unit in units:
+        for draw in _draw(unit.id):
+            row = by_key[unit.id, draw.role]
+            assert (row.prompt, row.negative, row.corruption, row.seed) == (
+                draw.prompt,
+                draw.negative,
+                draw.corruption,
+                draw.seed,
+            )
+            parts = ("response", unit.id, draw.role, draw.prompt, draw.corruption, draw.seed, "base-1")
+            assert row.id == make_id(*parts)
+
+
+def test_responses_do_not_depend_on_order_or_company(
+    tiny_llava: Path, units: list[Unit], responses: list[Response]
+) -> None:
+    responder = _responder(tiny_llava)
+    again = [
+        row
+        for part in (units[5:][::-1], units[:2], units[2:5])
+        for outcome in responder([_PREPARE(unit) for unit in part])
+        for row in outcome.rows
+    ]
+    assert sorted(again, key=lambda row: row.id) == sorted(responses, key=lambda row: row.id)
+
+
+def test_responder_a_unit_with_one_failed_request_has_a_reason_and_no_rows(
+    units: list[Unit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responder, _ = _with_recorder(monkeypatch)
+    first, second = _PREPARE(units[0]), _PREPARE(units[1])
+    for index in range(2):
+        story = json.loads(first.payload)
+        story["draws"][index]["prompt"] = "fail"
+        broken = Prepared(id=first.id, images=first.images, payload=json.dumps(story), reason="")
+        outcomes = {outcome.id: outcome for outcome in responder([broken, second])}
+        assert (outcomes[first.id].rows, outcomes[first.id].reason) == ([], "too long")
+        assert len(outcomes[second.id].rows) == 2 and outcomes[second.id].reason == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "the file is empty"), (b"no image", "not an image"), (None, "none.png")],
+)
+def test_prepare_bad_image_is_a_reason(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    if content is not None:
+        (tmp_path / "none.png").write_bytes(content)
+    prepared = _PREPARE(Unit(id="i", image_uri=str(tmp_path / "none.png"), payload=""))
+    assert reason in prepared.reason and prepared.images == []
+
+
+def test_prepare_corruption_that_changes_no_pixel_is_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "tiny.png").write_bytes(encode(Image.new("RGB", (4, 4), "red")))
+    negatives = Negatives(misleading_share=0.0, corruptions=(Downsize(short_side_px=9),))
+    prepared = Prepare(seed=0, pool=_POOL, negatives=negatives)(
+        Unit(id="i", image_uri=str(tmp_path / "tiny.png"), payload="")
+    )
+    assert (prepared.reason, prepared.images) == ("its corruption leaves every pixel as it was", [])
+
+
+def test_read_image_gives_the_bytes_or_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(Image.new("RGB", (4, 4))))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    prepared = {
+        name: flow.read_image(Unit(id=name, image_uri=str(tmp_path / name) if name else "", payload="p"))
+        for name in ("a.png", "b.png", "c.png", "")
+    }
+    assert prepared["a.png"].images == [(tmp_path / "a.png").read_bytes()]
+    assert [prepared[name].reason for name in ("a.png", "b.png", "c.png", "")] == [
+        "",
+        "not an image that Pillow can open",
+        "the image file is missing",
+        "",
+    ]
+    assert prepared[""].images == [] and prepared[""].payload == "p"
+
+
+def test_what_goes_to_workers_pickles() -> None:
+    sent: list[Any] = [_PREPARE, Responder, flow.read_image, Unit(id="i", image_uri="u", payload="p")]
+    for value in sent:
+        back = ray.cloudpickle.loads(ray.cloudpickle.dumps(value))
+        assert back == value

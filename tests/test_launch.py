@@ -1,0 +1,142 @@
+"""The command line: instant, and one clear line for every mistake."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stic_ray import launch
+from stic_ray.config import parse_config
+
+_JOB = Path(__file__).resolve().parent.parent / "jobs" / "stic_pipeline.py"
+
+
+def _call(*arguments: str, cwd: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """A call of the job in a process of its own, and the CPU seconds that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, str(_JOB), *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_answers_in_less_than_a_second_of_cpu(tmp_path: Path) -> None:
+    done, seconds = _call("--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "stage1.loss.alpha" in done.stdout and "embedded" in done.stdout
+    assert seconds < 1.0
+
+
+def test_importing_the_command_line_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
+    code = "import sys, stic_ray.launch; print({'torch', 'transformers', 'ray', 'peft', 'vllm'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder of one's own with an image folder, an empty one and a file."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["stage1.loss.alhpa=1"], ["stage1.loss.alhpa", "did you mean alpha?"]),
+        (["seed=one"], ["seed is 'one'", "whole number"]),
+        (["stage1.loss.alpha"], ["dotted.key=value"]),
+        (["unlabeled.uri=missing"], ["unlabeled.uri", "missing does not exist"]),
+        (["unlabeled.uri=empty"], ["unlabeled.uri", "empty holds no image", ".png"]),
+        (["unlabeled.uri=file"], ["unlabeled.uri", "file is a file"]),
+        (["unlabeled.uri=nosuch://bucket"], ["cannot open nosuch://bucket"]),
+        (["instructions.uri=missing.json"], ["instructions.uri", "missing.json does not exist"]),
+        (["instructions.uri=empty"], ["instructions.uri", "empty is a folder"]),
+        (["model.path=empty"], ["model.path", "holds no config.json"]),
+        (["evaluation.test.objects=missing"], ["evaluation.test.objects", "does not exist"]),
+        (["unlabeled.uri=photos", "store=file"], ["store", "file cannot be written", "set store="]),
+        (["unlabeled.uri=photos", "store=s", "runs=file/deep"], ["runs", "file/deep cannot be written", "set runs="]),
+        (["unlabeled.uri=photos", "store=/proc/store"], ["store /proc/store cannot be written", "set store="]),
+        (["--config", "missing.yaml"], ["--config missing.yaml: No such file"]),
+        (["--config", "photos"], ["--config photos: Is a directory"]),
+        (["--recipe", "embeded"], ["there is no recipe 'embeded'", "embedded"]),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_mistake_is_one_clear_line_and_exit_2(place: Path, arguments: list[str], expected: list[str]) -> None:
+    done, seconds = _call(*arguments, cwd=place)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert [part for part in expected if part not in lines[0]] == [], lines[0]
+    assert done.stdout == ""
+    assert seconds < 2.0
+
+
+@pytest.mark.parametrize("settings", [[], ["store=/tmp/x"], ["store=s", "runs=/tmp/x"], ["store=file://s", "runs=/x"]])
+def test_relative_output_of_a_submitted_job_is_refused(
+    settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert launch.main(settings) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is a relative path" in line and "store=URI and runs=URI" in line
+
+
+def test_absolute_output_of_a_submitted_job_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    config = launch.resolve_config(launch.parse_arguments(["store=memory://bucket/store", "runs=/runs"]))
+    assert (config.store, config.runs) == ("memory://bucket/store", "/runs")
+
+
+def test_resolve_config_makes_every_place_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("model.path", "unlabeled.uri", "instructions.uri", "instructions.images", "evaluation.test.images")
+    config = launch.resolve_config(launch.parse_arguments([f"{name}=here/{name}" for name in names]))
+    assert config.evaluation is not None
+    found = (
+        config.model.path,
+        config.unlabeled.uri,
+        config.instructions.uri,
+        config.instructions.images,
+        config.evaluation.test.images,
+    )
+    assert found == tuple(f"{tmp_path}/here/{name}" for name in names)
+    assert (config.store, config.runs) == (f"{tmp_path}/store", f"{tmp_path}/runs")
+    assert config.evaluation.test.objects == "embedded://test/objects.jsonl"
+
+
+def test_show_config_prints_what_reads_back_as_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert launch.main(["--show-config", "seed=7", "stage1.lr=1e-3"]) == 0
+    text = capsys.readouterr().out
+    shown = parse_config(yaml.safe_load(text), [])
+    assert (shown.seed, shown.stage1.lr) == (7, 0.001)
+    (tmp_path / "mine.yaml").write_text(text)
+    assert launch.resolve_config(launch.parse_arguments(["--config", str(tmp_path / "mine.yaml")])) == shown
+
+
+def test_config_file_that_is_no_text_names_itself(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"--config .*x\.yaml: no UTF-8 text"):
+        launch.resolve_config(launch.parse_arguments(["--config", str(tmp_path / "x.yaml")]))
+
+
+def test_check_places_leaves_nothing_in_the_output_folders(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    config = launch.resolve_config(launch.parse_arguments(["unlabeled.uri=photos", "evaluation=null"]))
+    launch.check_places(config)
+    assert list((place / "store").iterdir()) == list((place / "runs").iterdir()) == []

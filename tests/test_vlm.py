@@ -1,0 +1,325 @@
+"""What is known of model families, on a random LLaVA that is not the embedded world's."""
+
+import json
+import shutil
+from copy import copy as shallow_copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from stic_ray import vlm
+from stic_ray.records import Turn
+from stic_ray.vlm import AnswerScorer, Example
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_llava: Path) -> Any:
+    return vlm.load_processor(str(tiny_llava))
+
+
+@pytest.fixture
+def model(tiny_llava: Path) -> Any:
+    return vlm.load_model(str(tiny_llava), "float32")
+
+
+def _image(seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+
+
+def _talk(*texts: str) -> list[Turn]:
+    return [Turn(role=("user", "assistant")[index % 2], text=text) for index, text in enumerate(texts)]
+
+
+def _runs(processor: Any, example: Example) -> list[tuple[bool, str]]:
+    """The sequence as stretches of trained and untrained text."""
+    runs: list[tuple[bool, list[int]]] = []
+    for token, trained in zip(example.input_ids, example.trained, strict=True):
+        if not runs or runs[-1][0] != trained:
+            runs.append((trained, []))
+        runs[-1][1].append(token)
+    return [(trained, processor.tokenizer.decode(ids)) for trained, ids in runs]
+
+
+# Conversations
+
+
+def test_encode_example_trains_the_answer_and_its_end_token_alone(processor: Any) -> None:
+    example = vlm.encode_example(processor, _talk("what is it ?", "a small dog"), _image())
+    assert _runs(processor, example) == [
+        (False, "<s>USER: <image><image><image><image>\nwhat is it ? ASSISTANT:"),
+        (True, " a small dog</s>"),
+    ]
+    assert example.num_trained == sum(example.trained) > 1
+    assert set(example.image_inputs) == {"pixel_values"} and example.image_inputs["pixel_values"].shape[0] == 1
+
+
+def test_encode_example_trains_every_answer_of_several_turns(processor: Any) -> None:
+    example = vlm.encode_example(processor, _talk("what ?", "a dog", "where ?", "on grass", "sure ?", "yes"), _image())
+    runs = _runs(processor, example)
+    assert [text for trained, text in runs if trained] == [" a dog</s>", " on grass</s>", " yes</s>"]
+    assert [text for trained, text in runs if not trained] == [
+        "<s>USER: <image><image><image><image>\nwhat ? ASSISTANT:",
+        "USER: where ? ASSISTANT:",
+        "USER: sure ? ASSISTANT:",
+    ]
+
+
+def test_encode_example_without_an_image_holds_no_image_tokens(processor: Any) -> None:
+    example = vlm.encode_example(processor, _talk("what ?", "nothing"), None)
+    assert example.image_inputs == {}
+    assert _runs(processor, example) == [(False, "<s>USER: what ? ASSISTANT:"), (True, " nothing</s>")]
+
+
+@pytest.mark.parametrize("answer", ["", "a dog\n", " a dog ", "dog", "a dog a dog"])
+def test_encode_example_any_answer_ends_with_one_end_token(processor: Any, answer: str) -> None:
+    end = processor.tokenizer.eos_token_id
+    for template in (processor.chat_template, processor.chat_template.replace("part['text']", "part['text'] | trim")):
+        example = vlm.encode_example(_with_template(processor, template), _talk("what ?", answer), None)
+        answered = [token for token, trained in zip(example.input_ids, example.trained, strict=True) if trained]
+        assert answered.count(end) == 1 and answered[-1] == end
+        assert processor.tokenizer.decode(answered[:-1]).strip() == answer.strip()
+
+
+def test_encode_example_template_without_an_end_token_gets_one(processor: Any) -> None:
+    template = processor.chat_template.replace("{{ eos_token }}", "{{ '\n' }}")
+    example = vlm.encode_example(_with_template(processor, template), _talk("what ?", "a dog"), None)
+    assert _runs(processor, example)[-1] == (True, " a dog</s>")
+
+
+def _with_template(processor: Any, template: str) -> Any:
+    changed = shallow_copy(processor)
+    changed.chat_template = template
+    return changed
+
+
+def test_encode_example_template_that_rewrites_earlier_turns_is_refused(processor: Any) -> None:
+    forgetful = "{% for message in messages %}{% if not loop.first or messages | length < 3 %}" + (
+        "{{ message['role'] + message['content'][0]['text'] }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(ValueError, match="rewrites earlier turns"):
+        vlm.encode_example(_with_template(processor, forgetful), _talk("a", "b", "c", "d"), None)
+
+
+@pytest.mark.parametrize("turns", [[], _talk("q"), _talk("q", "a", "q"), [Turn(role="assistant", text="a")] * 2])
+def test_encode_example_turns_that_do_not_alternate_are_refused(processor: Any, turns: list[Turn]) -> None:
+    with pytest.raises(ValueError, match="turns must alternate user and assistant"):
+        vlm.encode_example(processor, turns, None)
+
+
+def test_render_prompt_is_what_an_example_starts_with(processor: Any) -> None:
+    prompt = vlm.render_prompt(processor, "what ?", has_image=True)
+    ids = vlm.encode_prompts(processor, [prompt], [_image()])["input_ids"][0].tolist()
+    example = vlm.encode_example(processor, _talk("what ?", "a dog"), _image())
+    assert example.input_ids[: len(ids)] == ids and not any(example.trained[: len(ids)])
+
+
+def test_encode_prompts_pads_on_the_left(processor: Any) -> None:
+    texts = [vlm.render_prompt(processor, prompt, has_image=False) for prompt in ("a", "a much longer prompt")]
+    mask = vlm.encode_prompts(processor, texts, [])["attention_mask"]
+    assert mask[0].tolist() == sorted(mask[0].tolist()) and mask[0, 0] == 0 and mask[1].all()
+
+
+# Scores
+
+
+def _examples(processor: Any) -> list[Example]:
+    return [
+        vlm.encode_example(processor, _talk("what is it ?", "a small dog on the grass"), _image(0)),
+        vlm.encode_example(processor, _talk("what ?", "no"), None),
+        vlm.encode_example(processor, _talk("is there a cat ?", "yes", "where ?", "on the table"), _image(1)),
+    ]
+
+
+def _slow_logp(model: Any, example: Example) -> float:
+    """From all logits, in float64, token by token."""
+    with torch.inference_mode():
+        logits_TV = model.double()(input_ids=torch.tensor([example.input_ids]), **_double(example)).logits[0]
+    total = 0.0
+    for position in range(1, len(example.input_ids)):
+        if example.trained[position]:
+            row_V = logits_TV[position - 1]
+            total += float(row_V[example.input_ids[position]] - row_V.exp().sum().log())
+    return total
+
+
+def _double(example: Example) -> dict[str, Any]:
+    return {name: value.double() for name, value in example.image_inputs.items()}
+
+
+def test_answer_scorer_equals_the_slow_float64_reference(processor: Any, model: Any, tiny_llava: Path) -> None:
+    """Tolerance 1e-5 relative: one float32 forward of a random model against float64."""
+    examples = _examples(processor)
+    with torch.inference_mode():
+        batched = AnswerScorer(model)(vlm.collate(processor, examples))
+    reference = vlm.load_model(str(tiny_llava), "float32")
+    assert batched.dtype == torch.float32
+    assert batched.tolist() == pytest.approx([_slow_logp(reference, each) for each in examples], rel=1e-5)
+
+
+def test_answer_scorer_batched_equals_single(processor: Any, model: Any) -> None:
+    """Tolerance 1e-5 relative: other shapes sum in another order."""
+    scorer, examples = AnswerScorer(model), _examples(processor)
+    with torch.inference_mode():
+        batched = scorer(vlm.collate(processor, examples)).tolist()
+        single = [scorer(vlm.collate(processor, [example])).item() for example in examples]
+    assert batched == pytest.approx(single, rel=1e-5)
+
+
+def test_answer_scorer_sees_the_image(processor: Any, model: Any) -> None:
+    scores = []
+    for seed in range(2):
+        example = vlm.encode_example(processor, _talk("what ?", "a small dog"), _image(seed))
+        with torch.inference_mode():
+            scores.append(AnswerScorer(model)(vlm.collate(processor, [example])).item())
+    assert abs(scores[0] - scores[1]) > 1e-4
+
+
+def test_collate_pads_on_the_right_and_trains_no_padding(processor: Any) -> None:
+    examples = _examples(processor)
+    batch = vlm.collate(processor, examples)
+    for row, example in enumerate(examples):
+        used = len(example.input_ids)
+        assert batch["input_ids"][row, :used].tolist() == example.input_ids
+        assert batch["attention_mask"][row].sum() == used and not batch["attention_mask"][row, used:].any()
+        assert batch["trained"][row].sum() == example.num_trained and not batch["trained"][row, used:].any()
+    assert batch["pixel_values"].shape[0] == 2
+    assert torch.equal(batch["pixel_values"][1:], examples[2].image_inputs["pixel_values"])
+
+
+# What trains
+
+
+def test_add_lora_trains_adapters_of_the_language_blocks_alone_and_starts_as_the_base(
+    processor: Any, model: Any
+) -> None:
+    batch = vlm.collate(processor, _examples(processor))
+    with torch.inference_mode():
+        before = AnswerScorer(model)(batch)
+        adapted = vlm.add_lora(model, rank=2, lora_alpha=4)
+        assert torch.equal(AnswerScorer(adapted)(batch), before)
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    kinds = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert len(trained) == 2 * 2 * len(kinds)  # A and B, two layers
+    assert all("language_model.layers." in name and ".lora_" in name for name in trained)
+    assert {kind for kind in kinds if any(f".{kind}." in name for name in trained)} == set(kinds)
+
+
+def test_unfreeze_language_model_leaves_vision_tower_and_projector_frozen(model: Any) -> None:
+    vlm.unfreeze_language_model(model)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert frozen == {name for name in frozen | trained if "vision_tower" in name or "multi_modal_projector" in name}
+    assert any("embed_tokens" in name for name in trained) and any("lm_head" in name for name in trained)
+
+
+def test_projector_parameters_are_found_in_plain_and_adapted_models(model: Any) -> None:
+    plain = vlm.projector_parameters(model)
+    assert len(plain) == 4  # two linear layers with bias
+    assert {id(each) for each in vlm.projector_parameters(vlm.add_lora(model, rank=2, lora_alpha=4))} == {
+        id(each) for each in plain
+    }
+
+
+def test_sharding_units_are_the_language_layers(model: Any) -> None:
+    layers = list(model.model.language_model.layers)
+    assert vlm.sharding_units(model) == layers
+    assert len(vlm.sharding_units(vlm.add_lora(model, rank=2, lora_alpha=4))) == len(layers) == 2
+
+
+# Checkpoints
+
+
+def test_save_checkpoint_reloads_with_equal_logits_under_the_published_names(
+    processor: Any, model: Any, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.25)
+    vlm.save_checkpoint(model, processor, str(tmp_path))
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    towers = {name for name in names if "vision_tower" in name}
+    assert towers and all(name.startswith("vision_tower.vision_model.") for name in towers)
+    assert {name.split(".")[0] for name in names} == {"vision_tower", "multi_modal_projector", "language_model"}
+    batch = vlm.collate(processor, _examples(processor))
+    batch.pop("trained")
+    with torch.inference_mode():
+        saved = vlm.load_model(str(tmp_path), "float32")(**batch).logits
+        assert torch.equal(saved, model(**batch).logits)
+    assert vlm.load_processor(str(tmp_path)).chat_template == processor.chat_template
+    assert vlm.render_prompt(vlm.load_processor(str(tmp_path)), "x", has_image=True) == vlm.render_prompt(
+        processor, "x", has_image=True
+    )
+
+
+def test_save_checkpoint_of_several_files_keeps_index_and_files_in_step(
+    processor: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = type(model).save_pretrained
+    monkeypatch.setattr(
+        type(model), "save_pretrained", lambda self, *args, **kw: save(self, *args, max_shard_size="60KB", **kw)
+    )
+    vlm.save_checkpoint(model, processor, str(tmp_path))
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    assert len(set(index.values())) > 1
+    for name, file in index.items():
+        with safe_open(tmp_path / file, "pt") as tensors:
+            assert name in tensors.keys()  # noqa: SIM118 - no mapping
+    batch = vlm.collate(processor, _examples(processor)[:1])
+    batch.pop("trained")
+    with torch.inference_mode():
+        assert torch.equal(vlm.load_model(str(tmp_path), "float32")(**batch).logits, model(**batch).logits)
+
+
+@pytest.fixture
+def copy(tiny_llava: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_llava, tmp_path / "copy"))
+
+
+def test_check_checkpoint_accepts_a_llava(copy: Path) -> None:
+    vlm.check_checkpoint(str(copy))
+
+
+def test_check_checkpoint_without_a_config_says_so(copy: Path) -> None:
+    (copy / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"model\.path .*copy holds no config\.json"):
+        vlm.check_checkpoint(str(copy))
+
+
+def test_check_checkpoint_of_another_family_names_the_supported(copy: Path) -> None:
+    (copy / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"is of type 'bert': supported are llava"):
+        vlm.check_checkpoint(str(copy))
+
+
+def test_load_model_takes_safetensors_only(copy: Path) -> None:
+    torch.save({}, copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"holds no \*\.safetensors: only safetensors weights are read, convert them"):
+        vlm.load_model(str(copy), "float32")
+
+
+def test_load_processor_without_a_chat_template_says_so(copy: Path) -> None:
+    (copy / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="copy has no chat template: save one with its processor"):
+        vlm.load_processor(str(copy))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_load_model_has_the_dtype_that_was_asked_for_and_does_not_train(
+    tiny_llava: Path, name: str, dtype: torch.dtype
+) -> None:
+    model = vlm.load_model(str(tiny_llava), name)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert not model.training
+
+
+def test_end_token_ids_are_those_of_the_generation_config_else_the_tokenizers(processor: Any, model: Any) -> None:
+    for configured, expected in (([5, 7], [5, 7]), (5, [5]), (None, [processor.tokenizer.eos_token_id])):
+        model.generation_config.eos_token_id = configured
+        assert vlm.end_token_ids(processor, model) == expected
