@@ -10,6 +10,7 @@ import random
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from harness import Bar, write_results
 from kill_rounds import Comparison, audit, compare, finish, kill_round, references
@@ -69,12 +70,12 @@ def main() -> int:
     return write_results("kills", {"kills": hits, "stages": len(undisturbed), "rounds": rounds}, bars)
 
 
-def one_round(arguments: argparse.Namespace, number: int, undisturbed: dict[str, str]) -> dict[str, object]:
+def one_round(arguments: argparse.Namespace, number: int, undisturbed: dict[str, str]) -> dict[str, Any]:
     """One round's figures, from its file where it is finished."""
     work = arguments.work / f"round-{number:02d}"
     done = work / "done.json"
     if done.exists():
-        found: dict[str, object] = json.loads(done.read_text())
+        found: dict[str, Any] = json.loads(done.read_text())
         return found
     work.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"{arguments.seed} {number}")
@@ -82,7 +83,7 @@ def one_round(arguments: argparse.Namespace, number: int, undisturbed: dict[str,
     home = work / "runs" / "embedded"
     comparison = compare(undisturbed, references(home))
     comparison.faults += audit(home)
-    result: dict[str, object] = {"hit": hit, "comparison": asdict(comparison)}
+    result: dict[str, Any] = {"hit": hit, "comparison": asdict(comparison)}
     done.write_text(json.dumps(result))
     return result
 

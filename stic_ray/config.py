@@ -281,6 +281,11 @@ class Config:
             training = getattr(self, name)
             sft = training is None or isinstance(training.loss, SftLoss)
             _require(sft, f"{name}.loss", training and training.loss, "type: SftLoss")
+        for name, control in (("stage1", self.stage1_control), ("stage2", self.stage2_control)):
+            limit = getattr(self, name).max_length
+            fits = control is None or control.max_length >= limit
+            wanted = f"at least {name}.max_length ({limit}), since both train on the same data"
+            _require(fits, f"{name}_control.max_length", control and control.max_length, wanted)
         batches = [t.global_batch for t in (self.stage1, self.stage1_control, self.stage2, self.stage2_control) if t]
         workers = self.execution.num_train_workers
         for batch in batches:

@@ -126,8 +126,8 @@ def finish_stage(*, store: str, plan: Plan, num_units: int, seconds: float, max_
     if rejects and (len(rejects) > max_reject_rate * num_units or not artifacts.data_files(uri)):
         reason, count = Counter(reject.reason for reject in rejects).most_common(1)[0]
         raise ValueError(
-            f"{plan.stage}: {len(rejects)} of {num_units} inputs were rejected, more than the {max_reject_rate:.0%} "
-            f"that is allowed; most often: {reason} ({count}). Mend the inputs, or raise execution.max_reject_rate"
+            f"{plan.stage}: {len(rejects)} of {num_units} inputs were rejected, most often: {reason} ({count}). Mend "
+            f"the inputs; up to {max_reject_rate:.0%} are accepted (execution.max_reject_rate), but never all"
         )
     rate = round(num_units / max(seconds, 1e-9), 3)
     return artifacts.commit(store, plan, {"inputs": num_units, "seconds": round(seconds, 3), "inputs_per_s": rate})

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from stic_ray import recipes, sources, storage
+from stic_ray.checkpoint import check_checkpoint
 from stic_ray.config import Benchmark, Config, parse_config, read_yaml, to_tree
 
 # Set by `ray job submit` for its entrypoint.
@@ -96,8 +97,7 @@ def check_places(config: Config) -> None:
     Raises:
         ValueError: an input is missing or empty, or an output cannot be written.
     """
-    if not storage.exists(storage.join(config.model.path, "config.json")):
-        raise ValueError(f"model.path {config.model.path} holds no config.json: give a transformers checkpoint")
+    check_checkpoint(config.model.path)
     sources.check_folder(config.unlabeled)
     sources.check_instructions(config.instructions)
     if config.evaluation is not None:

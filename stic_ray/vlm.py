@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from stic_ray.checkpoint import check_checkpoint
 from stic_ray.records import Turn
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SUPPORTED = ("llava",)
 
 # Weights of the language model's blocks, as every LLaVA-like class names them since transformers 5.
 _LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
@@ -43,31 +43,10 @@ class Example:
         return sum(self.trained)
 
 
-def check_checkpoint(path: str) -> None:
-    """Whether a directory holds a checkpoint that this project can train, from its small files alone.
-
-    Raises:
-        ValueError: something is missing or not supported; the message says what and the remedy.
-    """
-    config = Path(path) / "config.json"
-    if not config.is_file():
-        raise ValueError(f"model.path {path} holds no config.json: give a checkpoint directory of transformers")
-    family = json.loads(config.read_text()).get("model_type")
-    if family not in SUPPORTED:
-        raise ValueError(f"model.path {path} is of type {family!r}: supported are {', '.join(SUPPORTED)}")
-    if not list(Path(path).glob("*.safetensors")):
-        raise ValueError(f"model.path {path} holds no *.safetensors: only safetensors weights are read, convert them")
-
-
 def load_processor(path: str) -> Any:
-    """The checkpoint's processor.
-
-    Raises:
-        ValueError: it has no chat template.
-    """
+    """The checkpoint's processor, padding prompts on the left."""
+    check_checkpoint(path)
     processor = AutoProcessor.from_pretrained(path, local_files_only=True)
-    if not processor.chat_template:
-        raise ValueError(f"{path} has no chat template: save one with its processor (chat_template.jinja)")
     processor.tokenizer.padding_side = "left"
     return processor
 

@@ -43,9 +43,7 @@ def test_finish_stage_refuses_more_rejects_than_allowed_and_commits_nothing(
     if allowed:
         finish_stage(store=str(tmp_path), plan=_PLAN, num_units=4, seconds=1.0, max_reject_rate=0.5)
     else:
-        with pytest.raises(
-            ValueError, match=r"references: 3 of 4 inputs were rejected, .* most often: empty file \(3\)"
-        ):
+        with pytest.raises(ValueError, match=r"references: 3 of 4 inputs were rejected, most often: empty file \(3\)"):
             finish_stage(store=str(tmp_path), plan=_PLAN, num_units=4, seconds=1.0, max_reject_rate=0.5)
     assert (artifacts.find(str(tmp_path), _PLAN) is not None) is allowed
 

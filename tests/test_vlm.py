@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from stic_ray import vlm
+from stic_ray import checkpoint, vlm
 from stic_ray.records import Turn
 from stic_ray.vlm import AnswerScorer, Example
 
@@ -282,19 +282,19 @@ def copy(tiny_llava: Path, tmp_path: Path) -> Path:
 
 
 def test_check_checkpoint_accepts_a_llava(copy: Path) -> None:
-    vlm.check_checkpoint(str(copy))
+    checkpoint.check_checkpoint(str(copy))
 
 
 def test_check_checkpoint_without_a_config_says_so(copy: Path) -> None:
     (copy / "config.json").unlink()
     with pytest.raises(ValueError, match=r"model\.path .*copy holds no config\.json"):
-        vlm.check_checkpoint(str(copy))
+        checkpoint.check_checkpoint(str(copy))
 
 
 def test_check_checkpoint_of_another_family_names_the_supported(copy: Path) -> None:
     (copy / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match=r"is of type 'bert': supported are llava"):
-        vlm.check_checkpoint(str(copy))
+        checkpoint.check_checkpoint(str(copy))
 
 
 def test_load_model_takes_safetensors_only(copy: Path) -> None:

@@ -1,5 +1,6 @@
 """Generation with transformers: length-sorted batches, early exit, draws that do not depend on the batch."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -62,22 +63,25 @@ class TransformersEngine:
         """One completion a request, in order. Batches hold prompts of like length and of one sampling."""
         texts = [vlm.render_prompt(self._processor, r.prompt, has_image=r.image is not None) for r in requests]
 
-        def likeness(index: int) -> tuple[bool, float, float, int, int]:
-            s = requests[index].sampling
-            return (requests[index].image is None, s.temperature, s.top_p, s.max_new_tokens, len(texts[index]))
+        marker = self._processor.image_token
+        completions = {
+            index: _refused(f"the prompt holds {marker}, which stands for an image")
+            for index, (request, text) in enumerate(zip(requests, texts, strict=True))
+            if text.count(marker) != (request.image is not None)
+        }
 
-        order = sorted(range(len(requests)), key=likeness)
-        completions: dict[int, Completion] = {}
-        start = 0
-        while start < len(order):
-            group = likeness(order[start])[:4]
-            stop = start
-            while stop < len(order) and stop - start < self._batch_size and likeness(order[stop])[:4] == group:
-                stop += 1
-            batch = order[start:stop]
-            answers = self._generate_batch([requests[i] for i in batch], [texts[i] for i in batch])
-            completions.update(zip(batch, answers, strict=True))
-            start = stop
+        def likeness(index: int) -> tuple[bool, float, float, int]:
+            s = requests[index].sampling
+            return (requests[index].image is None, s.temperature, s.top_p, s.max_new_tokens)
+
+        accepted = [index for index in range(len(requests)) if index not in completions]
+        accepted.sort(key=lambda index: (likeness(index), len(texts[index])))
+        for _, alike in itertools.groupby(accepted, key=likeness):
+            group = list(alike)
+            for start in range(0, len(group), self._batch_size):
+                batch = group[start : start + self._batch_size]
+                answers = self._generate_batch([requests[i] for i in batch], [texts[i] for i in batch])
+                completions.update(zip(batch, answers, strict=True))
         return [completions[index] for index in range(len(requests))]
 
     @torch.inference_mode()
@@ -110,9 +114,7 @@ class TransformersEngine:
         answers = iter(self._generate_batch([requests[i] for i in kept], [texts[i] for i in kept]) if kept else [])
         reason = f"prompt and answer need more than the model's {self._limit} positions"
         return [
-            Completion(text="", num_prompt_tokens=length, num_tokens=0, finish_reason="", error=reason)
-            if refused
-            else next(answers)
+            _refused(reason, num_prompt_tokens=length) if refused else next(answers)
             for refused, length in zip(too_long, lengths, strict=True)
         ]
 
@@ -125,3 +127,7 @@ class TransformersEngine:
             num_tokens=len(answer),
             finish_reason="length" if end is None else "stop",
         )
+
+
+def _refused(reason: str, num_prompt_tokens: int = 0) -> Completion:
+    return Completion(text="", num_prompt_tokens=num_prompt_tokens, num_tokens=0, finish_reason="", error=reason)
