@@ -62,7 +62,7 @@ def resolve_config(arguments: argparse.Namespace) -> Config:
         tree = read_yaml(text, arguments.config)
     else:
         tree = read_yaml(recipes.read(arguments.recipe), f"recipe {arguments.recipe}")
-    config = parse_config(tree, arguments.overrides)
+    config = parse_config(recipes.expand(tree), arguments.overrides)
     _refuse_relative_when_submitted(config)
     return parse_config(_absolute(to_tree(config)), [])
 
