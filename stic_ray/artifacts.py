@@ -215,6 +215,8 @@ def commit(store: str, plan: Plan, figures: Mapping[str, Any]) -> Artifact:
     `figures` adds to the record (seconds, throughput, metrics, manifest).
     """
     uri = storage.join(store, plan.name)
+    for part in (uri, storage.join(uri, "data"), storage.join(uri, "rejects")):
+        storage.sweep(part)
     rejects = Counter(row.reason for row in read_rejects(uri))
     record = {
         "stage": plan.stage,

@@ -22,8 +22,8 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for noisy in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    for noisy in ("ray", "ray.data", "ray.train"):  # what fails is raised too
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:

@@ -71,7 +71,8 @@ def run(config: Config, command: list[str]) -> str:
             models["stage2_control"] = _stage2(this, "stage2_control", config.stage2_control, stage1, described, "")
 
         measured = evaluate_models(this, models)
-        return deliver.write_run(this, measured, command)
+        with this.explained("report"):
+            return deliver.write_run(this, measured, command)
 
 
 def _stage2(

@@ -2,12 +2,14 @@
 
 import errno
 import logging
+import re
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 import ray.exceptions
+from ray.train import TrainingFailedError
 
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import BASE_PREFIX, Artifact, Lease, Plan
@@ -50,27 +52,37 @@ class Run:
         artifact = artifacts.find(self.config.store, plan)
         if artifact is None:
             self._connect()
-            with Lease(storage.join(self.config.store, plan.name), self.config.name):
-                artifact = artifacts.find(self.config.store, plan) or self._work(role, plan, work)
+            with self.explained(role), Lease(storage.join(self.config.store, plan.name), self.config.name):
+                artifact = artifacts.find(self.config.store, plan) or _work(role, plan, work)
         else:
             self.reused.add(role)
             logger.info("%s: reused %s (%s)", role, plan.name, _size(artifact))
         self.artifacts[role] = artifact
         return artifact
 
-    def _work(self, role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
-        start = time.monotonic()
+    @contextmanager
+    def explained(self, what: str) -> Iterator[None]:
+        """Turns what is no fault of the program, here or on a worker, into a ValueError of one line.
+
+        Raises:
+            ValueError: a full disk, or this package's own ValueError on a worker, out of its wrappings.
+            RuntimeError: another ValueError on a worker, which is a fault: the trace stays.
+        """
         try:
-            artifact = work(plan)
-        except (OSError, ray.exceptions.RayError) as error:
-            if not _is_full(error):
-                raise
-            raise ValueError(
-                f"{role}: no space left where store ({self.config.store}) or temporary files are: free some, or set "
-                "store= to another place; what is finished stands, and the same command goes on from there"
-            ) from None
-        logger.info("%s: made %s in %.1f s (%s)", role, plan.name, time.monotonic() - start, _size(artifact))
-        return artifact
+            yield
+        except (OSError, ray.exceptions.RayError, TrainingFailedError) as error:
+            if any(_is_full(cause) for cause in _causes(error)):
+                raise ValueError(
+                    f"{what}: no space left where store ({self.config.store}), runs ({self.config.runs}) or temporary "
+                    "files are: free some, or set store= and runs= to another place; what is finished stands, and the "
+                    "same command goes on from there"
+                ) from None
+            message = _users_mistake(error)
+            if message:
+                raise ValueError(f"{what}: {message}") from None
+            if isinstance(error, ValueError):  # Ray gives its wrapping the class of what it wraps
+                raise RuntimeError(f"{what}: a worker failed") from error
+            raise
 
     def _connect(self) -> None:
         if not self._connected:
@@ -86,14 +98,38 @@ def _size(artifact: Artifact) -> str:
     return f"{counts['rows']} rows, {counts['rejects']} rejects" if counts["rejects"] else f"{counts['rows']} rows"
 
 
-def _is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it on a worker, is that a disk is full."""
+def _work(role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
+    start = time.monotonic()
+    artifact = work(plan)
+    logger.info("%s: made %s in %.1f s (%s)", role, plan.name, time.monotonic() - start, _size(artifact))
+    return artifact
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it wraps, from the outside in: Ray Data, Ray Train and Ray itself each have their own way."""
+    pending: list[object] = [error]
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error):
-            return True
-        error = getattr(error, "cause", None) or error.__cause__
-    return False
+    while pending:
+        found = pending.pop(0)
+        if not isinstance(found, BaseException) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        inner = ("__cause__", "cause", "controller_failure", "_base_exc")
+        pending += [getattr(found, name, None) for name in inner]
+        pending += getattr(found, "worker_failures", {}).values()
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether an error is that a disk is full; Arrow and torch say it in words only."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
+
+
+def _users_mistake(error: BaseException) -> str:
+    """The message of the ValueError that this package raised on a worker; "" where it was something else."""
+    *_, innermost = _causes(error)
+    files = re.findall(r'File "([^"]+)", line', str(error))
+    raised_here = bool(files) and re.search(r"[/\\]stic_ray[/\\](?!.*site-packages)", files[-1]) is not None
+    return " ".join(str(innermost).split()) if raised_here and isinstance(innermost, ValueError) else ""

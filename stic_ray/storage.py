@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,16 +110,8 @@ def write_bytes(uri: str, data: bytes) -> None:
     if not isinstance(filesystem, LocalFileSystem):
         filesystem.pipe_file(path, data)
         return
-    parent = os.path.dirname(path)
-    os.makedirs(parent, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=_UNFINISHED, dir=parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+    with _written_aside(path, data) as aside:
         os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
 
 
 def create_exclusively(uri: str, data: bytes) -> bool:
@@ -131,18 +124,34 @@ def create_exclusively(uri: str, data: bytes) -> bool:
         except FileExistsError:
             return False
         return True
-    parent = os.path.dirname(path)
-    os.makedirs(parent, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=_UNFINISHED, dir=parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.link(aside, path)
+        with _written_aside(path, data) as aside:
+            os.link(aside, path)
     except FileExistsError:
         return False
-    finally:
-        os.unlink(aside)
     return True
+
+
+@contextmanager
+def _written_aside(path: str, data: bytes) -> Iterator[str]:
+    """A file with the data beside `path`, to be renamed or linked to it; gone afterwards."""
+    parent = os.path.dirname(path)
+    os.makedirs(parent, exist_ok=True)
+    aside = os.path.join(parent, f"{_UNFINISHED}{uuid.uuid4().hex}")
+    try:
+        with open(aside, "xb") as file:
+            file.write(data)
+        yield aside
+    finally:
+        Path(aside).unlink(missing_ok=True)
+
+
+def sweep(uri: str) -> None:
+    """Remove what killed writers left unfinished directly in a local directory."""
+    filesystem, path = split(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        for unfinished in Path(path).glob(f"{_UNFINISHED}*"):
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -188,7 +197,7 @@ def list_directories(uri: str) -> list[str]:
 
 
 def walk(uri: str) -> Iterator[Listed]:
-    """Every file below a directory, directory by directory.
+    """Every finished file below a directory, directory by directory.
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -205,6 +214,8 @@ def walk(uri: str) -> Iterator[Listed]:
         for info in files.values():
             name = str(info["name"])
             key = name.removeprefix(root).removeprefix(root.lstrip("/"))
+            if os.path.basename(key).startswith(_UNFINISHED):
+                continue
             if not _is_utf8(key):
                 raise ValueError(f"{uri} holds a file whose name is not UTF-8, {key!r}: rename or remove it")
             yield Listed(key=key, uri=_with_protocol(uri, name), version=_version_of(info))

@@ -274,3 +274,20 @@ def test_copy_directory_on_one_disk_links_and_a_new_write_leaves_the_source_alon
     assert os.stat(tmp_path / "a" / "x").st_ino == os.stat(tmp_path / "b" / "x").st_ino
     storage.write_bytes(str(tmp_path / "b" / "x"), b"new")
     assert (tmp_path / "a" / "x").read_bytes() == b"old"
+
+
+def test_walk_and_sweep_leave_out_what_a_killed_writer_left(tmp_path: Path) -> None:
+    storage.write_bytes(str(tmp_path / "whole"), b"1")
+    (tmp_path / ".unfinished-abc").write_bytes(b"2")
+    assert [listed.key for listed in storage.walk(str(tmp_path))] == ["whole"]
+    storage.sweep(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole"]
+
+
+def test_written_files_are_readable_by_others_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        storage.write_bytes(str(tmp_path / "a"), b"1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644

@@ -21,6 +21,7 @@ from stic_ray.train.job import MERGED, METRICS, PROGRESS, Job, TrainingData, tra
 CODE_VERSION = 1
 MODEL = "model"
 _WORK = "checkpoints"
+_SNAPSHOT = "checkpoint_manager_snapshot.json"  # of Ray Train, which does not export the name
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +58,7 @@ def run(config: Config, training: Training, data: TrainingData, model_uri: str, 
         num_threads=max(1, int(execution.train_cpus)),
     )
     work = storage.join(uri, _WORK)
+    _remove_damaged(work, plan)
     path, filesystem = _ray_storage(work)
     trainer = TorchTrainer(
         train_worker,
@@ -89,6 +91,18 @@ def run(config: Config, training: Training, data: TrainingData, model_uri: str, 
         "manifest": {k: v for k, v in artifacts.manifest(uri).items() if not k.startswith(artifacts.LEASE)},
     }
     return artifacts.commit(config.store, plan, figures)
+
+
+def _remove_damaged(work: str, plan: Plan) -> None:
+    """Ray Train writes its list of checkpoints in place: cut off by a full disk or a kill, none of them can be used."""
+    snapshot = storage.join(work, plan.fingerprint, _SNAPSHOT)
+    if not storage.exists(snapshot):
+        return
+    try:
+        json.loads(storage.read_text(snapshot))
+    except ValueError:
+        logger.warning("%s: the list of checkpoints of an earlier run was cut off: training starts anew", plan.stage)
+        storage.remove(work)
 
 
 def _ends(lines: list[dict[str, Any]]) -> tuple[float, float]:
