@@ -21,7 +21,6 @@ POPE_STRATEGIES = ("random", "popular", "adversarial")
 _NUM_POPULAR = 2
 _RELATION_ATTEMPTS = 10
 _COUNTED_PRESENT_SHARE = 0.55
-_SAME_SOUGHT_SHARE = 0.5
 
 
 def ask(scene: Scene, category: str, rng: random.Random) -> Question | None:
@@ -156,12 +155,9 @@ def _ask_both(scene: Scene, rng: random.Random) -> _Asked:
 def _ask_same(scene: Scene, rng: random.Random) -> _Asked:
     if len(scene) < 2:
         return None
-    values = {"color": [item.color for item in scene], "shape": [item.shape for item in scene]}
-    kinds = rng.sample(sorted(values), 2)
-    if rng.random() < _SAME_SOUGHT_SHARE:  # left to chance, 61% of the answers would be no
-        kinds.sort(key=lambda kind: len(set(values[kind])) == len(values[kind]))
-    kind = kinds[0]
-    return f"are there two objects of the same {kind} ?", "yes" if len(set(values[kind])) < len(values[kind]) else "no"
+    kind = rng.choice(("color", "shape"))
+    values = [item.color if kind == "color" else item.shape for item in scene]
+    return f"are there two objects of the same {kind} ?", "yes" if len(set(values)) < len(values) else "no"
 
 
 _ASK: dict[str, Callable[[Scene, random.Random], _Asked]] = {

@@ -7,6 +7,7 @@ and LLaVA's instruction JSON.
 import io
 import json
 import random
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -63,16 +64,18 @@ def objects_jsonl(split: str) -> bytes:
 def questions_jsonl(split: str) -> bytes:
     """One question of each type an image, where the image allows one."""
     rows: list[dict[str, Any]] = []
+    said: Counter[tuple[str, str]] = Counter()
     for index in range(NUM_IMAGES[split]):
         seen = scene(split, index)
         rng = _rng(split, index, "questions")
         for category in questions.CATEGORIES:
-            wanted = rng.choice(("yes", "no"))
+            wanted = "yes" if said[category, "yes"] <= said[category, "no"] else "no"
             asked = [question for _ in range(_ASK_ATTEMPTS) if (question := questions.ask(seen, category, rng))]
-            # Yes and no are balanced as far as the scene allows; other answers are taken as they come.
+            # Yes and no are balanced as far as the scenes allow; other answers are taken as they come.
             question = next((item for item in asked if item.answer == wanted), None)
             question = question or next(iter(asked), None)
             if question:
+                said[category, question.answer] += 1
                 rows.append(
                     {
                         "question_id": len(rows) + 1,

@@ -35,6 +35,8 @@ _TEXT_SHARE = 0.2
 _ALL_TOKENS_WEIGHT = 0.5
 _AVERAGED_SHARE = 0.4
 _AVERAGE_RATE = 0.01
+# Fewer steps would leave no weights to average.
+_MIN_AVERAGED_STEPS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Schedule:
             text=math.ceil(self.text * factor),
             vision=math.ceil(self.vision * factor),
             captions=math.ceil(self.captions * factor),
-            instructions=math.ceil(self.instructions * factor),
+            instructions=max(_MIN_AVERAGED_STEPS, math.ceil(self.instructions * factor)),
         )
 
 
