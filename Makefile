@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(READY) ## STIC end to end on the embedded model, with a table of before and after (ARGS='train.loss.alpha=1e-3 ...')
+demo: $(READY) ## STIC end to end on the embedded model, with a table of before and after (ARGS='stage1.loss.alpha=1 ...')
 	$(BIN)/python jobs/stic_pipeline.py $(ARGS)
 
 lint: $(READY) ## ruff, mypy and the import contracts

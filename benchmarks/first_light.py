@@ -134,7 +134,7 @@ def main() -> int:
     runs = []
     for seed in arguments.seeds:
         for base in arguments.bases:
-            runs.append(run_pipeline(base.resolve(), seed, arguments.work))
+            runs.append(run_pipeline(base.absolute(), seed, arguments.work))
             logger.info("%s, seed %d: done", base.name, seed)
     recipe = (ROOT / "stic_ray" / "recipes" / "embedded.yaml").read_text()
     evaluation = parse_config(read_yaml(recipe, "embedded"), []).evaluation

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -249,11 +249,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def manifest(directory: str) -> dict[str, str]:
-    """sha256 of every file below a directory, by relative path: what an audit compares."""
-    return {
-        listed.key: hashlib.sha256(storage.read_bytes(listed.uri)).hexdigest() for listed in storage.walk(directory)
-    }
+def manifest(directory: str, parts: Sequence[str]) -> dict[str, str]:
+    """sha256 of the files that are, or stand below, these parts of a directory, by relative path."""
+    kept = [listed for listed in storage.walk(directory) if listed.key.split("/")[0] in parts]
+    return {listed.key: storage.hash_file(listed.uri) for listed in kept}
 
 
 class Lease:

@@ -80,8 +80,9 @@ def _audit_files(artifact: Artifact) -> list[str]:
 
 def _audit_manifest(artifact: Artifact) -> list[str]:
     faults = []
-    present = artifacts.manifest(artifact.uri)
-    for name, digest in artifact.record["manifest"].items():
+    written = artifact.record["manifest"]
+    present = artifacts.manifest(artifact.uri, sorted({name.split("/")[0] for name in written}))
+    for name, digest in written.items():
         if name not in present:
             faults.append(f"{name} is missing")
         elif present[name] != digest:

@@ -14,7 +14,7 @@ _LOCAL_OBJECT_STORE_BYTES = 500_000_000
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """A connection to Ray, closed at the end.
+    """A connection to Ray, closed at the end; ValueError when there is no cluster at RAY_ADDRESS.
 
     Ray itself reads RAY_ADDRESS, which a submitted job has; without it a cluster of this process's own is started,
     never another one of the machine joined by chance.
@@ -25,7 +25,7 @@ def connected() -> Iterator[None]:
     for noisy in ("ray", "ray.data", "ray.train"):  # what fails is raised too
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        _join(os.environ["RAY_ADDRESS"])
     else:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers share the cores: idle threads must sleep
         ray.init(
@@ -41,3 +41,14 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        why = "an http address is for ray job submit" if address.startswith("http") else str(error).partition("\n")[0]
+        raise ValueError(
+            f"RAY_ADDRESS {address}: no cluster can be joined there ({why}): give the head's address, like HOST:6379, "
+            "or unset it to start a local Ray"
+        ) from None

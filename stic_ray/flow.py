@@ -106,6 +106,9 @@ def run_stage(*, store: str, plan: Plan, work: Work, units: Sequence[Unit], exec
             for report in _stream(uri, plan.stage, work, pending, execution):
                 progress.add(int(report["units"]), Counter(json.loads(str(report["reasons"]))))
     artifacts.remove_duplicates(uri, work.input_column)
+    lost = {unit.id for unit in units} - artifacts.done_inputs(uri, work.input_column)
+    if lost:
+        raise RuntimeError(f"{plan.stage}: {len(lost)} units came out as neither output nor reject, like {min(lost)}")
     return finish_stage(
         store=store,
         plan=plan,
@@ -125,6 +128,7 @@ def finish_stage(*, store: str, plan: Plan, num_units: int, seconds: float, max_
     rejects = artifacts.read_rejects(uri)
     if rejects and (len(rejects) > max_reject_rate * num_units or not artifacts.data_files(uri)):
         reason, count = Counter(reject.reason for reject in rejects).most_common(1)[0]
+        storage.remove(storage.join(uri, "rejects"))  # so that the same command tries them again when they are mended
         raise ValueError(
             f"{plan.stage}: {len(rejects)} of {num_units} inputs were rejected, most often: {reason} ({count}). Mend "
             f"the inputs; up to {max_reject_rate:.0%} are accepted (execution.max_reject_rate), but never all"

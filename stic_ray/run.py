@@ -17,6 +17,10 @@ from stic_ray.cluster import connected
 from stic_ray.config import Config
 
 logger = logging.getLogger(__name__)
+_VALUE_ERROR = re.compile(  # in a trace: the innermost frame, its lines of code, the error
+    r'File "(?P<file>[^"\n]+)", line [^\n]+\n(?:(?![ \t]+File )[ \t]+[^\n]*\n)*ValueError: (?P<message>[^\n]+)'
+)
+_OURS = re.compile(r"[/\\]stic_ray[/\\](?!.*site-packages)")
 
 
 class Run:
@@ -71,7 +75,7 @@ class Run:
         try:
             yield
         except (OSError, ray.exceptions.RayError, TrainingFailedError) as error:
-            if any(_is_full(cause) for cause in _causes(error)):
+            if _is_full(error):
                 raise ValueError(
                     f"{what}: no space left where store ({self.config.store}), runs ({self.config.runs}) or temporary "
                     "files are: free some, or set store= and runs= to another place; what is finished stands, and the "
@@ -105,31 +109,19 @@ def _work(role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
     return artifact
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it wraps, from the outside in: Ray Data, Ray Train and Ray itself each have their own way."""
-    pending: list[object] = [error]
-    seen: set[int] = set()
-    while pending:
-        found = pending.pop(0)
-        if not isinstance(found, BaseException) or id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        inner = ("__cause__", "cause", "controller_failure", "_base_exc")
-        pending += [getattr(found, name, None) for name in inner]
-        pending += getattr(found, "worker_failures", {}).values()
-
-
 def _is_full(error: BaseException) -> bool:
-    """Whether an error is that a disk is full; Arrow and torch say it in words only."""
+    """Whether an error, or what it says of a worker's, is that a disk is full."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
 
 
 def _users_mistake(error: BaseException) -> str:
-    """The message of the ValueError that this package raised on a worker; "" where it was something else."""
-    *_, innermost = _causes(error)
-    files = re.findall(r'File "([^"]+)", line', str(error))
-    raised_here = bool(files) and re.search(r"[/\\]stic_ray[/\\](?!.*site-packages)", files[-1]) is not None
-    return " ".join(str(innermost).split()) if raised_here and isinstance(innermost, ValueError) else ""
+    """The message of a ValueError that this package raised on a worker; "" where it was something else.
+
+    Ray hands over a worker's trace as text, and not always the exception itself.
+    """
+    for raised in _VALUE_ERROR.finditer(str(error)):
+        if _OURS.search(raised["file"]):
+            return raised["message"].strip()
+    return ""

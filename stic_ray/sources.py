@@ -119,7 +119,7 @@ def _sample(source: LlavaJson, index: int, entry: Any) -> Sample:
         if "<image>" in text:
             if position > 0 or text.count("<image>") > 1 or not image:
                 raise ValueError("<image> must stand once, in the first turn, of a sample that has an image")
-            text = re.sub(r"\s*<image>\s*", "", text)
+            text = re.sub(r"\s*<image>\s*", " ", text).strip()
         if _SURROGATE.search(text):
             raise ValueError("a text holds half of a character (a lone surrogate)")
         turns.append(Turn(role=_ROLES[turn["from"]], text=text))

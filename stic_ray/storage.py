@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 fsspec.register_implementation("embedded", "stic_ray.world.filesystem.WorldFileSystem")
 
 _UNFINISHED = ".unfinished-"
+_PIECE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +214,7 @@ def walk(uri: str) -> Iterator[Listed]:
     for _, _, files in filesystem.walk(path, detail=True):
         for info in files.values():
             name = str(info["name"])
-            key = name.removeprefix(root).removeprefix(root.lstrip("/"))
+            key = name.removeprefix(root if name.startswith(root) else root.lstrip("/"))
             if os.path.basename(key).startswith(_UNFINISHED):
                 continue
             if not _is_utf8(key):
@@ -227,6 +228,16 @@ def listing_version(uri: str) -> str:
     for line in sorted(f"{listed.key}\0{listed.version}" for listed in walk(uri)):
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()[:32]
+
+
+def hash_file(uri: str) -> str:
+    """sha256 of a file, read piece by piece: weights are larger than memory."""
+    filesystem, path = split(uri)
+    digest = hashlib.sha256()
+    with filesystem.open(path, "rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def file_version(uri: str) -> str:

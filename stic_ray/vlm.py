@@ -80,7 +80,11 @@ def render_prompt(processor: Any, prompt: str, *, has_image: bool) -> str:
 
 def encode_prompts(processor: Any, texts: list[str], images: list[Image.Image]) -> dict[str, Tensor]:
     """Rendered prompts as one left-padded batch; `images` are those of the prompts that have one, in order."""
-    batch = processor(text=texts, images=images or None, padding=True, return_tensors="pt", add_special_tokens=False)
+    start = processor.tokenizer.bos_token
+    written = bool(start) and all(text.startswith(start) for text in texts)  # most templates write it, LLaVA-1.5's not
+    batch = processor(
+        text=texts, images=images or None, padding=True, return_tensors="pt", add_special_tokens=not written
+    )
     return dict(batch)
 
 

@@ -229,9 +229,11 @@ def test_commit_counts_rows_of_files_written_outside_write_rows_too(tmp_path: Pa
     assert artifacts.commit(str(tmp_path), _PLAN, {}).num_rows == 3
 
 
-def test_manifest_has_the_hash_of_every_file(store: str) -> None:
-    storage.write_bytes(storage.join(store, "m", "deep", "w"), b"weights")
-    assert artifacts.manifest(storage.join(store, "m")) == {"deep/w": hashlib.sha256(b"weights").hexdigest()}
+def test_manifest_has_the_hash_of_every_file_of_the_parts(store: str) -> None:
+    for part in (("deep", "w"), ("log",), ("checkpoints", "x")):
+        storage.write_bytes(storage.join(store, "m", *part), b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert artifacts.manifest(storage.join(store, "m"), ["deep", "log"]) == {"deep/w": digest, "log": digest}
 
 
 # Leases

@@ -60,7 +60,7 @@ def run(tmp_path: Path) -> Path:
     of_model = {"pairs": _commit(store, "pairs", of_pairs), "model": "base-0"}
     model = _uri(store, "stage1", of_model)
     storage.write_bytes(f"{model}/merged/model.safetensors", b"weights")
-    _commit(store, "stage1", of_model, {"manifest": artifacts.manifest(model)})
+    _commit(store, "stage1", of_model, {"manifest": artifacts.manifest(model, ["merged"])})
     folder = tmp_path / "runs" / "mine"
     folder.mkdir(parents=True)
     uris = {"images": images, "responses": responses, "pairs": pairs, "stage1": model}

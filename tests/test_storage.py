@@ -291,3 +291,12 @@ def test_written_files_are_readable_by_others_as_the_umask_says(tmp_path: Path) 
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+def test_walk_key_that_repeats_the_roots_own_path_stays_whole(tmp_path: Path) -> None:
+    inner = tmp_path / str(tmp_path).lstrip("/")
+    for folder in (tmp_path, inner):
+        storage.write_bytes(str(folder / "a.png"), b"1")
+    assert sorted(listed.key for listed in storage.walk(str(tmp_path))) == sorted(
+        ["a.png", f"{str(tmp_path).lstrip('/')}/a.png"]
+    )

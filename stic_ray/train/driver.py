@@ -11,17 +11,17 @@ import pyarrow.fs
 import ray.train
 from fsspec.implementations.local import LocalFileSystem
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Training, to_tree
-from stic_ray.train.job import MERGED, METRICS, PROGRESS, Job, TrainingData, train_worker
+from stic_ray.train.job import ADAPTER, MERGED, METRICS, PROGRESS, Job, TrainingData, train_worker
 
 CODE_VERSION = 1
 MODEL = "model"
 _WORK = "checkpoints"
-_SNAPSHOT = "checkpoint_manager_snapshot.json"  # of Ray Train, which does not export the name
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # of Ray Train, which does not export the name
 logger = logging.getLogger(__name__)
 
 
@@ -58,11 +58,13 @@ def run(config: Config, training: Training, data: TrainingData, model_uri: str, 
         num_threads=max(1, int(execution.train_cpus)),
     )
     work = storage.join(uri, _WORK)
-    _remove_damaged(work, plan)
+    remove_damaged(work, plan)
     path, filesystem = _ray_storage(work)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
+        # The counts of a global batch are summed on the CPU, also where gradients are on GPUs.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if execution.train_gpus > 0 else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=execution.num_train_workers,
             use_gpu=execution.train_gpus > 0,
@@ -78,8 +80,6 @@ def run(config: Config, training: Training, data: TrainingData, model_uri: str, 
     )
     with _Watch(plan.stage, storage.join(uri, PROGRESS)):
         trainer.fit()
-    storage.remove(work)
-    storage.remove(storage.join(uri, PROGRESS))
     lines = [json.loads(line) for line in storage.read_text(storage.join(uri, METRICS)).splitlines()]
     seconds = time.monotonic() - start
     logger.info("%s: %d steps in %.1f s, loss %.4f -> %.4f", plan.stage, len(lines), seconds, *_ends(lines))
@@ -88,14 +88,19 @@ def run(config: Config, training: Training, data: TrainingData, model_uri: str, 
         "steps": len(lines),
         "first": lines[0],
         "last": lines[-1],
-        "manifest": {k: v for k, v in artifacts.manifest(uri).items() if not k.startswith(artifacts.LEASE)},
+        "manifest": artifacts.manifest(uri, (ADAPTER, MERGED, METRICS)),
     }
-    return artifacts.commit(config.store, plan, figures)
+    artifact = artifacts.commit(config.store, plan, figures)
+    # Only now: a kill before the commit must find the checkpoints, and Ray Train's list must go before they do.
+    storage.remove(storage.join(work, plan.fingerprint, SNAPSHOT))
+    storage.remove(work)
+    storage.remove(storage.join(uri, PROGRESS))
+    return artifact
 
 
-def _remove_damaged(work: str, plan: Plan) -> None:
+def remove_damaged(work: str, plan: Plan) -> None:
     """Ray Train writes its list of checkpoints in place: cut off by a full disk or a kill, none of them can be used."""
-    snapshot = storage.join(work, plan.fingerprint, _SNAPSHOT)
+    snapshot = storage.join(work, plan.fingerprint, SNAPSHOT)
     if not storage.exists(snapshot):
         return
     try:

@@ -1,0 +1,176 @@
+"""The same run as a submitted job, on a Ray head that is started beside it."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from e2e_project import ROOT, Project
+
+from kill_rounds import audit, compare, references
+
+pytestmark = pytest.mark.slow
+
+_BIN = Path(sys.executable).parent
+_START_TIMEOUT_S = 90.0
+_END_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head: where jobs are submitted, and the folder that holds all that its nodes write."""
+
+    address: str
+    folder: Path
+    environment: dict[str, str]
+
+    def submit(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        """`ray job submit --working-dir CHECKOUT -- COMMAND`, waiting for its end."""
+        return subprocess.run(
+            [str(_BIN / "ray"), "job", "submit", "--working-dir", str(ROOT), "--", *command],
+            env={**self.environment, "RAY_ADDRESS": self.address},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now, outside those that Ray gives its workers (10002 to 19999)."""
+    with ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            bound = stack.enter_context(socket.socket())
+            bound.bind(("", 0))
+            port = int(bound.getsockname()[1])
+            if not 10002 <= port <= 19999:
+                ports.append(port)
+    return ports
+
+
+def _descendants(pid: int) -> set[int]:
+    found: set[int] = set()
+    pending = [pid]
+    while pending:
+        for task in Path(f"/proc/{pending.pop()}/task").glob("*/children"):
+            try:
+                children = {int(child) for child in task.read_text().split()} - found
+            except OSError:  # it has just ended
+                continue
+            found |= children
+            pending += children
+    return found
+
+
+def _end(head: "subprocess.Popen[bytes]") -> None:
+    """End the head and everything that it started, by pid."""
+    started = _descendants(head.pid)
+    head.terminate()
+    deadline = time.monotonic() + _END_TIMEOUT_S
+    while started and time.monotonic() < deadline:
+        head.poll()
+        started = {pid for pid in started if Path(f"/proc/{pid}").exists()}
+        time.sleep(0.1)
+    for pid in started:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    head.kill()
+    head.wait()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """This process's, for a head whose `python` is this one and whose token is its own: Ray's default token is a file
+    of the user's that only some heads ask for."""
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")
+    return {
+        **{name: value for name, value in os.environ.items() if name not in dropped},
+        "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+    }
+
+
+def _wait_until_it_answers(process: "subprocess.Popen[bytes]", head: Head, log: Path) -> None:
+    token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    request = urllib.request.Request(f"{head.address}/api/version", headers={"Authorization": f"Bearer {token}"})
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return
+        except OSError:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """An isolated head of two CPUs."""
+    folder = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))  # short: unix sockets lie below it
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port", "metrics-export-port")
+    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    command = [str(_BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000"]
+    command += [f"--temp-dir={folder / 'ray'}", *(f"--{name}={port}" for name, port in ports.items())]
+    found = Head(address=f"http://127.0.0.1:{ports['dashboard-port']}", folder=folder, environment=_environment(folder))
+    log = folder / "head.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=found.environment, stdout=output, stderr=output, start_new_session=True)
+    try:
+        _wait_until_it_answers(process, found, log)
+        yield found
+    finally:
+        _end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_submitted_job_makes_what_a_local_run_makes(head: Head, finished: Project, tmp_path: Path) -> None:
+    place = Project(home=tmp_path)
+    config = str(finished.home / "own.yaml")
+    settings = [f"store=file://{place.store}", f"runs=file://{tmp_path / 'runs'}"]
+    done = head.submit("python", "jobs/stic_pipeline.py", "--config", config, *settings)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert place.made() == finished.made()
+    found = compare(references(finished.run_home), references(place.run_home))
+    assert found.faults == []
+    assert (found.num_lost, found.num_double, found.num_different_draws) == (0, 0, 0)
+    assert found.num_texts > 0 and found.num_different_texts <= 0.001 * found.num_texts
+    assert audit(place.run_home) == []
+    assert (place.run_home / "report.md").stat().st_size > 0
+    _check_upload(head)
+
+
+def _check_upload(head: Head) -> None:
+    """What travelled is the sources, not the environment and not what runs left in the checkout."""
+    copies = list(head.folder.glob("ray/session_latest/runtime_resources/working_dir_files/_ray_pkg_*/"))
+    assert copies
+    for copy in copies:
+        names = {path.name for path in copy.iterdir()}
+        assert {"jobs", "stic_ray"} <= names
+        assert names & {".git", ".venv", "store", "runs", ".mypy_cache", ".pytest_cache", ".ruff_cache"} == set()
+        assert sum(path.stat().st_size for path in copy.rglob("*") if path.is_file()) < 20_000_000
+
+
+@pytest.mark.parametrize("settings", [[], ["store=here", "runs=file:///tmp/there"]], ids=["defaults", "store"])
+def test_submitted_job_with_relative_output_fails_with_one_clear_line(head: Head, settings: list[str]) -> None:
+    done = head.submit("python", "jobs/stic_pipeline.py", *settings)
+    assert done.returncode == 1
+    output = done.stdout + done.stderr
+    (line,) = {line for line in output.splitlines() if line.startswith("error: ")}  # Ray says a job's last lines again
+    assert "is a relative path" in line and "set both store=URI and runs=URI" in line
+    assert "failed" in output.lower() and "Traceback" not in output

@@ -1,0 +1,44 @@
+"""Training on two sharded workers gives what one gives."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from e2e_project import Project
+from safetensors.torch import load_file
+
+from stic_ray.train.job import MERGED, METRICS
+
+pytestmark = pytest.mark.slow
+
+
+def only(store: Path, stage: str) -> Path:
+    (found,) = store.glob(f"{stage}-*")
+    return found
+
+
+def test_two_workers_train_as_one_does(finished: Project, tmp_path: Path) -> None:
+    project = Project(home=tmp_path / "two")
+    shutil.copytree(finished.home, project.home)
+    for stage in ("stage1", "stage2", "descriptions"):
+        shutil.rmtree(only(project.store, stage))
+    project.finish("execution.num_train_workers=2", "execution.micro_batch=1")
+    one, two = only(finished.store, "stage1"), only(project.store, "stage1")
+    losses = [[json.loads(line)["loss"] for line in (s / METRICS).read_text().splitlines()] for s in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    assert len(losses[0]) > 3
+    expected, found = (load_file(stage / MERGED / "model.safetensors") for stage in (one, two))
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-4, rtol=0)
+    base = load_file(finished_model(finished))
+    assert any(not torch.equal(base[name], expected[name]) for name in base.keys() & expected.keys())
+
+
+def finished_model(finished: Project) -> Path:
+    """The weights that the run started from."""
+    config = (finished.run_home / "config.yaml").read_text()
+    path = next(line.split(": ", 1)[1] for line in config.splitlines() if line.strip().startswith("path:"))
+    return Path(path) / "model.safetensors"

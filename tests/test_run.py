@@ -1,0 +1,77 @@
+"""What a run makes of errors, here and on workers."""
+
+import errno
+
+import pytest
+import ray.exceptions
+
+from stic_ray.config import Config, parse_config, read_yaml
+from stic_ray.recipes import read
+from stic_ray.run import Run
+
+_TRACE = """\
+ray::MapWorker(MapBatches(_Actor)).submit() (pid=1, ip=192.0.2.2)
+  File "/usr/lib/python3.11/concurrent/futures/thread.py", line 58, in run
+    result = self.fn(*self.args, **self.kwargs)
+             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  File "{file}", line 123, in encode_example
+    raise ValueError("no chat template")
+{error}
+
+The above exception was the direct cause of the following exception:
+
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+"""
+
+
+@pytest.fixture
+def config() -> Config:
+    return parse_config(read_yaml(read("embedded"), "embedded"), ["store=/s", "runs=/r"])
+
+
+class _DualError(ray.exceptions.RayError, ValueError):  # type: ignore[misc]
+    """As Ray makes them: its wrapping has the class of what it wraps too."""
+
+
+@pytest.mark.parametrize("file", ["/a/stic_ray/vlm.py", "/v/lib/site-packages/stic_ray/vlm.py"])
+def test_mistake_found_on_a_worker_is_one_line(config: Config, file: str) -> None:
+    trace = _TRACE.format(file=file, error="ValueError: no chat template")
+    with pytest.raises(ValueError, match=r"^pairs: no chat template$"), Run(config).explained("pairs"):
+        raise ray.exceptions.RayError(trace)
+
+
+@pytest.mark.parametrize(
+    ("file", "error"),
+    [
+        ("/stic_ray/.venv/lib/site-packages/numpy/core.py", "ValueError: shapes do not match"),
+        ("/a/stic_ray/vlm.py", "KeyError: 'x'"),
+    ],
+)
+def test_fault_on_a_worker_keeps_its_trace(config: Config, file: str, error: str) -> None:
+    trace = _TRACE.format(file=file, error=error)
+    with pytest.raises(RuntimeError, match="pairs: a worker failed") as raised, Run(config).explained("pairs"):
+        raise _DualError(trace)
+    assert str(raised.value.__cause__) == trace
+    with pytest.raises(ray.exceptions.RayError, match="UDF failed"), Run(config).explained("pairs"):
+        raise ray.exceptions.RayError(trace)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "full"),
+        OSError(errno.EDQUOT, "full"),
+        ray.exceptions.RayError("OSError: [Errno 28] No space left on device"),
+    ],
+)
+def test_full_disk_is_one_line_with_what_to_do(config: Config, error: Exception) -> None:
+    expected = r"^pairs: no space left .*/s.*/r.* goes on from there$"
+    with pytest.raises(ValueError, match=expected), Run(config).explained("pairs"):
+        raise error
+
+
+def test_other_errors_pass_as_they_are(config: Config) -> None:
+    for error in (OSError(errno.EACCES, "no"), ValueError("no"), KeyError("no")):
+        with pytest.raises(type(error)) as raised, Run(config).explained("pairs"):
+            raise error
+        assert raised.value is error
