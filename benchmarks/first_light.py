@@ -142,7 +142,8 @@ def main() -> int:
     truth = read_objects(evaluation.test), read_vocabulary(evaluation.test)
     control = compare(runs, "stage1", "stage1_control", *truth)
     first_of_base = {run.base: run for run in reversed(runs)}
-    bars = [bar for run in first_of_base.values() for bar in base_bars(run)] + gain_bars(runs, control)
+    size = [Bar("bases", len(first_of_base), 2, "min"), Bar("run seeds a base", len(arguments.seeds), 3, "min")]
+    bars = size + [bar for run in first_of_base.values() for bar in base_bars(run)] + gain_bars(runs, control)
     answers = {group: describe_and_respond(runs, group) for group in (ONE, MANY)}
     figures = {
         "runs": [{"base": run.base, "seed": run.seed, **{m: run.summary[m] for m in MODELS}} for run in runs],
@@ -171,6 +172,12 @@ def render(
         f"embedded world (500 uniform images); {bases} bases, {len(runs)} runs. Intervals: 95%, bootstrap over images,",
         "paired, the mean over runs. Settings were chosen on dev images. This world is for the first run and for",
         "tests: its figures say that the methods work here, not how much they gain on photographs.",
+        "",
+        "Said openly: a first measurement on the test split showed 61% of the answers to one question type (same colour",
+        "or shape) to be no, and its lower bound not above that; yes and no were then balanced in the question files",
+        "(images, POPE, captions and the bases stayed). STIC's recipe here draws 30% misleading prompts and 70% corrupted",
+        "images, chosen on dev; the paper draws half and half. The control's learning rate is the best of 3e-4, 7e-4, 1e-3,",
+        "1.5e-3, 2e-3 and 3e-3 on dev.",
         "",
         "## Descriptions by the simple prompt, every run: CHAIR_i / CHAIR_s / recall",
         "",
