@@ -32,7 +32,7 @@ lint: $(READY) ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: lint ## Linters and all tests (PYTEST_ARGS='--real-data DIR' adds those on real photos)
+test: lint ## Linters and all tests (PYTEST_ARGS='--real-data=DIR' adds those on real photos)
 	$(TEST_ENV) $(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
 
 test-fast: $(READY) ## The tests that take seconds
