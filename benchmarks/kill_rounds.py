@@ -114,12 +114,10 @@ def _wait_for_end(pids: set[int]) -> None:
             continue
 
 
-def kill_round(
-    command: list[str], cwd: Path, store: Path, undisturbed: dict[str, str], rng: random.Random
-) -> list[str]:
-    """One kill in every stage of the run, in order, then a rerun to the end; returns the stages that were hit."""
+def kill_round(command: list[str], cwd: Path, store: Path, stages: dict[str, str], rng: random.Random) -> list[str]:
+    """One kill in each of these stages of an undisturbed run, in order, then a rerun to the end; returns those hit."""
     hit = []
-    for role, uri in undisturbed.items():
+    for role, uri in stages.items():
         seconds = float(artifacts.load(uri).record["seconds"])
         if kill_in_stage(command, cwd, store / Path(uri).name, rng.uniform(0, seconds)):
             hit.append(role)
