@@ -63,8 +63,11 @@ def finish(command: list[str], cwd: Path) -> None:
         raise RuntimeError(f"{command}: exit {done.returncode}\n{done.stderr[-3000:]}")
 
 
-def kill_in_stage(command: list[str], cwd: Path, artifact: Path, delay_s: float) -> bool:
-    """Start the driver, SIGKILL it `delay_s` after it began the artifact; False where it was committed before that."""
+def kill_in_stage(command: list[str], cwd: Path, artifact: Path, delay_s: float, orphans: dict[int, str]) -> bool:
+    """Start the driver, SIGKILL it `delay_s` after it began the artifact; False where it was committed before that.
+
+    What it had started (Ray's processes) is added to `orphans` and lives on.
+    """
     driver = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + _TIMEOUT_S
     try:
@@ -79,49 +82,58 @@ def kill_in_stage(command: list[str], cwd: Path, artifact: Path, delay_s: float)
             time.sleep(_POLL_S)
         return not (artifact / artifacts.RECORD).exists()
     finally:
-        children = _descendants(driver.pid)
+        orphans |= _descendants(driver.pid)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-        _wait_for_end(children)
 
 
-def _descendants(pid: int) -> set[int]:
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
+def _descendants(pid: int) -> dict[int, str]:
+    """The processes below one, each with its start time, since numbers are used again."""
+    stats = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
     found = {pid}
     while True:
-        more = {child for child, parent in parents.items() if parent in found} - found
+        more = {child for child, stat in stats.items() if stat and int(stat[1]) in found} - found
         if not more:
-            return found - {pid}
+            return {child: stats[child][19] for child in found - {pid}}
         found |= more
 
 
-def _wait_for_end(pids: set[int]) -> None:
-    """Ray's processes end by themselves when their driver is gone; whichever does not is ended here, by pid."""
-    deadline = time.monotonic() + 20
-    while pids and time.monotonic() < deadline:
-        pids = {pid for pid in pids if Path(f"/proc/{pid}").exists()}
-        time.sleep(0.1)
-    for pid in pids:
-        try:
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat after the name (1: parent, 19: start time); [] for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _kill(processes: dict[int, str]) -> None:
+    for pid, started in processes.items():
+        stat = _stat(pid)
+        if stat and stat[19] == started:
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    processes.clear()
 
 
-def kill_round(command: list[str], cwd: Path, store: Path, stages: dict[str, str], rng: random.Random) -> list[str]:
-    """One kill in each of these stages of an undisturbed run, in order, then a rerun to the end; returns those hit."""
+def kill_round(
+    command: list[str], cwd: Path, store: Path, stages: dict[str, str], rng: random.Random, *, whole_node: bool
+) -> list[str]:
+    """One kill in each of these stages of an undisturbed run, in order, then a rerun to the end; returns those hit.
+
+    With `whole_node` all that the driver had started is killed with it; else it lives on beside the rerun, as long as
+    Ray lets it, and may still write.
+    """
     hit = []
-    for role, uri in stages.items():
-        seconds = float(artifacts.load(uri).record["seconds"])
-        if kill_in_stage(command, cwd, store / Path(uri).name, rng.uniform(0, seconds)):
-            hit.append(role)
-    finish(command, cwd)
+    orphans: dict[int, str] = {}
+    try:
+        for role, uri in stages.items():
+            seconds = float(artifacts.load(uri).record["seconds"])
+            if kill_in_stage(command, cwd, store / Path(uri).name, rng.uniform(0, seconds), orphans):
+                hit.append(role)
+            if whole_node:
+                _kill(orphans)
+        finish(command, cwd)
+    finally:
+        _kill(orphans)
     return hit
 
 

@@ -1,5 +1,7 @@
 """Bar: SIGKILL of the driver at a random moment of every stage, ten times over, loses and doubles nothing.
 
+In every other round all of its processes die with it; in the others they live on beside the rerun.
+
 The run is the embedded recipe on fewer images. Resumable: finished rounds stand in --work.
 """
 
@@ -79,11 +81,13 @@ def one_round(arguments: argparse.Namespace, number: int, undisturbed: dict[str,
         return found
     work.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"{arguments.seed} {number}")
-    hit = kill_round(command(work, arguments.overrides), work, work / "store", undisturbed, rng)
+    whole_node = number % 2 == 0
+    line = command(work, arguments.overrides)
+    hit = kill_round(line, work, work / "store", undisturbed, rng, whole_node=whole_node)
     home = work / "runs" / "embedded"
     comparison = compare(undisturbed, references(home))
     comparison.faults += audit(home)
-    result: dict[str, Any] = {"hit": hit, "comparison": asdict(comparison)}
+    result: dict[str, Any] = {"whole_node": whole_node, "hit": hit, "comparison": asdict(comparison)}
     done.write_text(json.dumps(result))
     return result
 

@@ -22,8 +22,11 @@ _LINEAGE = {
     "pairs": ("responses", "image_id", "image_id", 1),
     "references": ("pairs", "id", "id", 1),
     "descriptions": ("samples", "id", "id", 1),
+    "fitting": ("descriptions", "id", "id", 1),
     "predictions": ("questions", "image_id", "image_id", 0),
 }
+
+_SOURCES = ("images", "samples", "questions")  # stages without a parent: their record says how many inputs they read
 
 
 def audit_run(run: str) -> list[str]:
@@ -73,6 +76,8 @@ def _audit_files(artifact: Artifact) -> list[str]:
     counts = artifact.record["counts"]
     if counts["rows"] != ids.total():
         faults.append(f"{ids.total()} rows, but the record says {counts['rows']}")
+    if artifact.record["stage"] in _SOURCES and artifact.record["inputs"] != ids.total() + num_rejects:
+        faults.append(f"{artifact.record['inputs']} inputs were read, but {ids.total() + num_rejects} came out")
     if counts["rejects"] != num_rejects:
         faults.append(f"{num_rejects} rejects, but the record says {counts['rejects']}")
     return faults

@@ -6,6 +6,7 @@ in the committed files say exactly which units are done. The output is the check
 
 import json
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -66,13 +67,15 @@ Worker = Callable[[list[Prepared]], list[Outcome]]
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """How a stage does its units: `prepare` on CPUs beside the actors; `worker(**worker_arguments)` is an actor's
-    callable that holds the model. `input_column` names the column of `record` that holds the unit's id."""
+    callable that holds the model. `input_column` names the column of `record` that holds the unit's id. Without
+    `on_gpu` the actors ask for none of the pool's GPUs."""
 
     record: type
     input_column: str
     prepare: Callable[[Unit], Prepared]
     worker: type
     worker_arguments: dict[str, Any]
+    on_gpu: bool = True
 
 
 def read_image(unit: Unit) -> Prepared:
@@ -141,6 +144,7 @@ def _stream(uri: str, stage: str, work: Work, pending: list[Unit], execution: Ex
     """Run the units through Ray Data; yields a small report for each written file."""
     batch = execution.batch_size
     pool = execution.pool
+    num_gpus = pool.num_gpus if work.on_gpu else 0.0
     table = pa.Table.from_pylist([asdict(unit) for unit in pending], schema=UNIT)
     blocks = [table.slice(start, batch) for start in range(0, table.num_rows, batch)]
     prepared = ray.data.from_arrow(blocks).map_batches(
@@ -152,11 +156,11 @@ def _stream(uri: str, stage: str, work: Work, pending: list[Unit], execution: Ex
     )
     answered = prepared.map_batches(
         _Actor,
-        fn_constructor_args=(work.worker, work.worker_arguments, work.record, pool),
+        fn_constructor_args=(work.worker, work.worker_arguments, work.record, pool.num_cpus, num_gpus),
         batch_size=batch,
         batch_format="pyarrow",
         num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus,
+        num_gpus=num_gpus,
         compute=ray.data.ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size),
     )
     reports = answered.map_batches(
@@ -177,11 +181,12 @@ def _prepare_batch(table: pa.Table, prepare: Callable[[Unit], Prepared]) -> pa.T
 class _Actor:
     """An actor of the pool: holds the stage's worker, turns prepared units into outcomes."""
 
-    def __init__(self, worker: type, arguments: dict[str, Any], record: type, pool: Any) -> None:
-        if pool.num_gpus == 0:
+    def __init__(self, worker: type, arguments: dict[str, Any], record: type, num_cpus: float, num_gpus: float) -> None:
+        if num_gpus == 0:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what was not asked for is not used
             import torch
 
-            torch.set_num_threads(max(1, int(pool.num_cpus)))
+            torch.set_num_threads(max(1, int(num_cpus)))
         self._work: Worker = worker(**arguments)
         self._schema = pa.schema(
             [("id", pa.string()), ("rows", pa.list_(pa.struct(list(schema(record))))), ("reason", pa.string())]

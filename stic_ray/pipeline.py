@@ -10,7 +10,7 @@ from stic_ray.evaluate import predict
 from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
 from stic_ray.records import Prediction
 from stic_ray.run import Run
-from stic_ray.stages import describe, generate, images, pair, references, samples
+from stic_ray.stages import describe, fit, generate, images, pair, references, samples
 from stic_ray.train import driver
 from stic_ray.train.job import ChosenData, PairData, SampleData
 
@@ -64,11 +64,16 @@ def run(config: Config, command: list[str]) -> str:
             describe.plan(config, instructions.fingerprint, stage1.fingerprint),
             partial(describe.run, config, instructions, driver.model_of(stage1)),
         )
-        models["stage2"] = _stage2(this, "stage2", config.stage2, stage1, described, config.prompts.infused)
+        fitting = this.make(
+            "fitting",
+            fit.plan(config, described.fingerprint, base),
+            partial(fit.run, config, described),
+        )
+        models["stage2"] = _stage2(this, "stage2", config.stage2, stage1, fitting, config.prompts.infused)
 
         # Its control: the same samples without descriptions.
         if config.stage2_control is not None:
-            models["stage2_control"] = _stage2(this, "stage2_control", config.stage2_control, stage1, described, "")
+            models["stage2_control"] = _stage2(this, "stage2_control", config.stage2_control, stage1, fitting, "")
 
         measured = evaluate_models(this, models)
         with this.explained("report"):
@@ -76,10 +81,10 @@ def run(config: Config, command: list[str]) -> str:
 
 
 def _stage2(
-    this: Run, stage: str, training: Training, stage1: Artifact, described: Artifact, infused: str
+    this: Run, stage: str, training: Training, stage1: Artifact, fitting: Artifact, infused: str
 ) -> tuple[str, str]:
-    parents = {"model": stage1.fingerprint, "samples": described.fingerprint}
-    data = SampleData(samples=described.uri, infused=infused)
+    parents = {"model": stage1.fingerprint, "samples": fitting.fingerprint}
+    data = SampleData(samples=fitting.uri, infused=infused)
     artifact = this.make(
         stage,
         driver.plan(this.config, stage, training, parents, infused),

@@ -1,12 +1,13 @@
 """The only knowledge of model families: chat template, processor, image tokens, LoRA targets, sharding, export.
 
 Everything else handles a checkpoint directory, conversations (`Turn`s with the image before the first user text) and
-tensors. Legend: B = sequences, T = positions, N = answer tokens of the batch, H = hidden size.
+tensors. Legend: B = sequences, T = positions, N = answer tokens of the batch, H = hidden size, U = different images,
+S = positions up to an image's last token.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from stic_ray.checkpoint import check_checkpoint
 from stic_ray.records import Turn
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # Weights of the language model's blocks, as every LLaVA-like class names them since transformers 5.
 _LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
@@ -43,11 +44,27 @@ class Example:
         return sum(self.trained)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+    """Prompts as one batch; what those on one image have in common, all up to its last token, stands there once.
+
+    `input_ids` and `attention_mask` [B, S + T] are padded on the left twice, before the beginning and before the rest.
+    `beginnings` are the inputs of a forward over [U, S] and `image_of` [B] says whose beginning a prompt has; both are
+    empty, and S is 0, where no prompt has an image.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    beginnings: dict[str, Tensor]
+    image_of: list[int]
+
+
 def load_processor(path: str) -> Any:
-    """The checkpoint's processor, padding prompts on the left."""
+    """The checkpoint's processor."""
     check_checkpoint(path)
     processor = AutoProcessor.from_pretrained(path, local_files_only=True)
-    processor.tokenizer.padding_side = "left"
+    if not processor.tokenizer.is_fast or processor.tokenizer.eos_token is None:
+        raise ValueError(f"model.path {path}: its tokenizer needs a tokenizer.json and an eos_token: convert it")
     return processor
 
 
@@ -56,7 +73,7 @@ def load_model(path: str, dtype: str) -> Any:
     check_checkpoint(path)
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     model = AutoModelForImageTextToText.from_pretrained(
-        path, config=config, dtype=_DTYPES[dtype], local_files_only=True, use_safetensors=True
+        path, config=config, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True
     )
     return model.eval()
 
@@ -78,68 +95,158 @@ def render_prompt(processor: Any, prompt: str, *, has_image: bool) -> str:
     return render(processor, [Turn(role="user", text=prompt)], has_image=has_image, answer_next=True)
 
 
-def encode_prompts(processor: Any, texts: list[str], images: list[Image.Image]) -> dict[str, Tensor]:
-    """Rendered prompts as one left-padded batch; `images` are those of the prompts that have one, in order."""
+def encode_prompts(processor: Any, texts: Sequence[str], images: Sequence[Image.Image | None]) -> PromptBatch:
+    """Rendered prompts with their images (of all or of none) as one batch."""
+    different = {id(image): image for image in images if image is not None}
+    tensors, placeholders = _process_images(processor, list(different.values()))
+    numbers = {key: number for number, key in enumerate(different)}
+    image_of = [numbers[id(image)] for image in images if image is not None]
+    if not image_of:
+        ids_BT, mask_BT = _pad_left(processor, _tokenize(processor, texts)["input_ids"])
+        return PromptBatch(input_ids=ids_BT, attention_mask=mask_BT, beginnings={}, image_of=[])
+    marker = processor.image_token
+    texts = [text.replace(marker, placeholders[number], 1) for text, number in zip(texts, image_of, strict=True)]
+    ids = _tokenize(processor, texts)["input_ids"]
+    cuts = [_last_index(row, processor.image_token_id) + 1 for row in ids]
+    beginnings = {number: row[:cut] for number, row, cut in zip(image_of, ids, cuts, strict=True)}
+    ids_US, mask_US = _pad_left(processor, [beginnings[number] for number in range(len(different))])
+    ids_BT, mask_BT = _pad_left(processor, [row[cut:] for row, cut in zip(ids, cuts, strict=True)])
+    return PromptBatch(
+        input_ids=torch.cat([ids_US[image_of], ids_BT], dim=1),
+        attention_mask=torch.cat([mask_US[image_of], mask_BT], dim=1),
+        beginnings={"input_ids": ids_US, "attention_mask": mask_US, **tensors},
+        image_of=image_of,
+    )
+
+
+def read_beginnings(model: Any, batch: PromptBatch) -> Any:
+    """The key-value cache of a batch's beginnings [B], each image seen and read once; None where there are none."""
+    if not batch.image_of:
+        return None
+    inputs = {name: value.to(model.device) for name, value in batch.beginnings.items()}
+    positions_US = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp_min(0)
+    cache = model(**inputs, position_ids=positions_US, use_cache=True, logits_to_keep=1).past_key_values
+    cache.batch_select_indices(torch.tensor(batch.image_of, device=model.device))
+    return cache
+
+
+def _process_images(processor: Any, images: list[Image.Image]) -> tuple[dict[str, Tensor], list[str]]:
+    """The model's image tensors, and the text that each image stands for in a prompt."""
+    if not images:
+        return {}, []
+    processed = processor.image_processor(images, return_tensors="pt")
+    placeholders = [processor.replace_image_token(processed, image_idx=index) for index in range(len(images))]
+    tensors = {name: value for name, value in processed.items() if name not in processor.unused_input_names}
+    return tensors, placeholders
+
+
+def _tokenize(processor: Any, texts: Sequence[str], *, offsets: bool = False) -> Any:
     start = processor.tokenizer.bos_token
     written = bool(start) and all(text.startswith(start) for text in texts)  # most templates write it, LLaVA-1.5's not
-    batch = processor(
-        text=texts, images=images or None, padding=True, return_tensors="pt", add_special_tokens=not written
-    )
-    return dict(batch)
+    return processor.tokenizer(list(texts), add_special_tokens=not written, return_offsets_mapping=offsets)
+
+
+def _pad_left(processor: Any, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and their mask, [B, T] each."""
+    length = max(len(row) for row in rows)
+    pad = processor.tokenizer.pad_token_id or 0
+    ids_BT = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows])
+    mask_BT = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    return ids_BT, mask_BT
+
+
+def _last_index(row: Sequence[int], token: int) -> int:
+    return len(row) - 1 - row[::-1].index(token)
 
 
 def end_token_ids(processor: Any, model: Any) -> list[int]:
-    """Token ids that end an answer."""
+    """Token ids that end an answer: those of the generation settings and the tokenizer's own."""
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
-    return [i for i in ids if i is not None] or [processor.tokenizer.eos_token_id]
+    return sorted({i for i in [*ids, processor.tokenizer.eos_token_id] if i is not None})
 
 
 def encode_example(processor: Any, turns: Sequence[Turn], image: Image.Image | None) -> Example:
-    """A conversation as token ids with its answers marked; every answer ends with the end token.
+    """A conversation as token ids with its answers marked; every answer ends with an end token.
 
-    Prompt and answers are tokenised apart, so that an answer's tokens are those that generation would have produced.
+    The whole text is tokenised at once, as whoever continues it would see it. An answer's end is the first special
+    token that the template writes after it (`</s>`, `<|eot_id|>`, ...), else the tokenizer's, which is then added.
 
     Raises:
-        ValueError: the turns do not alternate user, assistant, or the template rewrites earlier turns.
+        ValueError: the turns do not alternate user, assistant, the template rewrites earlier turns, or a text holds
+            what stands for an image or ends an answer.
     """
     roles = [turn.role for turn in turns]
     if roles != ["user", "assistant"] * (len(turns) // 2) or not turns:
         raise ValueError(f"turns must alternate user and assistant and end with an answer, not {roles}")
-    tokenizer = processor.tokenizer
-    input_ids: list[int] = []
-    trained: list[bool] = []
-    image_inputs: dict[str, Tensor] = {}
-    written = ""
-    for index in range(0, len(turns), 2):
-        prompt = render(processor, turns[: index + 1], has_image=image is not None, answer_next=True)
-        if not prompt.startswith(written):
-            raise ValueError("the chat template rewrites earlier turns: it cannot be trained on several turns")
-        if index == 0:
-            encoded = encode_prompts(processor, [prompt], [] if image is None else [image])
-            ids = encoded.pop("input_ids")[0].tolist()
-            encoded.pop("attention_mask", None)
-            image_inputs = {name: value for name, value in encoded.items() if name != "token_type_ids"}
-        else:
-            ids = tokenizer(prompt[len(written) :], add_special_tokens=False)["input_ids"]
-        full = render(processor, turns[: index + 2], has_image=image is not None, answer_next=False)
-        if not full.startswith(prompt):
-            raise ValueError("the chat template changes a prompt when it is answered: it cannot be trained on")
-        answer = _answer_ids(tokenizer, full[len(prompt) :], turns[index + 1].text)
-        input_ids += ids + answer
-        trained += [False] * len(ids) + [True] * len(answer)
-        written = full
-    return Example(input_ids=input_ids, trained=trained, image_inputs=image_inputs)
+    special = _special_tokens(processor.tokenizer)
+    _refuse_special(turns, processor.image_token, special)
+    tensors, placeholders = _process_images(processor, [] if image is None else [image])
+    whole = render(processor, turns, has_image=image is not None, answer_next=False)
+    text, cursor, spans = "", 0, []
+    for index in range(1, len(turns), 2):
+        start, stop = _answer_span(processor, turns[: index + 1], whole, has_image=image is not None)
+        between = whole[cursor:start]
+        text += between.replace(processor.image_token, placeholders[0], 1) if placeholders and cursor == 0 else between
+        answered = _ended(whole[start:stop], special, processor.tokenizer.eos_token)
+        spans.append((len(text), len(text) + len(answered)))
+        text += answered
+        cursor = stop
+    encoded = _tokenize(processor, [text], offsets=True)
+    ids = encoded["input_ids"][0]
+    trained = _trained(ids, encoded["offset_mapping"][0], spans, frozenset(special.values()))
+    return Example(input_ids=ids, trained=trained, image_inputs=tensors)
 
 
-def _answer_ids(tokenizer: Any, rendered: str, answer: str) -> list[int]:
-    """An answer's tokens up to its first end token; one is added where the template writes none."""
-    text = rendered[: rendered.rindex(answer) + len(answer)] if answer in rendered else rendered
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    tail: list[int] = tokenizer(rendered[len(text) :], add_special_tokens=False)["input_ids"]
-    end = tokenizer.eos_token_id
-    whole = ids + tail
-    return [*(whole[: whole.index(end)] if end in whole else ids), end]
+def _special_tokens(tokenizer: Any) -> dict[str, int]:
+    """What a tokenizer treats as one token that no text holds, but for the unknown token, which any word may be."""
+    added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    return {token: index for token, index in {**added, **named}.items() if token != tokenizer.unk_token}
+
+
+def _refuse_special(turns: Sequence[Turn], marker: str, special: Iterable[str]) -> None:
+    for turn in turns:
+        held = marker if marker in turn.text else ""
+        if turn.role == "assistant":
+            held = held or next((token for token in special if token in turn.text), "")
+        if held:
+            raise ValueError(f"a text of the {turn.role} holds {held}, which has a meaning of its own to the model")
+
+
+def _answer_span(processor: Any, turns: Sequence[Turn], whole: str, *, has_image: bool) -> tuple[int, int]:
+    """Where the last turn's answer stands in the whole text, with what the template writes after it."""
+    prompt = render(processor, turns[:-1], has_image=has_image, answer_next=True)
+    answered = render(processor, turns, has_image=has_image, answer_next=False)
+    if not whole.startswith(answered):
+        raise ValueError("the chat template rewrites earlier turns: it cannot be trained on several turns")
+    if not answered.startswith(prompt):
+        raise ValueError("the chat template changes a prompt when it is answered: it cannot be trained on")
+    return len(prompt), len(answered)
+
+
+def _ended(answered: str, special: Iterable[str], end: str) -> str:
+    """An answer as the template writes it, with an end token after it where the template writes none."""
+    if any(token in answered for token in special):
+        return answered
+    answer = answered.rstrip()
+    return answer + end + answered[len(answer) :]
+
+
+def _trained(
+    ids: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]], ends: frozenset[int]
+) -> list[bool]:
+    """Which tokens stand in the spans of characters, each up to its first end token."""
+    trained = [False] * len(ids)
+    position = 0
+    for start, _ in spans:
+        while offsets[position][1] <= start:
+            position += 1
+        while ids[position] not in ends:
+            trained[position] = True
+            position += 1
+        trained[position] = True
+    return trained
 
 
 def collate(processor: Any, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -165,45 +272,71 @@ def collate(processor: Any, examples: Sequence[Example]) -> dict[str, Tensor]:
 class AnswerScorer(nn.Module):
     """Log-probabilities of answers: only their positions' hidden states meet the language-model head.
 
-    A module of its own so that sharding wraps the whole forward.
+    A module of its own so that sharding wraps the whole forward. It computes in bfloat16 where any weight is; those
+    that train are held in float32 all the same, since bfloat16 would round their small steps away.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self._low = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Summed log-probability (nats) of each sequence's trained tokens, float32 [B]."""
         inputs = {name: value for name, value in batch.items() if name != "trained"}
         body = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        hidden_BTH = body.model(**inputs, use_cache=False).last_hidden_state
         scored_BT = batch["trained"][:, 1:]
-        logits_NV = body.lm_head(hidden_BTH[:, :-1][scored_BT]).float()
+        device = batch["input_ids"].device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self._low):
+            hidden_BTH = body.model(**inputs, use_cache=False).last_hidden_state
+            logits_NV = body.lm_head(hidden_BTH[:, :-1][scored_BT]).float()
         targets_N = batch["input_ids"][:, 1:][scored_BT]
         logp_N = -nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
         rows_N = scored_BT.nonzero()[:, 0]
-        return torch.zeros(len(scored_BT), device=logp_N.device).index_add(0, rows_N, logp_N)
+        logp_B = torch.zeros(len(scored_BT), device=logp_N.device).index_add(0, rows_N, logp_N)
+        if inputs.keys() == {"input_ids", "attention_mask"}:  # no image: the projector's gradient is 0 and not absent,
+            for parameter in projector_parameters(self.model):  # or workers that reduce it would wait for each other
+                if parameter.requires_grad:
+                    logp_B = logp_B + 0.0 * parameter.sum()
+        return logp_B
 
 
-def add_lora(model: Any, *, rank: int, lora_alpha: int) -> Any:
-    """The model with trainable adapters on its language blocks; everything else frozen. No dropout."""
+def trained_in_float32(model: Any) -> Any:
+    """The model with every weight that trains held in float32."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def add_lora(model: Any, *, rank: int, lora_alpha: int, projector: bool) -> Any:
+    """The model with trainable adapters on its language blocks; everything else frozen. No dropout.
+
+    With `projector` a copy of the projector trains as a whole, and is saved and loaded with the adapter.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=rank, lora_alpha=lora_alpha, lora_dropout=0.0, target_modules=_LORA_TARGETS, task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=lora_alpha,
+        lora_dropout=0.0,
+        target_modules=_LORA_TARGETS,
+        modules_to_save=[_PROJECTOR.rstrip(".")] if projector else None,
+        task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
 
 
-def unfreeze_language_model(model: Any) -> None:
-    """Train the language model with its embeddings and head; vision tower and projector stay frozen."""
+def unfreeze_language_model(model: Any, *, projector: bool) -> None:
+    """Train the language model with its embeddings and head, and the projector if asked; the vision tower is frozen."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_VISION not in name and _PROJECTOR not in name)
+        parameter.requires_grad_(_VISION not in name and (projector or _PROJECTOR not in name))
 
 
 def projector_parameters(model: Any) -> list[nn.Parameter]:
-    """The parameters between vision tower and language model."""
-    return [parameter for name, parameter in model.named_parameters() if _PROJECTOR in name]
+    """The parameters between vision tower and language model: of an adapted model, those that the adapter replaces."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if _PROJECTOR in name]
+    return [parameter for name, parameter in named if ".original_module." not in name]
 
 
 def sharding_units(model: Any) -> list[nn.Module]:

@@ -88,7 +88,31 @@ def test_encode_example_any_answer_ends_with_one_end_token(processor: Any, answe
 def test_encode_example_template_without_an_end_token_gets_one(processor: Any) -> None:
     template = processor.chat_template.replace("{{ eos_token }}", "{{ '\n' }}")
     example = vlm.encode_example(_with_template(processor, template), _talk("what ?", "a dog"), None)
-    assert _runs(processor, example)[-1] == (True, " a dog</s>")
+    assert _runs(processor, example)[1:] == [(True, " a dog</s>"), (False, "\n")]
+
+
+def test_encode_example_template_with_an_end_token_of_its_own_trains_up_to_it(processor: Any) -> None:
+    """As Llama-3's: another token than the tokenizer's ends a turn, and a line break follows it."""
+    template = processor.chat_template.replace("{{ eos_token }}", "{{ '<pad>\n' }}")
+    example = vlm.encode_example(_with_template(processor, template), _talk("what ?", "a dog", "sure ?", "yes"), None)
+    assert _runs(processor, example) == [
+        (False, "<s>USER: what ? ASSISTANT:"),
+        (True, " a dog<pad>"),
+        (False, "\nUSER: sure ? ASSISTANT:"),
+        (True, " yes<pad>"),
+        (False, "\n"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["a <image> of it", "</s>", "so <s> then"])
+def test_encode_example_answer_that_holds_a_special_token_is_refused(processor: Any, text: str) -> None:
+    with pytest.raises(ValueError, match="a text of the assistant holds <"):
+        vlm.encode_example(processor, _talk("what ?", text), _image())
+
+
+def test_encode_example_question_that_holds_the_image_token_is_refused(processor: Any) -> None:
+    with pytest.raises(ValueError, match="a text of the user holds <image>"):
+        vlm.encode_example(processor, _talk("what <image> ?", "a dog"), _image())
 
 
 def _with_template(processor: Any, template: str) -> Any:
@@ -113,15 +137,54 @@ def test_encode_example_turns_that_do_not_alternate_are_refused(processor: Any, 
 
 def test_render_prompt_is_what_an_example_starts_with(processor: Any) -> None:
     prompt = vlm.render_prompt(processor, "what ?", has_image=True)
-    ids = vlm.encode_prompts(processor, [prompt], [_image()])["input_ids"][0].tolist()
+    ids = vlm.encode_prompts(processor, [prompt], [_image()]).input_ids[0].tolist()
     example = vlm.encode_example(processor, _talk("what ?", "a dog"), _image())
     assert example.input_ids[: len(ids)] == ids and not any(example.trained[: len(ids)])
 
 
 def test_encode_prompts_pads_on_the_left(processor: Any) -> None:
     texts = [vlm.render_prompt(processor, prompt, has_image=False) for prompt in ("a", "a much longer prompt")]
-    mask = vlm.encode_prompts(processor, texts, [])["attention_mask"]
+    batch = vlm.encode_prompts(processor, texts, [None, None])
+    mask = batch.attention_mask
     assert mask[0].tolist() == sorted(mask[0].tolist()) and mask[0, 0] == 0 and mask[1].all()
+    assert batch.beginnings == {} and batch.image_of == []
+
+
+def test_encode_prompts_holds_an_image_once_and_what_follows_it_for_every_prompt(processor: Any) -> None:
+    cat, dog = _image(1), _image(2)
+    texts = [vlm.render_prompt(processor, prompt, has_image=True) for prompt in ("what ?", "is it a cat ?", "a")]
+    batch = vlm.encode_prompts(processor, texts, [cat, dog, cat])
+    assert batch.image_of == [0, 1, 0]
+    assert batch.beginnings["pixel_values"].shape[0] == batch.beginnings["input_ids"].shape[0] == 2
+    beginning = batch.beginnings["input_ids"].shape[1]
+    assert (batch.beginnings["input_ids"][:, -1] == processor.image_token_id).all()
+    assert not (batch.input_ids[:, beginning:] == processor.image_token_id).any()
+    for text, image, ids, mask in zip(
+        texts, (cat, dog, cat), batch.input_ids, batch.attention_mask.bool(), strict=True
+    ):
+        alone = processor(text=[text], images=[image], return_tensors="pt", add_special_tokens=False)
+        assert ids[mask].tolist() == alone["input_ids"][0].tolist()
+        assert mask.sum() == alone["attention_mask"].sum()
+
+
+def test_read_beginnings_equals_one_forward_over_the_whole_prompt(processor: Any, model: Any) -> None:
+    """Tolerance 1e-5: other shapes sum in another order."""
+    images = [_image(1), _image(2), None]
+    texts = [vlm.render_prompt(processor, prompt, has_image=True) for prompt in ("what is it ?", "a", "where ?")]
+    batch = vlm.encode_prompts(processor, texts, [images[0], images[1], images[0]])
+    cut = batch.beginnings["input_ids"].shape[1]
+    positions = (batch.attention_mask.cumsum(dim=1) - 1)[:, cut:]
+    with torch.inference_mode():
+        logits = model(
+            input_ids=batch.input_ids[:, cut:],
+            attention_mask=batch.attention_mask,
+            position_ids=positions,
+            past_key_values=vlm.read_beginnings(model, batch),
+        ).logits[:, -1]
+        for row, number in enumerate((0, 1, 0)):
+            alone = processor(text=[texts[row]], images=[images[number]], return_tensors="pt", add_special_tokens=False)
+            expected = model(**alone).logits[0, -1]
+            assert torch.allclose(logits[row], expected, atol=1e-5)
 
 
 # Scores
@@ -200,7 +263,7 @@ def test_add_lora_trains_adapters_of_the_language_blocks_alone_and_starts_as_the
     batch = vlm.collate(processor, _examples(processor))
     with torch.inference_mode():
         before = AnswerScorer(model)(batch)
-        adapted = vlm.add_lora(model, rank=2, lora_alpha=4)
+        adapted = vlm.add_lora(model, rank=2, lora_alpha=4, projector=False)
         assert torch.equal(AnswerScorer(adapted)(batch), before)
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     kinds = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -210,7 +273,7 @@ def test_add_lora_trains_adapters_of_the_language_blocks_alone_and_starts_as_the
 
 
 def test_unfreeze_language_model_leaves_vision_tower_and_projector_frozen(model: Any) -> None:
-    vlm.unfreeze_language_model(model)
+    vlm.unfreeze_language_model(model, projector=False)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert frozen == {name for name in frozen | trained if "vision_tower" in name or "multi_modal_projector" in name}
@@ -220,15 +283,64 @@ def test_unfreeze_language_model_leaves_vision_tower_and_projector_frozen(model:
 def test_projector_parameters_are_found_in_plain_and_adapted_models(model: Any) -> None:
     plain = vlm.projector_parameters(model)
     assert len(plain) == 4  # two linear layers with bias
-    assert {id(each) for each in vlm.projector_parameters(vlm.add_lora(model, rank=2, lora_alpha=4))} == {
-        id(each) for each in plain
-    }
+    assert {
+        id(each) for each in vlm.projector_parameters(vlm.add_lora(model, rank=2, lora_alpha=4, projector=False))
+    } == {id(each) for each in plain}
 
 
 def test_sharding_units_are_the_language_layers(model: Any) -> None:
     layers = list(model.model.language_model.layers)
     assert vlm.sharding_units(model) == layers
-    assert len(vlm.sharding_units(vlm.add_lora(model, rank=2, lora_alpha=4))) == len(layers) == 2
+    assert len(vlm.sharding_units(vlm.add_lora(model, rank=2, lora_alpha=4, projector=False))) == len(layers) == 2
+
+
+def test_add_lora_with_the_projector_saves_and_loads_it_with_the_adapter(
+    processor: Any, model: Any, tiny_llava: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    adapted = vlm.add_lora(model, rank=2, lora_alpha=4, projector=True)
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert sum("multi_modal_projector" in name for name in trained) == len(vlm.projector_parameters(adapted)) == 4
+    with torch.no_grad():
+        for parameter in vlm.projector_parameters(adapted):
+            parameter.mul_(2)
+    adapted.save_pretrained(str(tmp_path))
+    loaded = PeftModel.from_pretrained(vlm.load_model(str(tiny_llava), "float32"), str(tmp_path))
+    batch = vlm.collate(processor, _examples(processor))
+    with torch.inference_mode():
+        assert torch.equal(AnswerScorer(loaded)(batch), AnswerScorer(adapted)(batch))
+        merged = AnswerScorer(adapted.merge_and_unload())(batch)
+        assert torch.allclose(merged, AnswerScorer(loaded)(batch), rtol=1e-6)
+        assert not torch.allclose(merged, AnswerScorer(vlm.load_model(str(tiny_llava), "float32"))(batch), rtol=1e-5)
+
+
+def test_trained_in_float32_holds_exactly_what_trains_and_still_computes_in_bfloat16(
+    processor: Any, tiny_llava: Path
+) -> None:
+    model = vlm.load_model(str(tiny_llava), "bfloat16")
+    batch = vlm.collate(processor, _examples(processor))
+    before = AnswerScorer(model)(batch).detach()
+    vlm.unfreeze_language_model(model, projector=True)
+    model = vlm.trained_in_float32(model)
+    dtypes = {p.requires_grad: p.dtype for p in model.parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    scorer = AnswerScorer(model)
+    after = scorer(batch)
+    assert after.dtype == torch.float32 and torch.allclose(after, before, rtol=0.02)
+    after.sum().backward()
+    weight = model.lm_head.weight
+    with torch.no_grad():
+        weight.add_(weight.grad, alpha=1e-6)  # a step that bfloat16 would round away
+    assert not torch.equal(weight.bfloat16().float(), weight)
+
+
+def test_answer_scorer_without_an_image_gives_the_trained_projector_a_zero_gradient(processor: Any, model: Any) -> None:
+    vlm.unfreeze_language_model(model, projector=True)
+    batch = vlm.collate(processor, [vlm.encode_example(processor, _talk("what ?", "no"), None)])
+    AnswerScorer(model)(batch).sum().backward()
+    for parameter in vlm.projector_parameters(model):
+        assert parameter.grad is not None and not parameter.grad.any()
 
 
 # Checkpoints
@@ -319,7 +431,8 @@ def test_load_model_has_the_dtype_that_was_asked_for_and_does_not_train(
     assert not model.training
 
 
-def test_end_token_ids_are_those_of_the_generation_config_else_the_tokenizers(processor: Any, model: Any) -> None:
-    for configured, expected in (([5, 7], [5, 7]), (5, [5]), (None, [processor.tokenizer.eos_token_id])):
+def test_end_token_ids_are_those_of_the_generation_config_and_the_tokenizers(processor: Any, model: Any) -> None:
+    end = processor.tokenizer.eos_token_id
+    for configured, expected in (([5, 7], [end, 5, 7]), (5, [end, 5]), (None, [end])):
         model.generation_config.eos_token_id = configured
         assert vlm.end_token_ids(processor, model) == expected

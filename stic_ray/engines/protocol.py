@@ -38,14 +38,10 @@ class Engine(Protocol):
         """One completion a request, in order; a request that cannot be answered has an `error`."""
         ...
 
-    def count_tokens(self, turns: Sequence[Turn], image: Image.Image | None) -> int:
-        """How many tokens a conversation has when it is trained on, image tokens included."""
-        ...
-
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """A conversation whose answers are to be scored."""
+    """A conversation with its answers, to be scored or counted."""
 
     turns: Sequence[Turn]
     image: Image.Image | None
@@ -65,5 +61,17 @@ class Scorer(Protocol):
     """Anything that scores given answers."""
 
     def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Score]:
-        """One score a conversation, in order; one longer than `max_length` tokens has an `error`."""
+        """One score a conversation, in order, with an `error` where there is none, as above `max_length` tokens."""
+        ...
+
+
+class Counter(Protocol):
+    """Anything that knows how long a conversation is to a model; it needs no weights."""
+
+    def count_tokens(self, conversation: Conversation) -> int:
+        """How many tokens a conversation has when it is trained on, image tokens included.
+
+        Raises:
+            ValueError: it cannot be trained on.
+        """
         ...

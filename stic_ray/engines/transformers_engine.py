@@ -4,14 +4,12 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from stic_ray import storage, vlm
 from stic_ray.config import Sampling
 from stic_ray.engines.protocol import Completion, Request
-from stic_ray.records import Turn
 
 
 class GumbelSampling(LogitsProcessor):  # type: ignore[misc]
@@ -55,12 +53,13 @@ class TransformersEngine:
         self._limit = int(self._model.config.get_text_config().max_position_embeddings)
         self._batch_size = batch_size
 
-    def count_tokens(self, turns: Sequence[Turn], image: Image.Image | None) -> int:
-        """How many tokens a conversation has when it is trained on, image tokens included."""
-        return len(vlm.encode_example(self._processor, turns, image).input_ids)
-
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion a request, in order. Batches hold prompts of like length and of one sampling."""
+        """One completion a request, in order; equal requests are answered once (POPE's files share questions).
+
+        Batches hold prompts of like length and of one sampling.
+        """
+        first: dict[tuple[int, str, Sampling, int], int] = {}
+        same = [first.setdefault((id(r.image), r.prompt, r.sampling, r.seed), i) for i, r in enumerate(requests)]
         texts = [vlm.render_prompt(self._processor, r.prompt, has_image=r.image is not None) for r in requests]
 
         marker = self._processor.image_token
@@ -74,7 +73,7 @@ class TransformersEngine:
             s = requests[index].sampling
             return (requests[index].image is None, s.temperature, s.top_p, s.max_new_tokens)
 
-        accepted = [index for index in range(len(requests)) if index not in completions]
+        accepted = [index for index in first.values() if index not in completions]
         accepted.sort(key=lambda index: (likeness(index), len(texts[index])))
         for _, alike in itertools.groupby(accepted, key=likeness):
             group = list(alike)
@@ -82,14 +81,13 @@ class TransformersEngine:
                 batch = group[start : start + self._batch_size]
                 answers = self._generate_batch([requests[i] for i in batch], [texts[i] for i in batch])
                 completions.update(zip(batch, answers, strict=True))
-        return [completions[index] for index in range(len(requests))]
+        return [completions[index] for index in same]
 
     @torch.inference_mode()
     def _generate_batch(self, requests: list[Request], texts: list[str]) -> list[Completion]:
         sampling = requests[0].sampling
-        images = [request.image for request in requests if request.image is not None]
-        inputs = vlm.encode_prompts(self._processor, texts, images)
-        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        inputs = vlm.encode_prompts(self._processor, texts, [request.image for request in requests])
+        lengths = inputs.attention_mask.sum(dim=1).tolist()
         too_long = [length + sampling.max_new_tokens > self._limit for length in lengths]
         if any(too_long):
             return self._without_too_long(requests, texts, lengths, too_long)
@@ -97,14 +95,18 @@ class TransformersEngine:
         if sampling.temperature > 0:
             noise.append(GumbelSampling(sampling, [request.seed for request in requests]))
         output_BT = self._model.generate(
-            **{name: value.to(self._device) for name, value in inputs.items()},
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=False,
-            eos_token_id=self._ends,
-            pad_token_id=self._processor.tokenizer.pad_token_id or 0,
+            input_ids=inputs.input_ids.to(self._device),
+            attention_mask=inputs.attention_mask.to(self._device),
+            past_key_values=vlm.read_beginnings(self._model, inputs),
+            generation_config=GenerationConfig(
+                max_new_tokens=sampling.max_new_tokens,
+                do_sample=False,
+                eos_token_id=self._ends,
+                pad_token_id=self._processor.tokenizer.pad_token_id or 0,
+            ),
             logits_processor=noise,
         )
-        new_BT = output_BT[:, inputs["input_ids"].shape[1] :].tolist()
+        new_BT = output_BT[:, inputs.input_ids.shape[1] :].tolist()
         return [self._completion(ids, length) for ids, length in zip(new_BT, lengths, strict=True)]
 
     def _without_too_long(

@@ -20,16 +20,13 @@ class TransformersScorer:
 
     @torch.inference_mode()
     def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Score]:
-        """One score a conversation, in order; one longer than `max_length` tokens has an `error`."""
-        examples = [vlm.encode_example(self._processor, c.turns, c.image) for c in conversations]
-        scores = {
-            index: Score(logp=0.0, num_answer_tokens=0, num_tokens=len(example.input_ids), error="too long")
-            for index, example in enumerate(examples)
-            if len(example.input_ids) > max_length
-        }
-        fitting = sorted(set(range(len(examples))) - scores.keys(), key=lambda i: len(examples[i].input_ids))
-        for start in range(0, len(fitting), self._batch_size):
-            indices = fitting[start : start + self._batch_size]
+        """One score a conversation, in order; one that cannot be scored, like one that is too long, has an `error`."""
+        encoded = [self._encode(conversation, max_length) for conversation in conversations]
+        examples = {index: example for index, example in enumerate(encoded) if isinstance(example, vlm.Example)}
+        scores = {index: refused for index, refused in enumerate(encoded) if isinstance(refused, Score)}
+        by_length = sorted(examples, key=lambda index: len(examples[index].input_ids))
+        for start in range(0, len(by_length), self._batch_size):
+            indices = by_length[start : start + self._batch_size]
             batch = vlm.collate(self._processor, [examples[index] for index in indices])
             logp = self._scorer({name: value.to(self._device) for name, value in batch.items()}).tolist()
             for index, value in zip(indices, logp, strict=True):
@@ -37,4 +34,25 @@ class TransformersScorer:
                 scores[index] = Score(
                     logp=value, num_answer_tokens=example.num_trained, num_tokens=len(example.input_ids)
                 )
-        return [scores[index] for index in range(len(examples))]
+        return [scores[index] for index in range(len(encoded))]
+
+    def _encode(self, conversation: Conversation, max_length: int) -> vlm.Example | Score:
+        try:
+            example = vlm.encode_example(self._processor, conversation.turns, conversation.image)
+        except ValueError as error:
+            return Score(logp=0.0, num_answer_tokens=0, num_tokens=0, error=str(error))
+        if len(example.input_ids) <= max_length:
+            return example
+        reason = f"longer than max_length {max_length} tokens"
+        return Score(logp=0.0, num_answer_tokens=0, num_tokens=len(example.input_ids), error=reason)
+
+
+class TransformersCounter:
+    """Token counts by the model's processor alone."""
+
+    def __init__(self, model_uri: str) -> None:
+        self._processor = vlm.load_processor(storage.local_copy(model_uri))
+
+    def count_tokens(self, conversation: Conversation) -> int:
+        """How many tokens a conversation has when it is trained on, image tokens included; ValueError if it cannot."""
+        return len(vlm.encode_example(self._processor, conversation.turns, conversation.image).input_ids)

@@ -21,7 +21,7 @@ from stic_ray.flow import Outcome, Prepared, Unit, Work, finish_stage, read_imag
 from stic_ray.images import decode
 from stic_ray.records import Prediction, Question
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 DAR_SUFFIX = "_dar"
 
 

@@ -17,9 +17,10 @@ from stic_ray.engines import start_engine
 from stic_ray.engines.protocol import Request
 from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
 from stic_ray.images import decode
-from stic_ray.records import Sample, Turn, make_seed
+from stic_ray.records import Sample, make_seed
+from stic_ray.stages.fit import read_sample
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def plan(config: Config, samples: str, stage1: str) -> Plan:
@@ -27,9 +28,7 @@ def plan(config: Config, samples: str, stage1: str) -> Plan:
     identity = {
         "seed": config.seed,
         "simple": to_tree(config.prompts.simple),
-        "infused": config.prompts.infused,
         "sampling": to_tree(config.sampling),
-        "max_length": config.stage2.max_length,
         "engine": "transformers",
         "dtype": config.model.dtype,
     }
@@ -56,14 +55,13 @@ def run(config: Config, samples: Artifact, model_uri: str, plan: Plan) -> Artifa
             "sampling": config.sampling,
             "pool": config.prompts,
             "seed": config.seed,
-            "max_length": config.stage2.max_length,
         },
     )
     return run_stage(store=config.store, plan=plan, work=work, units=units, execution=config.execution)
 
 
 class Describer:
-    """An actor's work: one description an image of the batch, then the proof that every sample fits."""
+    """An actor's work: one description an image of the batch, shared by its samples."""
 
     def __init__(
         self,
@@ -74,22 +72,17 @@ class Describer:
         sampling: Sampling,
         pool: Prompts,
         seed: int,
-        max_length: int,
     ) -> None:
         self._engine = start_engine(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
         self._sampling = sampling
         self._pool = pool
         self._seed = seed
-        self._max_length = max_length
 
     def __call__(self, units: Sequence[Prepared]) -> list[Outcome]:
         """Every sample with its image's description, or the reason why not."""
-        samples = []
+        samples = [read_sample(unit.payload) for unit in units]
         images: dict[str, Image.Image] = {}
-        for unit in units:
-            tree = json.loads(unit.payload)
-            sample = Sample(**{**tree, "turns": [Turn(**turn) for turn in tree["turns"]]})
-            samples.append(sample)
+        for sample, unit in zip(samples, units, strict=True):
             if unit.images and sample.image_id not in images:
                 images[sample.image_id] = decode(unit.images[0])
         answers = dict(zip(images, self._engine.generate([self._ask(i, im) for i, im in images.items()]), strict=True))
@@ -98,8 +91,6 @@ class Describer:
             answer = answers.get(sample.image_id)
             reason = answer.error if answer is not None else ""
             described = Sample(**{**vars(sample), "description": answer.text if answer is not None else ""})
-            if not reason:
-                reason = self._too_long(described, images)
             outcomes.append(Outcome(id=sample.id, rows=[] if reason else [described], reason=reason))
         return outcomes
 
@@ -107,8 +98,3 @@ class Describer:
         prompt = prompts.draw(self._pool.simple, make_seed(self._seed, image_id, "description prompt"))
         seed = make_seed(self._seed, image_id, "description")
         return Request(prompt=prompt, image=image, sampling=self._sampling, seed=seed)
-
-    def _too_long(self, sample: Sample, images: dict[str, Image.Image]) -> str:
-        turns = prompts.infused_turns(sample, self._pool.infused)
-        length = self._engine.count_tokens(turns, images.get(sample.image_id))
-        return f"longer than stage2.max_length {self._max_length} tokens" if length > self._max_length else ""

@@ -17,7 +17,7 @@ from stic_ray.flow import Outcome, Prepared, Unit, Work, run_stage
 from stic_ray.images import BadImageError, corrupt, decode, draw_corruption, encode, hash_pixels
 from stic_ray.records import ImageRef, Response, make_id, make_seed
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 PREFERRED = "preferred"
 DISPREFERRED = "dispreferred"
 MISLEADING = "misleading_prompt"

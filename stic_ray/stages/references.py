@@ -16,12 +16,12 @@ from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
 from stic_ray.images import decode
 from stic_ray.records import Pair, Reference, Turn
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def plan(config: Config, pairs: str, model: str) -> Plan:
     """The artifact of references; `pairs` and `model` are the parents' fingerprints."""
-    identity = {"dtype": config.model.dtype, "max_length": config.stage1.max_length}
+    identity = {"engine": "transformers", "dtype": config.model.dtype, "max_length": config.stage1.max_length}
     parents = {"pairs": pairs, "model": model}
     return Plan(
         stage="references", code_version=CODE_VERSION, identity=identity, parents=parents, kind=Reference.__name__
@@ -58,7 +58,7 @@ class ReferenceScorer:
         self._max_length = max_length
 
     def __call__(self, units: Sequence[Prepared]) -> list[Outcome]:
-        """One reference a unit, or that it is too long."""
+        """One reference a unit, or the reason why there is none, mostly its length (stage1.max_length)."""
         conversations = []
         for unit in units:
             image = decode(unit.images[0])
@@ -68,19 +68,19 @@ class ReferenceScorer:
                 conversations.append(Conversation(turns=turns, image=image))
         scores = self._scorer.score(conversations, self._max_length)
         return [
-            self._outcome(unit.id, chosen, rejected)
+            _outcome(unit.id, chosen, rejected)
             for unit, chosen, rejected in zip(units, scores[::2], scores[1::2], strict=True)
         ]
 
-    def _outcome(self, pair_id: str, chosen: Score, rejected: Score) -> Outcome:
-        if chosen.error or rejected.error:
-            reason = f"longer than stage1.max_length {self._max_length} tokens"
-            return Outcome(id=pair_id, rows=[], reason=reason)
-        row = Reference(
-            id=pair_id,
-            chosen_logp=chosen.logp,
-            rejected_logp=rejected.logp,
-            num_chosen_tokens=chosen.num_answer_tokens,
-            num_rejected_tokens=rejected.num_answer_tokens,
-        )
-        return Outcome(id=pair_id, rows=[row], reason="")
+
+def _outcome(pair_id: str, chosen: Score, rejected: Score) -> Outcome:
+    if chosen.error or rejected.error:
+        return Outcome(id=pair_id, rows=[], reason=chosen.error or rejected.error)
+    row = Reference(
+        id=pair_id,
+        chosen_logp=chosen.logp,
+        rejected_logp=rejected.logp,
+        num_chosen_tokens=chosen.num_answer_tokens,
+        num_rejected_tokens=rejected.num_answer_tokens,
+    )
+    return Outcome(id=pair_id, rows=[row], reason="")

@@ -28,7 +28,7 @@ class Item:
 
 
 def read_items(data: TrainingData) -> list[Item]:
-    """What a training reads, sorted by id."""
+    """What a training reads, in an order that only the data decides."""
     if isinstance(data, SampleData):
         return _sample_items(data)
     items = _pair_items(data)
@@ -36,7 +36,7 @@ def read_items(data: TrainingData) -> list[Item]:
 
 
 def _pair_items(data: PairData | ChosenData) -> list[Item]:
-    """Every pair that has a reference."""
+    """Every pair that has a reference, sorted by image: by id, a copy of the model would train in another order."""
     references = {row.id: row for row in artifacts.read(data.references, Reference)}
     return [
         Item(
@@ -45,7 +45,7 @@ def _pair_items(data: PairData | ChosenData) -> list[Item]:
             conversations=tuple(_answered(pair.prompt, text) for text in (pair.chosen, pair.rejected)),
             reference=(references[pair.id].chosen_logp, references[pair.id].rejected_logp),
         )
-        for pair in artifacts.read(data.pairs, Pair)
+        for pair in sorted(artifacts.read(data.pairs, Pair), key=lambda pair: (pair.image_id, pair.id))
         if pair.id in references
     ]
 

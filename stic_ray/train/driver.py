@@ -18,7 +18,7 @@ from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Training, to_tree
 from stic_ray.train.job import ADAPTER, MERGED, METRICS, PROGRESS, Job, TrainingData, train_worker
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 MODEL = "model"
 _WORK = "checkpoints"
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # of Ray Train, which does not export the name

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import ray.train.torch
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -45,7 +46,7 @@ def train(job: Job) -> None:
     if not items:
         raise ValueError(f"{job.data}: nothing to train on")
     model = _trainable(path, job)
-    device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+    device = ray.train.torch.get_device()
     scorer = vlm.AnswerScorer(model.to(device))
     _shard(scorer, world, device)
     optimizer = _optimizer(scorer, job.training)
@@ -85,15 +86,12 @@ def _trainable(path: str, job: Job) -> Any:
     torch.manual_seed(make_seed(job.seed, "adapter") % 2**32)
     model = vlm.load_model(path, job.dtype)
     weights = job.training.weights
+    projector = job.training.projector_lr is not None
     if isinstance(weights, Lora):
-        model = vlm.add_lora(model, rank=weights.rank, lora_alpha=weights.lora_alpha)
+        model = vlm.add_lora(model, rank=weights.rank, lora_alpha=weights.lora_alpha, projector=projector)
     else:
-        vlm.unfreeze_language_model(model)
-    if job.training.projector_lr is not None:
-        for parameter in vlm.projector_parameters(model):
-            parameter.requires_grad_(True)
-    model.train()
-    return model
+        vlm.unfreeze_language_model(model, projector=projector)
+    return vlm.trained_in_float32(model).train()
 
 
 def _shard(scorer: vlm.AnswerScorer, world: int, device: torch.device) -> None:
@@ -236,12 +234,17 @@ def _export(state: _Trainer, processor: Any, path: str, job: Job, rank: int) -> 
     if rank != 0:
         return
     model = _trainable(path, job)
-    vlm.AnswerScorer(model).load_state_dict(weights, strict=False)
+    scorer = vlm.AnswerScorer(model)
+    trained = {name for name, parameter in scorer.named_parameters() if parameter.requires_grad}
+    unknown = scorer.load_state_dict(weights, strict=False).unexpected_keys
+    if unknown or not trained <= weights.keys():
+        raise RuntimeError(f"trained weights would be lost: {unknown or sorted(trained - weights.keys())}")
     model.eval()
     with tempfile.TemporaryDirectory() as directory:
         if isinstance(job.training.weights, Lora):
             model.save_pretrained(str(Path(directory) / ADAPTER))
             model = model.merge_and_unload()
+        model = model.to(vlm.DTYPES[job.dtype])
         vlm.save_checkpoint(model, processor, str(Path(directory) / MERGED))
         (Path(directory) / METRICS).write_text(state.metrics_text())
         storage.upload_directory(directory, job.output)

@@ -18,7 +18,7 @@ def test_driver_killed_in_a_stage_of_each_kind_loses_and_doubles_nothing(finishe
     (project.home / "own.yaml").write_text(config)  # the same inputs, another store
     undisturbed = references(finished.run_home)
     stages = {role: undisturbed[role] for role in KILLED}
-    hit = kill_round(project.command(), project.home, project.store, stages, random.Random(1))
+    hit = kill_round(project.command(), project.home, project.store, stages, random.Random(1), whole_node=False)
     assert hit
     found = compare(undisturbed, references(project.run_home))
     assert found.faults == [] and audit(project.run_home) == []

@@ -57,7 +57,7 @@ def _config(own: Project) -> Config:
 
 def test_run_on_real_photos_leaves_models_and_a_report_without_ground_truth(own: Project, real_data: Path) -> None:
     assert own.stages() == sorted(
-        ["images", "responses", "pairs", "references", "stage1", "samples", "descriptions", "stage2"]
+        ["images", "responses", "pairs", "references", "stage1", "samples", "descriptions", "fitting", "stage2"]
     )
     for stage in ("stage1", "stage2"):
         assert (own.run_home / stage / "adapter" / "adapter_model.safetensors").is_file()

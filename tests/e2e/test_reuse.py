@@ -46,7 +46,7 @@ def test_changed_alpha_retrains_and_makes_no_pair_again(finished: Project, tmp_p
     before = project.made()
     project.finish("stage1.loss.alpha=0.5")
     added = sorted(name.rpartition("-")[0] for name in project.made() - before)
-    assert added == ["descriptions", "stage1", "stage2"]
+    assert added == ["descriptions", "fitting", "stage1", "stage2"]
 
 
 def test_changed_prompt_redoes_what_depends_on_it_and_no_more(finished: Project, tmp_path: Path) -> None:
@@ -54,8 +54,8 @@ def test_changed_prompt_redoes_what_depends_on_it_and_no_more(finished: Project,
     before = project.made()
     project.finish("prompts.infused='{question} {description}'")
     added = sorted(name.rpartition("-")[0] for name in project.made() - before)
-    assert added == ["descriptions", "stage2"]
+    assert added == ["fitting", "stage2"]
     before = project.made()
     project.finish("prompts.infused='{question} {description}'", "prompts.misleading=['describe a dog']")
     added = sorted(name.rpartition("-")[0] for name in project.made() - before)
-    assert added == ["descriptions", "pairs", "references", "responses", "stage1", "stage2"]
+    assert added == ["descriptions", "fitting", "pairs", "references", "responses", "stage1", "stage2"]

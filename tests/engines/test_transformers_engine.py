@@ -11,7 +11,6 @@ from stic_ray import engines, vlm
 from stic_ray.config import Sampling
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.engines.transformers_engine import GumbelSampling, TransformersEngine
-from stic_ray.records import Turn
 
 _GREEDY = Sampling(temperature=0.0, max_new_tokens=5)
 _WARM = Sampling(temperature=1.5, max_new_tokens=5)
@@ -60,7 +59,7 @@ def test_generate_batched_equals_single_greedy(engine: TransformersEngine) -> No
 def test_generate_greedy_equals_a_plain_loop_over_the_model(engine: TransformersEngine) -> None:
     request = _request(2, _GREEDY)
     text = vlm.render_prompt(engine._processor, request.prompt, has_image=True)
-    inputs = vlm.encode_prompts(engine._processor, [text], [_image(2)])
+    inputs = engine._processor(text=[text], images=[_image(2)], return_tensors="pt", add_special_tokens=False)
     ids = inputs["input_ids"]
     with torch.inference_mode():
         for _ in range(_GREEDY.max_new_tokens):
@@ -128,11 +127,35 @@ def test_generate_stops_at_an_end_token_and_counts_what_stands_before_it(
         assert (answer.num_tokens, answer.text, answer.finish_reason) == (0, "", "stop")
 
 
-def test_count_tokens_is_the_length_of_what_training_encodes(engine: TransformersEngine) -> None:
-    turns = [Turn(role="user", text="what ?"), Turn(role="assistant", text="a dog")]
-    example = vlm.encode_example(engine._processor, turns, _image(0))
-    assert engine.count_tokens(turns, _image(0)) == len(example.input_ids)
-    assert engine.count_tokens(turns, None) == len(example.input_ids) - 5  # four image tokens and the line's end
+def test_generate_several_prompts_on_one_image_object_equals_each_alone(engine: TransformersEngine) -> None:
+    images = [_image(0), _image(1)]
+    requests = [
+        Request(prompt=prompt, image=images[number % 2], sampling=_GREEDY, seed=0)
+        for number, prompt in enumerate(_PROMPTS)
+    ]
+    assert engine.generate(requests) == _one_by_one(engine, requests)
+
+
+def test_generate_answers_equal_requests_once_and_gives_all_of_them_the_answer(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = _image(0)
+
+    def ask(prompt: str, seed: int) -> Request:
+        return Request(prompt=prompt, image=image, sampling=_WARM, seed=seed)
+
+    requests = [ask("a", 1), ask("what is it ?", 1), ask("a", 1), ask("a", 2)]
+    expected = _one_by_one(engine, requests)
+    sizes: list[int] = []
+    generate = engine._generate_batch
+
+    def counted(batch: list[Request], texts: list[str]) -> list[Completion]:
+        sizes.append(len(batch))
+        return generate(batch, texts)
+
+    monkeypatch.setattr(engine, "_generate_batch", counted)
+    assert engine.generate(requests) == expected
+    assert sum(sizes) == 3
 
 
 def test_generate_nothing_gives_nothing(engine: TransformersEngine) -> None:

@@ -46,7 +46,25 @@ def test_score_too_long_is_an_error_and_the_others_are_unaffected(tiny_llava: Pa
     cut = scorer.score(conversations, max_length=limit)
     for before, after in zip(whole, cut, strict=True):
         assert after.num_tokens == before.num_tokens
-        assert after.error == ("too long" if before.num_tokens > limit else "")
+        assert after.error == (f"longer than max_length {limit} tokens" if before.num_tokens > limit else "")
         if not after.error:
             assert after.logp == pytest.approx(before.logp, rel=1e-5)
     assert scorer.score([], max_length=1) == []
+
+
+def test_score_that_cannot_be_encoded_is_an_error_and_the_others_are_unaffected(tiny_llava: Path) -> None:
+    scorer = engines.start_scorer(model_uri=str(tiny_llava), dtype="float32", batch_size=2)
+    fine = _conversation(0)
+    bad = Conversation(turns=[fine.turns[0], Turn(role="assistant", text="a <image>")], image=fine.image)
+    alone, refused, beside = scorer.score([fine, bad, fine], max_length=1000)
+    assert "holds <image>" in refused.error and not alone.error
+    assert beside.logp == pytest.approx(alone.logp, rel=1e-5)
+
+
+def test_count_tokens_is_the_length_of_what_training_encodes(tiny_llava: Path) -> None:
+    counter = engines.start_counter(model_uri=str(tiny_llava))
+    conversation = _conversation(0)
+    example = vlm.encode_example(vlm.load_processor(str(tiny_llava)), conversation.turns, conversation.image)
+    assert counter.count_tokens(conversation) == len(example.input_ids)
+    without = Conversation(turns=conversation.turns, image=None)
+    assert counter.count_tokens(without) == len(example.input_ids) - 5  # four image tokens and the line's end

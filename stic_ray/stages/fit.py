@@ -1,0 +1,82 @@
+"""Fitting: the proof, before stage 2 trains, that every described sample fits the length limit with its description.
+
+Only a processor is needed, so this runs on CPUs; it is the only stage that a change of the infusion template redoes
+before training. The rows are the samples as they were; nothing is ever truncated.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from stic_ray import artifacts, prompts
+from stic_ray.artifacts import Artifact, Plan
+from stic_ray.config import Config
+from stic_ray.engines import start_counter
+from stic_ray.engines.protocol import Conversation
+from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
+from stic_ray.images import decode
+from stic_ray.records import Sample, Turn
+
+CODE_VERSION = 1
+
+
+def plan(config: Config, described: str, model: str) -> Plan:
+    """The artifact of samples that fit; `described` and `model` are the parents' fingerprints."""
+    identity = {"infused": config.prompts.infused, "max_length": config.stage2.max_length}
+    parents = {"descriptions": described, "model": model}
+    return Plan(stage="fitting", code_version=CODE_VERSION, identity=identity, parents=parents, kind=Sample.__name__)
+
+
+def run(config: Config, described: Artifact, plan: Plan) -> Artifact:
+    """Make the artifact: one unit and one row a sample."""
+    units = [
+        Unit(id=sample.id, image_uri=sample.image_uri, payload=json.dumps(asdict(sample)))
+        for part in artifacts.iterate(described.uri, Sample)
+        for sample in part
+    ]
+    work = Work(
+        record=Sample,
+        input_column="id",
+        prepare=read_image,
+        worker=Fitter,
+        worker_arguments={
+            "model_uri": config.model.path,
+            "infused": config.prompts.infused,
+            "max_length": config.stage2.max_length,
+        },
+        on_gpu=False,
+    )
+    return run_stage(store=config.store, plan=plan, work=work, units=units, execution=config.execution)
+
+
+class Fitter:
+    """An actor's work: the length of every sample's conversation, image tokens and description included."""
+
+    def __init__(self, *, model_uri: str, infused: str, max_length: int) -> None:
+        self._counter = start_counter(model_uri=model_uri)
+        self._infused = infused
+        self._max_length = max_length
+
+    def __call__(self, units: Sequence[Prepared]) -> list[Outcome]:
+        """Every sample as it is, or the reason why it cannot be trained on."""
+        samples = [read_sample(unit.payload) for unit in units]
+        reasons = [self._reason(sample, unit) for sample, unit in zip(samples, units, strict=True)]
+        return [
+            Outcome(id=sample.id, rows=[] if reason else [sample], reason=reason)
+            for sample, reason in zip(samples, reasons, strict=True)
+        ]
+
+    def _reason(self, sample: Sample, unit: Prepared) -> str:
+        turns = prompts.infused_turns(sample, self._infused)
+        image = decode(unit.images[0]) if unit.images else None
+        try:
+            length = self._counter.count_tokens(Conversation(turns=turns, image=image))
+        except ValueError as error:
+            return str(error)
+        return f"longer than stage2.max_length {self._max_length} tokens" if length > self._max_length else ""
+
+
+def read_sample(payload: str) -> Sample:
+    """A sample from a unit's JSON."""
+    tree = json.loads(payload)
+    return Sample(**{**tree, "turns": [Turn(**turn) for turn in tree["turns"]]})
