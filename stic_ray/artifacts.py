@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 RECORD = "record.json"
 LEASE = "lease.json"
 LEASE_S = 60.0
+_WAIT = "wait for it, or end it and start again"
+_SETTLE_S = 2.0  # longer than another taker needs from reading a dead lease to replacing it
 BASE_PREFIX = "base-"  # of the fingerprint of a model that no stage made
 
 
@@ -213,6 +215,9 @@ def commit(store: str, plan: Plan, figures: Mapping[str, Any]) -> Artifact:
     """Write the record of an artifact whose files are all there; from now on it is reused.
 
     `figures` adds to the record (seconds, throughput, metrics, manifest).
+
+    Raises:
+        BusyError: the lease under which it was made is lost.
     """
     uri = storage.join(store, plan.name)
     for part in (uri, storage.join(uri, "data"), storage.join(uri, "rejects")):
@@ -234,6 +239,8 @@ def commit(store: str, plan: Plan, figures: Mapping[str, Any]) -> Artifact:
         "committed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **figures,
     }
+    if uri in _held:
+        _held[uri].check()
     storage.write_bytes(storage.join(uri, RECORD), json.dumps(record, indent=1, sort_keys=True).encode())
     return Artifact(uri=uri, record=record)
 
@@ -258,12 +265,15 @@ def manifest(directory: str, parts: Sequence[str]) -> dict[str, str]:
 class Lease:
     """The right to write one artifact, renewed while held; a context manager.
 
-    A lease whose holder is dead (its process on this host, or no renewal for LEASE_S seconds) is taken over.
-    Taking over is atomic on local disks and on s3; elsewhere two runs that take over at the same moment may both go on,
-    which doubles work but, by the files' names and the readers' rule, no row.
+    A lease whose holder is dead (its process on this host, or no renewal for LEASE_S seconds) is taken over. On local
+    disks exactly one taker gets it. Elsewhere a taker waits _SETTLE_S and looks whether it still has it; one that
+    is slower than that, and a process that stood still for LEASE_S, find out when they renew and when they commit:
+    they have doubled work but, by the files' names and the readers' rule, no row. Looking and committing are two
+    steps, so that two records of one artifact can still be written within a moment: they say the same of other files.
     """
 
     def __init__(self, uri: str, holder: str) -> None:
+        self._artifact = uri
         self._uri = storage.join(uri, LEASE)
         self._token = uuid.uuid4().hex
         self._holder = holder
@@ -271,20 +281,35 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Lease":
+        takes_over = False
         with storage.locked(f"{self._uri}.lock"):
-            while not storage.create_exclusively(self._uri, self._content()):
+            while not (storage.create_exclusively(self._uri, self._content()) and self._stays(takes_over)):
                 other = self._read()
                 if other is not None and _is_alive(other):
-                    raise BusyError(
-                        f"{os.path.dirname(self._uri)} is being made by run {other['holder']!r} (process "
-                        f"{other['pid']} on {other['host']}): wait for it, or end it and start again"
-                    )
+                    raise BusyError(f"{self._artifact} is being made by {_describe(other)}: {_WAIT}")
                 storage.remove(self._uri)
+                takes_over = True
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
+        _held[self._artifact] = self
         return self
 
+    def check(self) -> None:
+        """Raises BusyError when this lease was taken over, because this process stood still for too long."""
+        other = self._read()
+        if other is None or other["token"] != self._token:
+            taker = _describe(other) if other else "another run, which has ended"
+            raise BusyError(f"{self._artifact} was taken over by {taker}, and this run may not commit it: {_WAIT}")
+
+    def _stays(self, takes_over: bool) -> bool:
+        """Whether the lease is still ours when another one that saw the same dead lease has replaced it."""
+        if not takes_over or storage.is_local(self._uri):
+            return True
+        time.sleep(_SETTLE_S)
+        return self._is_mine()
+
     def __exit__(self, *_: object) -> None:
+        _held.pop(self._artifact, None)
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -300,7 +325,7 @@ class Lease:
         entry = {
             "holder": self._holder,
             "token": self._token,
-            "host": socket.gethostname(),
+            **_place(),
             "pid": os.getpid(),
             "started": _process_start(os.getpid()),
             "renewed_at": time.time(),
@@ -317,17 +342,38 @@ class Lease:
         return entry
 
     def _renew(self) -> None:
-        while not self._stop.wait(LEASE_S / 4) and self._is_mine():
+        while not self._stop.wait(LEASE_S / 4):
             try:
+                if not self._is_mine():
+                    logger.error("%s was taken over by another run: this one may not commit it", self._artifact)
+                    return
                 storage.write_bytes(self._uri, self._content())
-            except OSError as error:  # a full disk: the stage meets it too, and says so
+            except OSError as error:  # a full disk, a broken connection: the stage meets it too, and says so
                 logger.warning("%s cannot be renewed: %s", self._uri, error)
 
 
+_held: dict[str, Lease] = {}  # by artifact's directory, of this process: what `commit` asks
+
+
+def _describe(lease: Mapping[str, Any]) -> str:
+    return f"run {lease['holder']!r} (process {lease['pid']} on {lease['host']})"
+
+
 def _is_alive(lease: Mapping[str, Any]) -> bool:
-    if lease["host"] == socket.gethostname() and lease["started"]:
+    if lease["started"] and _place().items() <= lease.items():
         return _process_start(int(lease["pid"])) == str(lease["started"])
     return time.time() - float(lease["renewed_at"]) < LEASE_S
+
+
+def _place() -> dict[str, str]:
+    """Where a process's number means that process: containers share host names, and count their processes alone."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:  # a system without /proc: no process start is known there either
+        boot = namespace = ""
+    return {"host": socket.gethostname(), "boot": boot, "pid_namespace": namespace}
 
 
 def _process_start(pid: int) -> str:

@@ -140,7 +140,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", help="the run's directory, like runs/NAME (any fsspec URI)")
     arguments = parser.parse_args(argv)
     try:
-        faults = audit_run(storage.absolute(arguments.run))
+        with storage.reaching(arguments.run):
+            faults = audit_run(storage.absolute(arguments.run))
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

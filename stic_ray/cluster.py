@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +12,8 @@ import ray.data
 
 logger = logging.getLogger(__name__)
 _LOCAL_OBJECT_STORE_BYTES = 500_000_000
+_HOST_PORT = re.compile(r"\[?(?P<host>[^/]+?)\]?:(?P<port>\d+)")
+_CONNECT_S = 5.0
 
 
 @contextmanager
@@ -45,10 +49,18 @@ def connected() -> Iterator[None]:
 
 def _join(address: str) -> None:
     try:
+        _knock(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         why = "an http address is for ray job submit" if address.startswith("http") else str(error).partition("\n")[0]
         raise ValueError(
             f"RAY_ADDRESS {address}: no cluster can be joined there ({why}): give the head's address, like HOST:6379, "
             "or unset it to start a local Ray"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Raises OSError when nobody answers at HOST:PORT, which Ray would try again for more than two minutes."""
+    found = _HOST_PORT.fullmatch(address)
+    if found:
+        socket.create_connection((found["host"], int(found["port"])), timeout=_CONNECT_S).close()

@@ -19,7 +19,7 @@ class Model:
     """A checkpoint: a local directory or any fsspec URI. `version` "" means: hash the listing of its files."""
 
     path: str
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: Literal["float32", "bfloat16"]
     version: str = ""
 
 
@@ -45,6 +45,7 @@ class LlavaJson:
     version: str = ""
 
     def __post_init__(self) -> None:
+        _require(self.images != "", "images", self.images, "the folder that the samples' image paths start in")
         _require(self.sample is None or self.sample > 0, "sample", self.sample, "a positive number, or null for all")
 
 
@@ -227,7 +228,10 @@ class Pool:
     num_gpus: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.min_size <= self.max_size and self.max_size > 0, "min_size", self.min_size, "<= max_size")
+        wanted = f"at least 1 and at most max_size ({self.max_size})"
+        _require(1 <= self.min_size <= self.max_size, "min_size", self.min_size, wanted)
+        for name in ("num_cpus", "num_gpus"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,8 +251,11 @@ class Execution:
     max_reject_rate: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "rows_per_file", "num_train_workers", "micro_batch", "checkpoint_every"):
+        sizes = ("batch_size", "rows_per_file", "num_train_workers", "micro_batch", "checkpoint_every")
+        for name in ("task_cpus", "train_cpus", *sizes):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("train_gpus", "max_train_failures"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(0 <= self.max_reject_rate <= 1, "max_reject_rate", self.max_reject_rate, "between 0 and 1")
 
 

@@ -162,11 +162,15 @@ def _metrics(run: Run) -> str:
 
 
 def _write_models(run: Run, home: str) -> None:
+    """Copies, not links: whoever edits a file of a run must not change the store."""
     for stage in ("stage1", "stage2"):
         for part in (ADAPTER, MERGED):
             source = storage.join(run.artifacts[stage].uri, part)
+            target = storage.join(home, stage, part)
             if storage.exists(source):
-                storage.copy_directory(source, storage.join(home, stage, part))
+                storage.mirror_directory(source, target)
+            else:  # a full fine-tuning has no adapter: an earlier run's would be taken for its own
+                storage.remove(target)
 
 
 def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:

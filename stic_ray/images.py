@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from stic_ray.config import ColorJitter, Corruption, Downsize, to_tree
 
 MAX_PIXELS = 64_000_000
+MAX_ASPECT = 200  # an image processor that scales the short side to 336 px makes 336 x 67200 of it: 270 MB as floats
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -27,7 +28,8 @@ def decode(data: bytes) -> Image.Image:
     """RGB pixels of encoded bytes: upright by EXIF, the first frame, alpha over white.
 
     Raises:
-        BadImageError: empty, truncated, not an image, or more than MAX_PIXELS pixels.
+        BadImageError: empty, truncated, not an image, more than MAX_PIXELS pixels, or a side more than MAX_ASPECT times
+            the other.
     """
     if not data:
         raise BadImageError("the file is empty")
@@ -37,6 +39,10 @@ def decode(data: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
                 raise BadImageError(f"more than {MAX_PIXELS} pixels ({image.width} x {image.height})")
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise BadImageError(
+                    f"one side is more than {MAX_ASPECT} times the other ({image.width} x {image.height})"
+                )
             image.seek(0)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))

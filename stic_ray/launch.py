@@ -97,9 +97,13 @@ def check_places(config: Config) -> None:
     Raises:
         ValueError: an input is missing or empty, or an output cannot be written.
     """
-    check_checkpoint(config.model.path)
-    sources.check_folder(config.unlabeled)
-    sources.check_instructions(config.instructions)
+    with storage.reaching(f"model.path {config.model.path}"):
+        check_checkpoint(config.model.path)
+    with storage.reaching(f"unlabeled.uri {config.unlabeled.uri}"):
+        sources.check_folder(config.unlabeled)
+    source = config.instructions
+    with storage.reaching(f"instructions.uri {source.uri} or instructions.images {source.images}"):
+        sources.check_instructions(source)
     if config.evaluation is not None:
         for split, benchmark in (("test", config.evaluation.test), ("dev", config.evaluation.dev)):
             if benchmark is not None:
@@ -110,20 +114,25 @@ def check_places(config: Config) -> None:
 
 def _check_benchmark(where: str, benchmark: Benchmark) -> None:
     for name, uri in to_tree(benchmark).items():
-        if uri and not storage.exists(uri):
+        if not uri:
+            continue
+        with storage.reaching(f"{where}.{name} {uri}"):
+            there = storage.exists(uri)
+        if not there:
             raise ValueError(f"{where}.{name} {uri} does not exist")
 
 
 def _check_writable(name: str, uri: str) -> None:
     probe = storage.join(uri, f".writable-{os.getpid()}")
-    try:
-        storage.write_bytes(probe, b"\0" * 65536)
-        storage.remove(probe)
-    except OSError as error:
-        raise ValueError(
-            f"{name} {uri} cannot be written: {error.strerror or error}; set {name}= to a folder that can be written "
-            "and has space left"
-        ) from None
+    with storage.reaching(f"{name} {uri}"):
+        try:
+            storage.write_bytes(probe, b"\0" * 65536)
+            storage.remove(probe)
+        except OSError as error:
+            raise ValueError(
+                f"{name} {uri} cannot be written: {error.strerror or error}; set {name}= to a folder that can be "
+                "written and has space left"
+            ) from None
 
 
 def main(argv: list[str] | None = None) -> int:

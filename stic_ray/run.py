@@ -43,9 +43,12 @@ class Run:
         self._stack.close()
 
     def base_model(self) -> str:
-        """The base model's fingerprint: the version that the user gave, else a hash of its files' listing."""
+        """The base model's fingerprint: the version that the user gave, else a hash of its files' listing.
+
+        Where a listing gives sizes alone, of some of their bytes too.
+        """
         model = self.config.model
-        return BASE_PREFIX + (model.version or storage.listing_version(model.path)[:16])
+        return BASE_PREFIX + (model.version or storage.model_version(model.path)[:16])
 
     def make(self, role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
         """The plan's artifact: from the store where it is committed, else made now under its lease.

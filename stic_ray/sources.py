@@ -62,16 +62,21 @@ def _images_in(folder: ImageFolder) -> Iterator[Found]:
 
 
 def check_instructions(source: LlavaJson) -> None:
-    """Raises ValueError when the JSON file is missing or is a folder."""
+    """Raises ValueError when the JSON file or the folder of its images is missing or the one is the other."""
     if not storage.exists(source.uri):
         raise ValueError(f"instructions.uri {source.uri} does not exist: give a LLaVA JSON file")
     if storage.is_directory(source.uri):
         raise ValueError(f"instructions.uri {source.uri} is a folder: give the LLaVA JSON file in it")
+    remedy = "give the folder that the samples' image paths start in"
+    if not storage.exists(source.images):
+        raise ValueError(f"instructions.images {source.images} does not exist: {remedy}")
+    if not storage.is_directory(source.images):
+        raise ValueError(f"instructions.images {source.images} is a file: {remedy}")
 
 
 def instructions_version(source: LlavaJson) -> str:
-    """The version that the user gave, else the file's size and time or etag."""
-    return source.version or storage.file_version(source.uri)
+    """The version that the user gave, else the file's size and time or etag and a hash of its images' listing."""
+    return source.version or f"{storage.file_version(source.uri)}+{storage.listing_version(source.images)}"
 
 
 def read_instructions(source: LlavaJson, seed: int) -> tuple[list[Sample], list[Reject]]:

@@ -1,6 +1,6 @@
 """Files by URI: any fsspec filesystem, local paths included, and the embedded world's.
 
-Whole files appear at once: written aside and renamed on a local disk, one PUT on an object store.
+Whole files appear at once: one PUT on an object store, written aside and renamed everywhere else.
 """
 
 import fcntl
@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ fsspec.register_implementation("embedded", "stic_ray.world.filesystem.WorldFileS
 
 _UNFINISHED = ".unfinished-"
 _PIECE_BYTES = 16 << 20
+_SAMPLE_BYTES = 64 << 10
+_NO_STAMP = ":None"  # how the version of a file ends whose filesystem lists neither etag nor time
+# Their files appear at close, and a rename would be a copy; on any other filesystem a rename is one step.
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +51,36 @@ def split(uri: str) -> tuple[Any, str]:
     return filesystem, path
 
 
+@contextmanager
+def reaching(what: str) -> Iterator[None]:
+    """Turns what a filesystem's package raises (no credentials, no network, no permission) into one line.
+
+    Raises:
+        ValueError: `what` cannot be reached.
+    """
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # botocore.exceptions.NoCredentialsError, among others, is no OSError
+        if not isinstance(error, OSError) and type(error).__module__ == "builtins":
+            raise
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise ValueError(
+            f"{what} cannot be reached: {reason}; check the address, its permissions and, for a bucket, the "
+            "credentials of this machine"
+        ) from error
+
+
+def is_local(uri: str) -> bool:
+    """Whether a location is on a disk of this machine, network disks included."""
+    return isinstance(split(uri)[0], LocalFileSystem)
+
+
 def absolute(uri: str) -> str:
     """A local path made absolute; a URI with a protocol as it is (file:// becomes a path)."""
-    filesystem, path = split(uri)
+    with reaching(uri):
+        filesystem, path = split(uri)
     return path if isinstance(filesystem, LocalFileSystem) else uri
 
 
@@ -61,7 +92,7 @@ def is_relative(uri: str) -> bool:
 
 def join(uri: str, *parts: str) -> str:
     """A URI below another one."""
-    return "/".join([uri.rstrip("/"), *parts])
+    return "/".join([uri[:-1] if uri.endswith("://") else uri.rstrip("/"), *parts])
 
 
 def join_inside(root: str, key: str) -> str:
@@ -104,21 +135,26 @@ def is_directory(uri: str) -> bool:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a file so that readers see all of it or nothing.
 
+    Object stores: one PUT. Elsewhere: written aside, then renamed; where the server renames to a new name only (smb),
+    a file that is replaced is gone for a moment.
+
     Raises:
         OSError: the place cannot be written (full, a file in a folder's place, no permission).
     """
     filesystem, path = split(uri)
-    if not isinstance(filesystem, LocalFileSystem):
+    if _is_object_store(filesystem):
         filesystem.pipe_file(path, data)
         return
-    with _written_aside(path, data) as aside:
-        os.replace(aside, path)
+    with _appearing(filesystem, path) as file:
+        file.write(data)
 
 
 def create_exclusively(uri: str, data: bytes) -> bool:
     """Create a whole file only if it is not there; False when another was first. Atomic on local disks and on s3."""
     filesystem, path = split(uri)
     if not isinstance(filesystem, LocalFileSystem):
+        if not _is_object_store(filesystem):
+            filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
         try:
             with filesystem.open(path, "xb") as file:
                 file.write(data)
@@ -126,33 +162,74 @@ def create_exclusively(uri: str, data: bytes) -> bool:
             return False
         return True
     try:
-        with _written_aside(path, data) as aside:
+        with _aside(filesystem, path) as aside:
+            with open(aside, "xb") as file:
+                file.write(data)
+                _sync(file)
             os.link(aside, path)
     except FileExistsError:
         return False
     return True
 
 
+def _is_object_store(filesystem: Any) -> bool:
+    protocols = filesystem.protocol
+    return not _OBJECT_STORES.isdisjoint([protocols] if isinstance(protocols, str) else protocols)
+
+
 @contextmanager
-def _written_aside(path: str, data: bytes) -> Iterator[str]:
-    """A file with the data beside `path`, to be renamed or linked to it; gone afterwards."""
-    parent = os.path.dirname(path)
-    os.makedirs(parent, exist_ok=True)
-    aside = os.path.join(parent, f"{_UNFINISHED}{uuid.uuid4().hex}")
+def _appearing(filesystem: Any, path: str) -> Iterator[Any]:
+    """A file open for writing that gets its name, whole, at the end of the block; nothing stays where that fails."""
+    with _aside(filesystem, path) as aside:
+        with filesystem.open(aside, "wb") as file:
+            yield file
+            if isinstance(filesystem, LocalFileSystem):
+                _sync(file)
+        _rename(filesystem, aside, path)
+
+
+@contextmanager
+def _aside(filesystem: Any, path: str) -> Iterator[str]:
+    """A name beside `path` for what is unfinished; what stands under it is gone afterwards."""
+    parent = path.rpartition("/")[0]
+    if parent:
+        filesystem.makedirs(parent, exist_ok=True)
+    aside = f"{parent}/{_UNFINISHED}{uuid.uuid4().hex}"
     try:
-        with open(aside, "xb") as file:
-            file.write(data)
         yield aside
     finally:
-        Path(aside).unlink(missing_ok=True)
+        if filesystem.exists(aside):
+            filesystem.rm_file(aside)
+
+
+def _sync(file: Any) -> None:
+    """Bring a file's bytes to the disk: else a name may outlive a power cut, and its bytes not. 0.3 ms on an SSD."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _rename(filesystem: Any, source: str, target: str) -> None:
+    if isinstance(filesystem, LocalFileSystem):
+        os.replace(source, target)
+        return
+    try:
+        filesystem.mv(source, target)
+    except OSError:
+        if not filesystem.exists(target):
+            raise
+        filesystem.rm_file(target)  # smb renames to a new name only
+        filesystem.mv(source, target)
 
 
 def sweep(uri: str) -> None:
-    """Remove what killed writers left unfinished directly in a local directory."""
+    """Remove what killed writers left unfinished directly in a directory."""
     filesystem, path = split(uri)
-    if isinstance(filesystem, LocalFileSystem):
-        for unfinished in Path(path).glob(f"{_UNFINISHED}*"):
-            unfinished.unlink(missing_ok=True)
+    if _is_object_store(filesystem) or not filesystem.isdir(path):
+        return
+    for name, info in _entries(filesystem, path):
+        if name.startswith(_UNFINISHED):
+            with suppress(FileNotFoundError):
+                filesystem.rm_file(info["name"])
 
 
 @contextmanager
@@ -172,33 +249,56 @@ def remove(uri: str) -> None:
     """Remove a file or a whole directory; nothing happens where there is none."""
     filesystem, path = split(uri)
     if filesystem.exists(path):
-        filesystem.rm(path, recursive=True)
+        with suppress(FileNotFoundError):  # another one was faster
+            filesystem.rm(path, recursive=True)
 
 
 def list_files(uri: str, suffix: str = "") -> list[str]:
-    """The URIs of the finished files directly in a directory, sorted by name; [] where there is none."""
-    filesystem, path = split(uri)
-    try:
-        entries = filesystem.ls(path, detail=True, refresh=True)
-    except FileNotFoundError:
-        return []
-    names = [str(entry["name"]) for entry in entries if entry["type"] == "file"]
-    finished = [n for n in names if n.endswith(suffix) and not os.path.basename(n).startswith(_UNFINISHED)]
-    return sorted(_with_protocol(uri, name) for name in finished)
+    """The URIs of the finished files directly in a directory, links followed, by name; [] where there is none."""
+    return [
+        join(_root(uri), name)
+        for name, kind in _names(uri)
+        if kind == "file" and name.endswith(suffix) and not name.startswith(_UNFINISHED)
+    ]
 
 
 def list_directories(uri: str) -> list[str]:
     """The URIs of the directories directly in a directory, sorted by name; [] where there is none."""
+    return [join(_root(uri), name) for name, kind in _names(uri) if kind == "directory"]
+
+
+def _names(uri: str) -> list[tuple[str, str]]:
     filesystem, path = split(uri)
     try:
-        entries = filesystem.ls(path, detail=True, refresh=True)
+        return sorted((name, str(info["type"])) for name, info in _entries(filesystem, path))
     except FileNotFoundError:
         return []
-    return sorted(_with_protocol(uri, str(entry["name"])) for entry in entries if entry["type"] == "directory")
+
+
+def _root(uri: str) -> str:
+    """What the URIs of a listing begin with: as given, since not every filesystem's listing names its host."""
+    filesystem, path = split(uri)
+    return str(path) if isinstance(filesystem, LocalFileSystem) else uri
+
+
+def _entries(filesystem: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What stands directly in a directory: name and info, a link's info being its target's."""
+    filesystem.invalidate_cache(path)
+    for info in filesystem.ls(path, detail=True):
+        full = str(info["name"]).rstrip("/")
+        if full == path.rstrip("/"):  # an object store's marker of the directory, or `path` is a file
+            continue
+        if info["type"] not in ("file", "directory"):  # fsspec: "other" on a local disk, "link" by sftp
+            with suppress(OSError):  # a link to nothing stays what it is
+                info = filesystem.info(info["name"])
+        yield full.rpartition("/")[2], info
 
 
 def walk(uri: str) -> Iterator[Listed]:
     """Every finished file below a directory, directory by directory.
+
+    Links to files are followed, on local disks links to directories too, save one that leads back to a directory above
+    it. A link to nothing is listed, so that whoever reads it says what it met.
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -210,16 +310,26 @@ def walk(uri: str) -> Iterator[Listed]:
         raise FileNotFoundError(uri)
     if not filesystem.isdir(path):
         raise NotADirectoryError(uri)
-    root = path.rstrip("/") + "/"
-    for _, _, files in filesystem.walk(path, detail=True):
-        for info in files.values():
-            name = str(info["name"])
-            key = name.removeprefix(root if name.startswith(root) else root.lstrip("/"))
-            if os.path.basename(key).startswith(_UNFINISHED):
-                continue
-            if not _is_utf8(key):
-                raise ValueError(f"{uri} holds a file whose name is not UTF-8, {key!r}: rename or remove it")
-            yield Listed(key=key, uri=_with_protocol(uri, name), version=_version_of(info))
+    local = isinstance(filesystem, LocalFileSystem)
+    root = _root(uri)
+    pending: list[tuple[str, str, frozenset[str]]] = [(path, "", frozenset())]
+    while pending:
+        directory, prefix, above = pending.pop()
+        here = above | {os.path.realpath(directory) if local else directory}
+        if here == above:
+            continue
+        for name, info in _entries(filesystem, directory):
+            key = prefix + name
+            if info["type"] == "directory":
+                pending.append((info["name"], f"{key}/", here))
+            elif _is_file(info) and not name.startswith(_UNFINISHED):
+                if not _is_utf8(key):
+                    raise ValueError(f"{uri} holds a file whose name is not UTF-8, {key!r}: rename or remove it")
+                yield Listed(key=key, uri=join(root, key), version=_version_of(info))
+
+
+def _is_file(info: dict[str, Any]) -> bool:
+    return info["type"] in ("file", "link") or bool(info.get("islink"))
 
 
 def listing_version(uri: str) -> str:
@@ -228,6 +338,27 @@ def listing_version(uri: str) -> str:
     for line in sorted(f"{listed.key}\0{listed.version}" for listed in walk(uri)):
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()[:32]
+
+
+def model_version(uri: str) -> str:
+    """`listing_version`, and of files that are listed by size alone also some bytes: two models have the same sizes."""
+    digest = hashlib.sha256()
+    for listed in sorted(walk(uri), key=lambda listed: listed.key):
+        sampled = f":{_hash_ends(listed.uri)}" if listed.version.endswith(_NO_STAMP) else ""
+        digest.update(f"{listed.key}\0{listed.version}{sampled}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _hash_ends(uri: str) -> str:
+    """sha256 of a file's first and last bytes, or of all of a small one."""
+    filesystem, path = split(uri)
+    size = filesystem.size(path)
+    with filesystem.open(path, "rb") as file:
+        digest = hashlib.sha256(file.read(_SAMPLE_BYTES))
+        if size is not None and size > _SAMPLE_BYTES:
+            file.seek(max(_SAMPLE_BYTES, size - _SAMPLE_BYTES))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def hash_file(uri: str) -> str:
@@ -255,23 +386,21 @@ def local_copy(uri: str) -> str:
     filesystem, path = split(uri)
     if isinstance(filesystem, LocalFileSystem):
         return path
-    # The URI too: two models have files of the same names and sizes, and not every filesystem lists etags or times.
-    version = hashlib.sha256(f"{uri}\0{listing_version(uri)}".encode()).hexdigest()[:32]
+    # The URI too: whoever reads a model's files may not see another one's, whatever the listings say.
+    version = hashlib.sha256(f"{uri}\0{model_version(uri)}".encode()).hexdigest()[:32]
     target = Path(tempfile.gettempdir()) / f"stic_ray-{os.getuid()}" / version
-    if target.exists():
-        return str(target)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=target.parent))
-    try:
-        for listed in walk(uri):
-            destination = aside / join_inside(".", listed.key)
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            destination.write_bytes(read_bytes(listed.uri))
-        aside.rename(target)
-    except BaseException:
-        shutil.rmtree(aside)
-        if not target.exists():  # else another process of this node was first
-            raise
+    with locked(f"{target}.lock"):
+        if target.exists():
+            return str(target)
+        aside = Path(f"{target}.part")
+        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed: nobody else is here
+        try:
+            for listed in walk(uri):
+                copy_file(listed.uri, str(aside / join_inside(".", listed.key)))
+            aside.rename(target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     return str(target)
 
 
@@ -279,28 +408,54 @@ def upload_directory(source: str, uri: str) -> None:
     """Copy a local directory's files below a URI."""
     for path in sorted(Path(source).rglob("*")):
         if path.is_file():
-            write_bytes(join(uri, path.relative_to(source).as_posix()), path.read_bytes())
+            copy_file(str(path), join(uri, path.relative_to(source).as_posix()))
 
 
-def copy_directory(source: str, target: str) -> None:
-    """Copy a directory's files; on one local disk they are hard links, which cost no space."""
-    source_local = isinstance(split(source)[0], LocalFileSystem)
-    target_local = isinstance(split(target)[0], LocalFileSystem)
-    for listed in walk(source):
+def mirror_directory(source: str, target: str) -> None:
+    """Make a directory hold a copy of another one's files and no other file.
+
+    Between local disks a file of the same size and time stays, as with rsync: the copy takes over its source's time.
+    """
+    local = is_local(source) and is_local(target)
+    files = list(walk(source))
+    keys = {listed.key for listed in files}
+    if exists(target) and any(listed.key not in keys for listed in walk(target)):
+        remove(target)  # as a whole: what a link of the user's points to must stay
+    for listed in files:
         destination = join(target, listed.key)
-        if source_local and target_local and _link(split(listed.uri)[1], split(destination)[1]):
+        if not local:
+            copy_file(listed.uri, destination)
             continue
-        write_bytes(destination, read_bytes(listed.uri))
+        before = os.stat(listed.uri)
+        if not _is_copy(destination, before):
+            copy_file(listed.uri, destination)
+            os.utime(destination, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def _link(source: str, target: str) -> bool:
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    Path(target).unlink(missing_ok=True)
+def _is_copy(path: str, source: os.stat_result) -> bool:
     try:
-        os.link(source, target)
-    except OSError:  # another disk
+        found = os.lstat(path)
+    except FileNotFoundError:
         return False
-    return True
+    same = (found.st_size, found.st_mtime_ns) == (source.st_size, source.st_mtime_ns)
+    return same and found.st_ino != source.st_ino  # a hard link: writing to it would change the source
+
+
+def copy_file(source: str, target: str) -> None:
+    """Copy a file in pieces, since weights are larger than memory; the target appears whole."""
+    filesystem, path = split(target)
+    origin, origin_path = split(source)
+    if not _is_object_store(filesystem):
+        with origin.open(origin_path, "rb") as reading, _appearing(filesystem, path) as writing:
+            shutil.copyfileobj(reading, writing, _PIECE_BYTES)
+    elif origin is filesystem:
+        filesystem.cp_file(origin_path, path)
+    elif isinstance(origin, LocalFileSystem):
+        filesystem.put_file(origin_path, path)
+    else:
+        with tempfile.NamedTemporaryFile() as between:
+            origin.get_file(origin_path, between.name)
+            filesystem.put_file(between.name, path)
 
 
 def _version_of(info: dict[str, Any]) -> str:
@@ -314,10 +469,3 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:  # how Python holds the other bytes of a local name
         return False
     return True
-
-
-def _with_protocol(uri: str, name: str) -> str:
-    protocol, separator, _ = uri.partition("://")
-    if not separator or protocol == "file":
-        return name
-    return name if "://" in name else f"{protocol}://{name.lstrip('/')}"

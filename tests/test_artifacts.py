@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -239,11 +238,16 @@ def test_manifest_has_the_hash_of_every_file_of_the_parts(store: str) -> None:
 # Leases
 
 
+@pytest.fixture(autouse=True)
+def _settle_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "_SETTLE_S", 0.01)
+
+
 def _lease_entry(**changes: Any) -> bytes:
     entry = {
         "holder": "other",
         "token": "t",
-        "host": socket.gethostname(),
+        **artifacts._place(),
         "pid": os.getpid(),
         "started": artifacts._process_start(os.getpid()),
         "renewed_at": time.time(),
@@ -306,6 +310,82 @@ def test_lease_of_another_host_is_taken_over_only_when_stale(store: str) -> None
         else:
             with pytest.raises(BusyError, match=r"'other' .* on elsewhere"):
                 Lease(uri, "mine").__enter__()
+
+
+@pytest.mark.parametrize("other", [{"pid_namespace": "pid:[1]"}, {"boot": "earlier"}, {"host": "elsewhere"}])
+def test_lease_of_another_container_or_boot_goes_by_time_since_its_numbers_are_its_own(
+    store: str, other: dict[str, str]
+) -> None:
+    uri = storage.join(store, "a")
+    dead_here = {"pid": _dead_pid(), "started": "123", **other}
+    storage.write_bytes(storage.join(uri, LEASE), _lease_entry(**dead_here))
+    with pytest.raises(BusyError):
+        Lease(uri, "mine").__enter__()
+    alive_here = {**other, "renewed_at": time.time() - LEASE_S * 1.1}
+    storage.write_bytes(storage.join(uri, LEASE), _lease_entry(**alive_here))
+    _assert_taken_over(uri)
+
+
+def test_lease_taken_over_by_two_at_once_goes_to_the_later_where_nothing_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both read the dead lease, the first replaces it, then the second replaces the first's."""
+    uri = f"memory://store-{uuid.uuid4().hex}/a"
+    storage.write_bytes(storage.join(uri, LEASE), _lease_entry(started="123"))
+
+    def be_the_second(_: float) -> None:
+        storage.remove(storage.join(uri, LEASE))
+        storage.create_exclusively(storage.join(uri, LEASE), _lease_entry(holder="second"))
+
+    monkeypatch.setattr(time, "sleep", be_the_second)
+    with pytest.raises(BusyError, match="'second'"):
+        Lease(uri, "first").__enter__()
+    assert json.loads(storage.read_text(storage.join(uri, LEASE)))["holder"] == "second"
+
+
+def test_commit_under_a_lease_that_was_lost_is_refused(store: str) -> None:
+    uri = storage.join(store, _PLAN.name)
+    artifacts.write_rows(uri, [_row(1)], Reference, [])
+    with Lease(uri, "stopped for long"):
+        storage.write_bytes(storage.join(uri, LEASE), _lease_entry())
+        with pytest.raises(BusyError, match=r"was taken over by run 'other' .*may not commit"):
+            artifacts.commit(store, _PLAN, {})
+        storage.remove(storage.join(uri, LEASE))
+        with pytest.raises(BusyError, match=r"was taken over by another run, which has ended"):
+            artifacts.commit(store, _PLAN, {})
+        assert artifacts.find(store, _PLAN) is None
+    with Lease(uri, "next"):
+        artifacts.commit(store, _PLAN, {})
+    assert artifacts.find(store, _PLAN) is not None
+
+
+def test_lease_that_was_lost_is_said(
+    store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(artifacts, "LEASE_S", 0.04)
+    uri = storage.join(store, "a")
+    with Lease(uri, "mine"):
+        for _ in range(20):  # again where a renewal was just under way
+            storage.write_bytes(storage.join(uri, LEASE), _lease_entry())
+            time.sleep(0.1)
+            if "a was taken over by another run" in caplog.text:
+                break
+    assert "a was taken over by another run" in caplog.text
+
+
+def test_lease_that_cannot_be_read_for_a_moment_is_renewed_later(
+    store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> str:
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr(artifacts, "LEASE_S", 0.04)
+    uri = storage.join(store, "a")
+    with Lease(uri, "mine"):
+        before = storage.read_text
+        monkeypatch.setattr(storage, "read_text", broken)
+        _wait_for(lambda: "cannot be renewed: reset by peer" in caplog.text)
+        monkeypatch.setattr(storage, "read_text", before)
+        first = json.loads(storage.read_text(storage.join(uri, LEASE)))["renewed_at"]
+        _wait_for(lambda: json.loads(storage.read_text(storage.join(uri, LEASE)))["renewed_at"] > first)
 
 
 def test_lease_of_a_system_without_process_times_is_taken_over_when_stale(store: str) -> None:

@@ -188,6 +188,18 @@ def test_no_run_is_one_line_and_exit_2(
     assert line.startswith("error: ") and reason in line
 
 
+def test_run_out_of_reach_is_one_line_and_exit_2(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: str) -> str:
+        raise PermissionError("Forbidden")
+
+    monkeypatch.setattr(storage, "read_text", refuse)
+    assert audit.main([str(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {run} cannot be reached: Forbidden")
+
+
 def test_file_in_place_of_a_run_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert audit.main([str(tmp_path / "file")]) == 2

@@ -241,3 +241,15 @@ def test_jitter_turns_the_hue_and_scales_the_brightness() -> None:
     assert np.abs(np.array(seen) - np.array((0, 100, 0))).max() <= 4
     seen = _pixel(corrupt(red, json.dumps({**drawn, "hue": -1 / 3, "brightness": 2.0})))
     assert np.abs(np.array(seen) - np.array((0, 0, 255))).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("size", "refused"), [((2, 400), False), ((400, 2), False), ((2, 401), True), ((8000, 2), True)]
+)
+def test_decode_one_side_far_longer_than_the_other_is_refused(size: tuple[int, int], refused: bool) -> None:
+    data = _encoded(_photo(*size), "PNG")
+    if refused:
+        with pytest.raises(BadImageError, match=rf"^one side is more than 200 times .*\({size[0]} x {size[1]}\)$"):
+            decode(data)
+    else:
+        assert decode(data).size == size

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 import yaml
+from fsspec import AbstractFileSystem
 
 from stic_ray import launch
 from stic_ray.config import parse_config
@@ -65,6 +67,7 @@ def place(tmp_path: Path) -> Path:
         (["unlabeled.uri=file"], ["unlabeled.uri", "file is a file"]),
         (["unlabeled.uri=nosuch://bucket"], ["cannot open nosuch://bucket"]),
         (["instructions.uri=missing.json"], ["instructions.uri", "missing.json does not exist"]),
+        (["instructions.images=missing"], ["instructions.images", "missing does not exist", "give the folder"]),
         (["instructions.uri=empty"], ["instructions.uri", "empty is a folder"]),
         (["model.path=empty"], ["model.path", "holds no config.json"]),
         (["evaluation.test.objects=missing"], ["evaluation.test.objects", "does not exist"]),
@@ -133,6 +136,35 @@ def test_config_file_that_is_no_text_names_itself(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"--config .*x\.yaml: no UTF-8 text"):
         launch.resolve_config(launch.parse_arguments(["--config", str(tmp_path / "x.yaml")]))
+
+
+class _NoCredentialsError(Exception):
+    """As botocore's, which is no OSError."""
+
+
+class _Bucket(AbstractFileSystem):  # type: ignore[misc]
+    """An object store that knows no credentials of ours."""
+
+    protocol = "bucket"
+
+    def _refuse(self, *_: object, **__: object) -> None:
+        raise _NoCredentialsError("Unable to locate credentials")
+
+    ls = info = exists = pipe_file = mv = makedirs = _refuse
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["model.path", "unlabeled.uri", "instructions.uri", "instructions.images", "evaluation.test.objects", "store"],
+)
+def test_check_places_without_credentials_is_one_line_with_the_place(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], field: str
+) -> None:
+    monkeypatch.chdir(place)
+    fsspec.register_implementation("bucket", _Bucket, clobber=True)
+    assert launch.main([f"{field}=bucket://b/x"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{field} bucket://b/x" in line and "cannot be reached: Unable to locate credentials; check" in line
 
 
 def test_check_places_leaves_nothing_in_the_output_folders(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

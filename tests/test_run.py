@@ -1,10 +1,13 @@
 """What a run makes of errors, here and on workers."""
 
 import errno
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray.exceptions
 
+from stic_ray import storage
 from stic_ray.config import Config, parse_config, read_yaml
 from stic_ray.recipes import read
 from stic_ray.run import Run
@@ -75,3 +78,25 @@ def test_other_errors_pass_as_they_are(config: Config) -> None:
         with pytest.raises(type(error)) as raised, Run(config).explained("pairs"):
             raise error
         assert raised.value is error
+
+
+def test_base_model_is_the_users_version_or_of_its_files(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    models = [replace(config, model=replace(config.model, path=str(tmp_path), version=v)) for v in ("mine", "")]
+    assert Run(models[0]).base_model() == "base-mine"
+    before = Run(models[1]).base_model()
+    assert before == f"base-{storage.model_version(str(tmp_path))[:16]}"
+    (tmp_path / "model.safetensors").write_bytes(b"12")
+    assert Run(models[1]).base_model() != before
+
+
+def test_base_model_of_files_listed_by_size_alone_tells_two_models_of_one_size_apart(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_version_of", lambda info: f"{info['size']}:None")
+    run = Run(replace(config, model=replace(config.model, path=str(tmp_path), version="")))
+    found = set()
+    for weights in (b"1", b"2"):
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        found.add(run.base_model())
+    assert len(found) == 2

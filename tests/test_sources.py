@@ -81,13 +81,18 @@ def test_versions_are_the_users_or_change_with_the_files(photos: Path, tmp_path:
     before = sources.folder_version(ImageFolder(uri=str(photos)))
     (photos / "new.png").touch()
     assert sources.folder_version(ImageFolder(uri=str(photos))) != before
-    file = tmp_path / "sft.json"
+    file, folder = tmp_path / "sft.json", tmp_path / "sft"
     file.write_text("[]")
-    source = LlavaJson(uri=str(file), images="")
-    before = sources.instructions_version(source)
+    storage.write_bytes(str(folder / "a.png"), b"1")
+    source = LlavaJson(uri=str(file), images=str(folder))
+    versions = [sources.instructions_version(source)]
+    assert sources.instructions_version(source) == versions[0]
     file.write_text("[ ]")
-    assert sources.instructions_version(source) != before
-    assert sources.instructions_version(LlavaJson(uri="/nowhere", images="", version="v2")) == "v2"
+    versions.append(sources.instructions_version(source))
+    storage.write_bytes(str(folder / "a.png"), b"2")  # under the same name
+    versions.append(sources.instructions_version(source))
+    assert len(set(versions)) == 3
+    assert sources.instructions_version(LlavaJson(uri="/nowhere", images="/nowhere", version="v2")) == "v2"
 
 
 def _human(text: Any) -> dict[str, Any]:
@@ -195,11 +200,20 @@ def test_read_instructions_no_json_list_names_field_and_file(tmp_path: Path, con
     file = tmp_path / "x.json"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=rf"instructions\.uri .*x\.json {message}"):
-        read_instructions(LlavaJson(uri=str(file), images=""), seed=0)
+        read_instructions(LlavaJson(uri=str(file), images=str(tmp_path)), seed=0)
 
 
 def test_check_instructions_missing_file_or_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"instructions\.uri .*none\.json does not exist"):
-        sources.check_instructions(LlavaJson(uri=str(tmp_path / "none.json"), images=""))
+        sources.check_instructions(LlavaJson(uri=str(tmp_path / "none.json"), images=str(tmp_path)))
     with pytest.raises(ValueError, match=r"instructions\.uri .* is a folder"):
-        sources.check_instructions(LlavaJson(uri=str(tmp_path), images=""))
+        sources.check_instructions(LlavaJson(uri=str(tmp_path), images=str(tmp_path)))
+
+
+def test_check_instructions_missing_images_or_file_in_their_place_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "sft.json"
+    file.write_text("[]")
+    sources.check_instructions(LlavaJson(uri=str(file), images=str(tmp_path)))
+    for images, what in ((tmp_path / "none", "does not exist"), (file, "is a file")):
+        with pytest.raises(ValueError, match=rf"^instructions\.images {images} {what}: give the folder that [^\n]+$"):
+            sources.check_instructions(LlavaJson(uri=str(file), images=str(images)))

@@ -1,0 +1,42 @@
+"""What a run leaves: models of its own that go with its last configuration."""
+
+from pathlib import Path
+
+from stic_ray import deliver
+from stic_ray.artifacts import Artifact
+from stic_ray.config import parse_config, read_yaml
+from stic_ray.recipes import read
+from stic_ray.run import Run
+from stic_ray.train.job import ADAPTER, MERGED
+
+
+def _run(store: Path, name: str, *parts: str) -> Run:
+    """A run whose two models have these parts, all of one size."""
+    run = Run(parse_config(read_yaml(read("embedded"), "embedded"), []))
+    for stage in ("stage1", "stage2"):
+        for part in parts:
+            (store / f"{stage}-{name}" / part).mkdir(parents=True)
+            (store / f"{stage}-{name}" / part / "model.safetensors").write_text(name)
+        run.artifacts[stage] = Artifact(uri=str(store / f"{stage}-{name}"), record={})
+    return run
+
+
+def _models(home: Path) -> dict[str, str]:
+    return {str(path.relative_to(home)): path.read_text() for path in home.rglob("*") if path.is_file()}
+
+
+def test_models_of_a_run_are_those_of_its_last_configuration_whatever_was_there(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    lora, full = _run(tmp_path, "a", ADAPTER, MERGED), _run(tmp_path, "b", MERGED)
+    for run, name, parts in ((lora, "a", (ADAPTER, MERGED)), (full, "b", (MERGED,)), (lora, "a", (ADAPTER, MERGED))):
+        deliver._write_models(run, str(home))
+        expected = {f"{stage}/{part}/model.safetensors": name for stage in ("stage1", "stage2") for part in parts}
+        assert _models(home) == expected
+
+
+def test_models_of_a_run_can_be_edited_without_changing_the_store(tmp_path: Path) -> None:
+    run = _run(tmp_path, "a", MERGED)
+    deliver._write_models(run, str(tmp_path / "home"))
+    with open(tmp_path / "home" / "stage1" / MERGED / "model.safetensors", "a") as file:
+        file.write("edited")
+    assert (tmp_path / "stage1-a" / MERGED / "model.safetensors").read_text() == "a"
