@@ -288,17 +288,25 @@ class AnswerScorer(nn.Module):
         scored_BT = batch["trained"][:, 1:]
         device = batch["input_ids"].device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self._low):
-            hidden_BTH = body.model(**inputs, use_cache=False).last_hidden_state
+            hidden_BTH = body.model(**self._with_projector(body, inputs), use_cache=False).last_hidden_state
             logits_NV = body.lm_head(hidden_BTH[:, :-1][scored_BT]).float()
         targets_N = batch["input_ids"][:, 1:][scored_BT]
         logp_N = -nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
         rows_N = scored_BT.nonzero()[:, 0]
-        logp_B = torch.zeros(len(scored_BT), device=logp_N.device).index_add(0, rows_N, logp_N)
-        if inputs.keys() == {"input_ids", "attention_mask"}:  # no image: the projector's gradient is 0 and not absent,
-            for parameter in projector_parameters(self.model):  # or workers that reduce it would wait for each other
-                if parameter.requires_grad:
-                    logp_B = logp_B + 0.0 * parameter.sum()
-        return logp_B
+        return torch.zeros(len(scored_BT), device=logp_N.device).index_add(0, rows_N, logp_N)
+
+    def _with_projector(self, body: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs of a forward; without an image, a projector that trains still takes part, with a gradient of 0.
+
+        Workers that shard it reduce gradients in the order of their backward passes: it must be the same on all.
+        """
+        trained = [parameter for parameter in projector_parameters(self.model) if parameter.requires_grad]
+        if not trained or inputs.keys() != {"input_ids", "attention_mask"}:
+            return inputs
+        embedded_BTH = body.get_input_embeddings()(inputs["input_ids"])
+        for parameter in trained:
+            embedded_BTH = embedded_BTH + 0.0 * parameter.sum()
+        return {"inputs_embeds": embedded_BTH, "attention_mask": inputs["attention_mask"]}
 
 
 def trained_in_float32(model: Any) -> Any:
