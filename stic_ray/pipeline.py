@@ -3,16 +3,15 @@
 from functools import partial
 
 from stic_ray import artifacts, deliver
-from stic_ray.artifacts import Artifact
 from stic_ray.config import Config, Training
 from stic_ray.deliver import Measured
 from stic_ray.evaluate import predict
 from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
 from stic_ray.records import Prediction
-from stic_ray.run import Run
+from stic_ray.run import Run, Step
 from stic_ray.stages import describe, fit, generate, images, pair, references, samples
 from stic_ray.train import driver
-from stic_ray.train.job import ChosenData, PairData, SampleData
+from stic_ray.train.job import ChosenData, PairData, SampleData, TrainingData
 
 
 def run(config: Config, command: list[str]) -> str:
@@ -23,7 +22,6 @@ def run(config: Config, command: list[str]) -> str:
     """
     with Run(config) as this:
         base = this.base_model()
-        models = {"base": (base, config.model.path)}
 
         # Stage 1: preference pairs from unlabeled images, then regularised DPO.
         listed = this.make("images", images.plan(config), partial(images.run, config))
@@ -40,22 +38,15 @@ def run(config: Config, command: list[str]) -> str:
         )
         pair_parents = {"model": base, "pairs": pairs.fingerprint, "references": refs.fingerprint}
         pair_data = PairData(pairs=pairs.uri, references=refs.uri)
-        stage1 = this.make(
-            "stage1",
-            driver.plan(config, "stage1", config.stage1, pair_parents),
-            partial(driver.run, config, config.stage1, pair_data, config.model.path),
-        )
-        models["stage1"] = (stage1.fingerprint, driver.model_of(stage1))
+        trained = [_training(config, "stage1", config.stage1, pair_data, pair_parents, config.model.path)]
 
         # Its control: supervised fine-tuning on the chosen answers alone.
         if config.stage1_control is not None:
             chosen = ChosenData(pairs=pairs.uri, references=refs.uri)
-            control = this.make(
-                "stage1_control",
-                driver.plan(config, "stage1_control", config.stage1_control, pair_parents),
-                partial(driver.run, config, config.stage1_control, chosen, config.model.path),
+            trained.append(
+                _training(config, "stage1_control", config.stage1_control, chosen, pair_parents, config.model.path)
             )
-            models["stage1_control"] = (control.fingerprint, driver.model_of(control))
+        stage1 = this.make_together(trained)[0]
 
         # Stage 2: description-infused fine-tuning, from the stage-1 model.
         instructions = this.make("samples", samples.plan(config), partial(samples.run, config))
@@ -69,28 +60,36 @@ def run(config: Config, command: list[str]) -> str:
             fit.plan(config, described.fingerprint, base),
             partial(fit.run, config, described),
         )
-        models["stage2"] = _stage2(this, "stage2", config.stage2, stage1, fitting, config.prompts.infused)
+        sample_parents = {"model": stage1.fingerprint, "samples": fitting.fingerprint}
+        infused = SampleData(samples=fitting.uri, infused=config.prompts.infused)
+        trained = [_training(config, "stage2", config.stage2, infused, sample_parents, driver.model_of(stage1))]
 
         # Its control: the same samples without descriptions.
         if config.stage2_control is not None:
-            models["stage2_control"] = _stage2(this, "stage2_control", config.stage2_control, stage1, fitting, "")
+            plain = SampleData(samples=fitting.uri, infused="")
+            trained.append(
+                _training(
+                    config, "stage2_control", config.stage2_control, plain, sample_parents, driver.model_of(stage1)
+                )
+            )
+        this.make_together(trained)
 
+        models = {"base": (base, config.model.path)}
+        for stage in ("stage1", "stage1_control", "stage2", "stage2_control"):
+            if stage in this.artifacts:
+                artifact = this.artifacts[stage]
+                models[stage] = (artifact.fingerprint, driver.model_of(artifact))
         measured = evaluate_models(this, models)
         with this.explained("report"):
             return deliver.write_run(this, measured, command)
 
 
-def _stage2(
-    this: Run, stage: str, training: Training, stage1: Artifact, fitting: Artifact, infused: str
-) -> tuple[str, str]:
-    parents = {"model": stage1.fingerprint, "samples": fitting.fingerprint}
-    data = SampleData(samples=fitting.uri, infused=infused)
-    artifact = this.make(
-        stage,
-        driver.plan(this.config, stage, training, parents, infused),
-        partial(driver.run, this.config, training, data, driver.model_of(stage1)),
-    )
-    return artifact.fingerprint, driver.model_of(artifact)
+def _training(
+    config: Config, stage: str, training: Training, data: TrainingData, parents: dict[str, str], model_uri: str
+) -> Step:
+    infused = data.infused if isinstance(data, SampleData) else ""
+    plan = driver.plan(config, stage, training, parents, infused)
+    return Step(role=stage, plan=plan, work=partial(driver.run, config, training, data, model_uri))
 
 
 def evaluate_models(this: Run, models: dict[str, tuple[str, str]]) -> dict[str, Measured]:

@@ -4,8 +4,10 @@ import errno
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 
 import ray.exceptions
@@ -21,6 +23,15 @@ _VALUE_ERROR = re.compile(  # in a trace: the innermost frame, its lines of code
     r'File "(?P<file>[^"\n]+)", line [^\n]+\n(?:(?![ \t]+File )[ \t]+[^\n]*\n)*ValueError: (?P<message>[^\n]+)'
 )
 _OURS = re.compile(r"[/\\]stic_ray[/\\](?!.*site-packages)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """An artifact to be made: its role in the run, its plan, and what makes it."""
+
+    role: str
+    plan: Plan
+    work: Callable[[Plan], Artifact]
 
 
 class Run:
@@ -66,6 +77,25 @@ class Run:
             logger.info("%s: reused %s (%s)", role, plan.name, _size(artifact))
         self.artifacts[role] = artifact
         return artifact
+
+    def make_together(self, steps: Sequence[Step]) -> list[Artifact]:
+        """Several artifacts that do not need each other, as `make` does one: at once where the cluster has room.
+
+        Raises:
+            ValueError: as `make`, for the first step that failed, when the others have ended.
+        """
+        if any(artifacts.find(self.config.store, step.plan) is None for step in steps):
+            self._connect()
+        pool = ThreadPoolExecutor(max_workers=len(steps))
+        try:
+            futures = [pool.submit(self.make, step.role, step.plan, step.work) for step in steps]
+            wait(futures)
+            made = [future.result() for future in futures]
+            for step in steps:  # in the order of the steps, whichever was first
+                self.artifacts[step.role] = self.artifacts.pop(step.role)
+            return made
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # interrupted, they end with the connection to Ray
 
     @contextmanager
     def explained(self, what: str) -> Iterator[None]:

@@ -46,7 +46,7 @@ def run(tmp_path: Path) -> Path:
     store = str(tmp_path / "store")
     images = _uri(store, "images", {})
     artifacts.write_rows(images, [_row(ImageRef, id=key) for key in _IDS], ImageRef, [])
-    parents = {"images": _commit(store, "images", {}), "model": "base-0"}
+    parents = {"images": _commit(store, "images", {}, {"inputs": len(_IDS)}), "model": "base-0"}
     responses = _uri(store, "responses", parents)
     for part in (_IDS[:3], _IDS[3:5]):
         rows = [_response(key, role) for key in part for role in ("preferred", "dispreferred")]
@@ -122,6 +122,11 @@ def _swap_row(run: Path) -> None:
     artifacts.write_rows(str(_place(run, "pairs")), [_pair(make_id("image", n)) for n in (97, 98)], Pair, [])
 
 
+def _write_record(run: Path, role: str, **changes: Any) -> None:
+    file = _place(run, role) / RECORD
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 def _lose_one_answer_of_two(run: Path) -> None:
     table = artifacts.read_file(str(_files(run, "responses")[0]))
     _files(run, "responses")[0].unlink()
@@ -161,6 +166,10 @@ def _damage_record(run: Path) -> None:
         (_move_reject_to_output, [f"1 inputs are both output and reject, like {_IDS[4]}"]),
         (_foreign_row, ["1 rows come from no input"]),
         (_swap_row, ["2 inputs are lost", "2 rows come from no input"]),
+        (
+            lambda run: _write_record(run, "images", inputs=7),
+            ["images: 7 inputs were read, but 6 came out"],
+        ),
         (_lose_one_answer_of_two, ["responses: 9 rows, but the record says 10", "another number of rows"]),
         (_change_model, ["stage1: merged/model.safetensors is not what was written"]),
         (_remove_model, ["stage1: merged/model.safetensors is missing"]),

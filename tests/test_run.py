@@ -1,16 +1,18 @@
-"""What a run makes of errors, here and on workers."""
+"""How a run makes artifacts, and what it makes of errors, here and on workers."""
 
 import errno
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray.exceptions
 
-from stic_ray import storage
+from stic_ray import artifacts, storage
+from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, parse_config, read_yaml
 from stic_ray.recipes import read
-from stic_ray.run import Run
+from stic_ray.run import Run, Step
 
 _TRACE = """\
 ray::MapWorker(MapBatches(_Actor)).submit() (pid=1, ip=192.0.2.2)
@@ -100,3 +102,43 @@ def test_base_model_of_files_listed_by_size_alone_tells_two_models_of_one_size_a
         (tmp_path / "model.safetensors").write_bytes(weights)
         found.add(run.base_model())
     assert len(found) == 2
+
+
+# Several artifacts at once
+
+
+def _step(config: Config, role: str, meet: threading.Barrier, fail: str = "") -> Step:
+    plan = Plan(stage=role, code_version=1, identity={}, kind="model")
+
+    def work(plan: Plan) -> Artifact:
+        meet.wait(timeout=20)  # broken, and so an error, unless all are at work at once
+        if fail:
+            raise ValueError(fail)
+        return artifacts.commit(config.store, plan, {"steps": 1})
+
+    return Step(role=role, plan=plan, work=work)
+
+
+@pytest.fixture
+def local_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(Run, "_connect", lambda self: None)  # nothing here asks Ray for anything
+    return Run(parse_config(read_yaml(read("embedded"), "embedded"), [f"store={tmp_path}", f"runs={tmp_path}"]))
+
+
+def test_make_together_works_on_all_at_once_and_keeps_their_order(local_run: Run) -> None:
+    meet = threading.Barrier(2)
+    steps = [_step(local_run.config, role, meet) for role in ("b", "a")]
+    made = local_run.make_together(steps)
+    assert [artifact.record["stage"] for artifact in made] == list(local_run.artifacts) == ["b", "a"]
+    again = Run(local_run.config)
+    again.make_together(steps)
+    assert again.reused == {"a", "b"}
+
+
+def test_make_together_raises_the_error_and_keeps_what_the_others_made(local_run: Run) -> None:
+    meet = threading.Barrier(2)
+    bad, fine = _step(local_run.config, "bad", meet, fail="lower it"), _step(local_run.config, "fine", meet)
+    with pytest.raises(ValueError, match="lower it"):
+        local_run.make_together([bad, fine])
+    assert artifacts.find(local_run.config.store, fine.plan) is not None
+    assert artifacts.find(local_run.config.store, bad.plan) is None
