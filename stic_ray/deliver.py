@@ -65,7 +65,8 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
     _write_models(run, home)
     _write_json(storage.join(home, "summary.json"), summary)
     storage.write_bytes(storage.join(home, "report.md"), render_report(report).encode())
-    return _closing(run, home, summary)
+    audit = "python jobs/audit.py" if command[0].endswith(".py") else "stic-audit"
+    return _closing(run, home, summary, audit)
 
 
 def _summary(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def _write_models(run: Run, home: str) -> None:
                 storage.remove(target)
 
 
-def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
+def _closing(run: Run, home: str, summary: Mapping[str, Any], audit: str) -> str:
     rejects = sum(artifact.record["counts"]["rejects"] for artifact in run.artifacts.values())
     made = len(run.artifacts) - len(run.reused)
     seconds = time.monotonic() - run.started
@@ -186,7 +187,7 @@ def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
             f"report        {storage.join(home, 'report.md')}",
             f"model         {storage.join(home, 'stage2', MERGED)}",
             f"adapters      {storage.join(home, 'stage1', ADAPTER)} (on the base), .../stage2/adapter (on stage 1)",
-            f"next          python jobs/audit.py {home}    proves that no input was lost",
+            f"next          {audit} {home}    proves that no input was lost",
             "              on your own model and images: see README.md, or --help",
             "",
         ]

@@ -148,7 +148,9 @@ def main(argv: list[str] | None = None) -> int:
         check_places(config)
         from stic_ray import pipeline
 
-        sys.stdout.write(pipeline.run(config, command=["python", "jobs/stic_pipeline.py", *(argv or sys.argv[1:])]))
+        # As it was called: the job of a checkout, or the command that the package installs.
+        program = "python jobs/stic_pipeline.py" if sys.argv[0].endswith(".py") else "stic-pipeline"
+        sys.stdout.write(pipeline.run(config, command=[program, *(argv or sys.argv[1:])]))
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
