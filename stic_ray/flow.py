@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from stic_ray import artifacts, storage
+from stic_ray import artifacts, sources, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Execution
 from stic_ray.images import BadImageError, decode
@@ -83,11 +83,9 @@ def read_image(unit: Unit) -> Prepared:
     if not unit.image_uri:
         return Prepared(id=unit.id, images=[], payload=unit.payload, reason="")
     try:
-        data = storage.read_bytes(unit.image_uri)
+        data = sources.read_image(unit.image_uri)
         decode(data)
-    except FileNotFoundError:
-        return Prepared(id=unit.id, images=[], payload="", reason="the image file is missing")
-    except (BadImageError, OSError) as error:
+    except BadImageError as error:
         return Prepared(id=unit.id, images=[], payload="", reason=str(error))
     return Prepared(id=unit.id, images=[data], payload=unit.payload, reason="")
 

@@ -3,16 +3,18 @@
 import heapq
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from stic_ray import storage
 from stic_ray.config import ImageFolder, LlavaJson
-from stic_ray.images import SUFFIXES
+from stic_ray.images import SUFFIXES, BadImageError
 from stic_ray.records import Reject, Sample, Turn, make_id
 
 _ROLES = {"human": "user", "gpt": "assistant"}
+_PAUSES_S = (0.5, 2.0, 8.0)  # between attempts to read an image
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape one alone, UTF-8 cannot hold it
 
 
@@ -59,6 +61,31 @@ def _images_in(folder: ImageFolder) -> Iterator[Found]:
     for listed in storage.walk(folder.uri):
         if listed.key.lower().endswith(SUFFIXES):
             yield Found(id=image_id(listed.key), key=listed.key, uri=listed.uri)
+
+
+def read_image(uri: str) -> bytes:
+    """An image's encoded bytes, asked for again a few times where a filesystem or a network fails.
+
+    Raises:
+        BadImageError: there is no such file, or it cannot be read.
+    """
+    try:
+        return _read_patiently(uri)
+    except FileNotFoundError:
+        raise BadImageError("the image file is missing") from None
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {' '.join(str(error).split())[:120]}") from None
+
+
+def _read_patiently(uri: str) -> bytes:
+    for pause_s in _PAUSES_S:
+        try:
+            return storage.read_bytes(uri)
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+            raise
+        except OSError:
+            time.sleep(pause_s)
+    return storage.read_bytes(uri)
 
 
 def check_instructions(source: LlavaJson) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from stic_ray import sources, storage
 from stic_ray.config import ImageFolder, LlavaJson
+from stic_ray.images import BadImageError
 from stic_ray.records import make_id
 from stic_ray.sources import list_images, read_instructions
 
@@ -217,3 +218,36 @@ def test_check_instructions_missing_images_or_file_in_their_place_is_named(tmp_p
     for images, what in ((tmp_path / "none", "does not exist"), (file, "is a file")):
         with pytest.raises(ValueError, match=rf"^instructions\.images {images} {what}: give the folder that [^\n]+$"):
             sources.check_instructions(LlavaJson(uri=str(file), images=str(images)))
+
+
+# Reading images
+
+
+def test_read_image_asks_again_where_a_read_fails_and_gives_up_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    failures = [TimeoutError("slow down"), ConnectionResetError("reset")]
+
+    def flaky(uri: str) -> bytes:
+        if failures:
+            raise failures.pop()
+        return b"pixels"
+
+    monkeypatch.setattr("stic_ray.sources.time.sleep", pauses.append)
+    monkeypatch.setattr(storage, "read_bytes", flaky)
+    assert sources.read_image("s3://bucket/a.png") == b"pixels" and len(pauses) == 2
+    failures += [TimeoutError("slow down")] * 10
+    with pytest.raises(BadImageError, match=r"^cannot be read: slow down$"):
+        sources.read_image("s3://bucket/a.png")
+    assert pauses == sorted(pauses[:2]) + sorted(pauses[2:]) and len(failures) == 6
+
+
+def test_read_image_that_is_not_there_or_a_folder_is_given_up_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stic_ray.sources.time.sleep", lambda _: pytest.fail("nothing to wait for"))
+    with pytest.raises(BadImageError, match=r"^the image file is missing$"):
+        sources.read_image(str(tmp_path / "none.png"))
+    with pytest.raises(BadImageError, match=r"^cannot be read: "):
+        sources.read_image(str(tmp_path))

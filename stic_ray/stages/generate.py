@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stic_ray import artifacts, prompts, storage
+from stic_ray import artifacts, prompts, sources
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Negatives, Prompts, Sampling, to_tree
 from stic_ray.engines import start_engine
@@ -112,9 +112,9 @@ class Prepare:
     def __call__(self, unit: Unit) -> Prepared:
         """The image bytes of each request, and the draws."""
         try:
-            data = storage.read_bytes(unit.image_uri)
+            data = sources.read_image(unit.image_uri)
             image = decode(data)
-        except (BadImageError, OSError) as error:
+        except BadImageError as error:
             return Prepared(id=unit.id, images=[], payload="", reason=str(error))
         draws = draw_requests(unit.id, seed=self.seed, pool=self.pool, negatives=self.negatives)
         corrupted = [corrupt(image, draw.corruption) for draw in draws]

@@ -58,13 +58,11 @@ def _probe(table: pa.Table) -> pa.Table:
     for found in from_table(table, Found):
         content, size, error = "", 0, ""
         try:
-            data = storage.read_bytes(found.uri)
+            data = sources.read_image(found.uri)
             content, size = hash_bytes(data), len(data)
             decode(data)
         except BadImageError as bad:
             error = str(bad)
-        except OSError as bad:
-            error = f"cannot be read: {type(bad).__name__}"
         rows.append(
             asdict(
                 ImageRef(id=found.id, key=found.key, uri=found.uri, content_hash=content, num_bytes=size, error=error)

@@ -222,7 +222,7 @@ def test_responder_a_unit_with_one_failed_request_has_a_reason_and_no_rows(
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "the file is empty"), (b"no image", "not an image"), (None, "none.png")],
+    [(b"", "the file is empty"), (b"no image", "not an image"), (None, "is missing")],
 )
 def test_prepare_bad_image_is_a_reason(tmp_path: Path, content: bytes | None, reason: str) -> None:
     if content is not None:
