@@ -83,6 +83,7 @@ def kill_in_stage(command: list[str], cwd: Path, artifact: Path, delay_s: float,
             time.sleep(_POLL_S)
         return not (artifact / artifacts.RECORD).exists()
     finally:
+        driver.send_signal(signal.SIGSTOP)  # or it would start others while they are listed
         orphans |= _descendants(driver.pid)
         driver.send_signal(signal.SIGKILL)
         driver.wait()

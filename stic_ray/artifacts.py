@@ -344,12 +344,13 @@ class Lease:
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_S / 4):
             try:
-                if not self._is_mine():
-                    logger.error("%s was taken over by another run: this one may not commit it", self._artifact)
-                    return
-                storage.write_bytes(self._uri, self._content())
-            except OSError as error:  # a full disk, a broken connection: the stage meets it too, and says so
-                logger.warning("%s cannot be renewed: %s", self._uri, error)
+                with storage.reaching(self._uri):
+                    if not self._is_mine():
+                        logger.error("%s was taken over by another run: this one may not commit it", self._artifact)
+                        return
+                    storage.write_bytes(self._uri, self._content())
+            except ValueError as error:  # a full disk, a broken connection: the stage meets it too, and says so
+                logger.warning("a lease cannot be renewed for now: %s", error)
 
 
 _held: dict[str, Lease] = {}  # by artifact's directory, of this process: what `commit` asks

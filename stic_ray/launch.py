@@ -156,5 +156,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: run the same command again to go on from here\n")
-        return 130
+        sys.stderr.flush()
+        os._exit(130)  # Ray's processes end with this one; its shutdown breaks under threads that wait for trainings
     return 0

@@ -6,6 +6,7 @@ a row with an error ends in the artifact's rejects, never in its data.
 """
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -102,6 +103,12 @@ class Sample:
     description: str
     turns: list[Turn]
     error: str = ""
+
+
+def read_sample(text: str) -> Sample:
+    """A sample from its JSON."""
+    tree = json.loads(text)
+    return Sample(**{**tree, "turns": [Turn(**turn) for turn in tree["turns"]]})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,9 @@
 import errno
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -51,7 +51,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        if kind is not KeyboardInterrupt:  # whoever interrupts ends the process, and Ray with it: see launch.py
+            self._stack.close()
 
     def base_model(self) -> str:
         """The base model's fingerprint: the version that the user gave, else a hash of its files' listing.
@@ -86,16 +87,28 @@ class Run:
         """
         if any(artifacts.find(self.config.store, step.plan) is None for step in steps):
             self._connect()
-        pool = ThreadPoolExecutor(max_workers=len(steps))
-        try:
-            futures = [pool.submit(self.make, step.role, step.plan, step.work) for step in steps]
-            wait(futures)
-            made = [future.result() for future in futures]
-            for step in steps:  # in the order of the steps, whichever was first
-                self.artifacts[step.role] = self.artifacts.pop(step.role)
-            return made
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # interrupted, they end with the connection to Ray
+        errors: dict[str, Exception] = {}
+
+        def make(step: Step) -> None:
+            try:
+                self.make(step.role, step.plan, step.work)
+            except Exception as error:  # noqa: BLE001 - raised below, when the others have ended
+                errors[step.role] = error
+                if len(steps) > 1:
+                    logger.error("%s failed: %s", step.role, str(error).partition("\n")[0])
+
+        # None in this thread: there Ray Train would put its own answer to Ctrl-C in the place of ours, and leave it.
+        threads = [threading.Thread(target=make, args=(step,), daemon=True) for step in steps]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for step in steps:
+            if step.role in errors:
+                raise errors[step.role]
+        # In the order of the steps, whichever was first.
+        self.artifacts |= {step.role: self.artifacts.pop(step.role) for step in steps}
+        return [self.artifacts[step.role] for step in steps]
 
     @contextmanager
     def explained(self, what: str) -> Iterator[None]:

@@ -15,6 +15,7 @@ from stic_ray.records import Reject, Sample, Turn, make_id
 
 _ROLES = {"human": "user", "gpt": "assistant"}
 _PAUSES_S = (0.5, 2.0, 8.0)  # between attempts to read an image
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape one alone, UTF-8 cannot hold it
 
 
@@ -64,13 +65,14 @@ def _images_in(folder: ImageFolder) -> Iterator[Found]:
 
 
 def read_image(uri: str) -> bytes:
-    """An image's encoded bytes, asked for again a few times where a filesystem or a network fails.
+    """An image's encoded bytes; over a network, asked for again a few times.
 
     Raises:
-        BadImageError: there is no such file, or it cannot be read.
+        BadImageError: there is no such file, or it cannot be read; it says so of this image.
+        ValueError: the network or the server failed, for longer than a moment: that is no fault of the image.
     """
     try:
-        return _read_patiently(uri)
+        return storage.read_bytes(uri) if storage.is_local(uri) else _read_patiently(uri)
     except FileNotFoundError:
         raise BadImageError("the image file is missing") from None
     except OSError as error:
@@ -78,14 +80,18 @@ def read_image(uri: str) -> bytes:
 
 
 def _read_patiently(uri: str) -> bytes:
-    for pause_s in _PAUSES_S:
+    for pause_s in (*_PAUSES_S, 0.0):
         try:
-            return storage.read_bytes(uri)
-        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
-            raise
-        except OSError:
+            with storage.reaching(uri):
+                return storage.read_bytes(uri)
+        except ValueError as error:
+            failure, cause = error, error.__cause__
+            if cause is None or isinstance(cause, _FINAL):
+                raise (cause or error) from None
             time.sleep(pause_s)
-    return storage.read_bytes(uri)
+    raise ValueError(
+        f"{failure}. It was tried {len(_PAUSES_S) + 1} times; the same command goes on from what is done"
+    ) from failure
 
 
 def check_instructions(source: LlavaJson) -> None:

@@ -26,7 +26,26 @@ _PIECE_BYTES = 16 << 20
 _SAMPLE_BYTES = 64 << 10
 _NO_STAMP = ":None"  # how the version of a file ends whose filesystem lists neither etag nor time
 # Their files appear at close, and a rename would be a copy; on any other filesystem a rename is one step.
-_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})
+_OBJECT_STORES = frozenset(
+    {
+        "s3",
+        "s3a",
+        "gs",
+        "gcs",
+        "abfs",
+        "abfss",
+        "az",
+        "adl",
+        "oci",
+        "ocilake",
+        "oss",
+        "obs",
+        "cos",
+        "r2",
+        "b2",
+        "memory",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)

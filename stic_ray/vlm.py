@@ -1,8 +1,8 @@
 """The only knowledge of model families: chat template, processor, image tokens, LoRA targets, sharding, export.
 
 Everything else handles a checkpoint directory, conversations (`Turn`s with the image before the first user text) and
-tensors. Legend: B = sequences, T = positions, N = answer tokens of the batch, H = hidden size, U = different images,
-S = positions up to an image's last token.
+tensors. Legend: B = sequences, T = positions, N = answer tokens of the batch, H = hidden size, U = different
+beginnings of prompts, S = positions up to an image's last token.
 """
 
 import json
@@ -49,14 +49,14 @@ class PromptBatch:
     """Prompts as one batch; what those on one image have in common, all up to its last token, stands there once.
 
     `input_ids` and `attention_mask` [B, S + T] are padded on the left twice, before the beginning and before the rest.
-    `beginnings` are the inputs of a forward over [U, S] and `image_of` [B] says whose beginning a prompt has; both are
+    `beginnings` are the inputs of a forward over [U, S] and `beginning_of` [B] says which one a prompt has; both are
     empty, and S is 0, where no prompt has an image.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     beginnings: dict[str, Tensor]
-    image_of: list[int]
+    beginning_of: list[int]
 
 
 def load_processor(path: str) -> Any:
@@ -65,6 +65,12 @@ def load_processor(path: str) -> Any:
     processor = AutoProcessor.from_pretrained(path, local_files_only=True)
     if not processor.tokenizer.is_fast or processor.tokenizer.eos_token is None:
         raise ValueError(f"model.path {path}: its tokenizer needs a tokenizer.json and an eos_token: convert it")
+    probe = render_prompt(processor, "what ?", has_image=True)
+    if probe.count(processor.image_token) != 1 or "{'type'" in probe:
+        raise ValueError(
+            f"model.path {path}: its chat template must take a message's content as a list of parts and write "
+            f"{processor.image_token} once for an image: it gives {probe!r}"
+        )
     return processor
 
 
@@ -103,30 +109,37 @@ def encode_prompts(processor: Any, texts: Sequence[str], images: Sequence[Image.
     image_of = [numbers[id(image)] for image in images if image is not None]
     if not image_of:
         ids_BT, mask_BT = _pad_left(processor, _tokenize(processor, texts)["input_ids"])
-        return PromptBatch(input_ids=ids_BT, attention_mask=mask_BT, beginnings={}, image_of=[])
+        return PromptBatch(input_ids=ids_BT, attention_mask=mask_BT, beginnings={}, beginning_of=[])
     marker = processor.image_token
     texts = [text.replace(marker, placeholders[number], 1) for text, number in zip(texts, image_of, strict=True)]
     ids = _tokenize(processor, texts)["input_ids"]
     cuts = [_last_index(row, processor.image_token_id) + 1 for row in ids]
-    beginnings = {number: row[:cut] for number, row, cut in zip(image_of, ids, cuts, strict=True)}
-    ids_US, mask_US = _pad_left(processor, [beginnings[number] for number in range(len(different))])
+    heads = [(number, tuple(row[:cut])) for number, row, cut in zip(image_of, ids, cuts, strict=True)]
+    beginnings = {head: index for index, head in enumerate(dict.fromkeys(heads))}
+    beginning_of = [beginnings[head] for head in heads]
+    ids_US, mask_US = _pad_left(processor, [head for _, head in beginnings])
     ids_BT, mask_BT = _pad_left(processor, [row[cut:] for row, cut in zip(ids, cuts, strict=True)])
+    seen = [number for number, _ in beginnings]
     return PromptBatch(
-        input_ids=torch.cat([ids_US[image_of], ids_BT], dim=1),
-        attention_mask=torch.cat([mask_US[image_of], mask_BT], dim=1),
-        beginnings={"input_ids": ids_US, "attention_mask": mask_US, **tensors},
-        image_of=image_of,
+        input_ids=torch.cat([ids_US[beginning_of], ids_BT], dim=1),
+        attention_mask=torch.cat([mask_US[beginning_of], mask_BT], dim=1),
+        beginnings={
+            "input_ids": ids_US,
+            "attention_mask": mask_US,
+            **{name: value[seen] for name, value in tensors.items()},
+        },
+        beginning_of=beginning_of,
     )
 
 
 def read_beginnings(model: Any, batch: PromptBatch) -> Any:
-    """The key-value cache of a batch's beginnings [B], each image seen and read once; None where there are none."""
-    if not batch.image_of:
+    """The key-value cache of the prompts' beginnings [B], each different one read once; None where there are none."""
+    if not batch.beginning_of:
         return None
     inputs = {name: value.to(model.device) for name, value in batch.beginnings.items()}
     positions_US = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp_min(0)
     cache = model(**inputs, position_ids=positions_US, use_cache=True, logits_to_keep=1).past_key_values
-    cache.batch_select_indices(torch.tensor(batch.image_of, device=model.device))
+    cache.batch_select_indices(torch.tensor(batch.beginning_of, device=model.device))
     return cache
 
 
@@ -160,10 +173,20 @@ def _last_index(row: Sequence[int], token: int) -> int:
 
 
 def end_token_ids(processor: Any, model: Any) -> list[int]:
-    """Token ids that end an answer: those of the generation settings and the tokenizer's own."""
+    """Token ids that end an answer: of the generation settings, of the tokenizer, and what the template writes."""
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in [*ids, processor.tokenizer.eos_token_id] if i is not None})
+    return sorted({i for i in [*ids, processor.tokenizer.eos_token_id, *_template_ends(processor)] if i is not None})
+
+
+def _template_ends(processor: Any) -> list[int]:
+    """The first special token that the chat template writes after an answer, which is what training teaches."""
+    turns = [Turn(role="user", text="what ?"), Turn(role="assistant", text="answer")]
+    whole = render(processor, turns, has_image=False, answer_next=False)
+    written = whole[_answer_span(processor, turns, whole, has_image=False)[0] :]
+    special = _special_tokens(processor.tokenizer)
+    found = sorted((written.index(token), index) for token, index in special.items() if token in written)
+    return [index for _, index in found[:1]]
 
 
 def encode_example(processor: Any, turns: Sequence[Turn], image: Image.Image | None) -> Example:

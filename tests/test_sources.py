@@ -223,11 +223,15 @@ def test_check_instructions_missing_images_or_file_in_their_place_is_named(tmp_p
 # Reading images
 
 
+class _NetworkError(Exception):
+    """As botocore's: no OSError."""
+
+
 def test_read_image_asks_again_where_a_read_fails_and_gives_up_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    failures = [TimeoutError("slow down"), ConnectionResetError("reset")]
+    failures: list[Exception] = [TimeoutError("slow down"), _NetworkError("reset")]
 
     def flaky(uri: str) -> bytes:
         if failures:
@@ -236,18 +240,23 @@ def test_read_image_asks_again_where_a_read_fails_and_gives_up_with_the_reason(
 
     monkeypatch.setattr("stic_ray.sources.time.sleep", pauses.append)
     monkeypatch.setattr(storage, "read_bytes", flaky)
-    assert sources.read_image("s3://bucket/a.png") == b"pixels" and len(pauses) == 2
+    assert sources.read_image("memory://a.png") == b"pixels" and len(pauses) == 2
     failures += [TimeoutError("slow down")] * 10
-    with pytest.raises(BadImageError, match=r"^cannot be read: slow down$"):
-        sources.read_image("s3://bucket/a.png")
-    assert pauses == sorted(pauses[:2]) + sorted(pauses[2:]) and len(failures) == 6
+    with pytest.raises(
+        ValueError, match=r"^memory://a\.png cannot be reached: slow down; .* was tried 4 times"
+    ) as raised:
+        sources.read_image("memory://a.png")
+    assert not isinstance(raised.value, BadImageError)  # an outage is no fault of the image
+    assert pauses[2:] == [*pauses[:2], pauses[4], 0.0] and len(failures) == 6
 
 
-def test_read_image_that_is_not_there_or_a_folder_is_given_up_at_once(
+def test_read_image_that_is_not_there_or_cannot_be_read_is_given_up_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stic_ray.sources.time.sleep", lambda _: pytest.fail("nothing to wait for"))
-    with pytest.raises(BadImageError, match=r"^the image file is missing$"):
-        sources.read_image(str(tmp_path / "none.png"))
-    with pytest.raises(BadImageError, match=r"^cannot be read: "):
-        sources.read_image(str(tmp_path))
+    for missing in (str(tmp_path / "none.png"), "memory://none.png"):
+        with pytest.raises(BadImageError, match=r"^the image file is missing$"):
+            sources.read_image(missing)
+    for unreadable in (str(tmp_path), str(tmp_path / ("x" * 5000))):
+        with pytest.raises(BadImageError, match=r"^cannot be read: "):
+            sources.read_image(unreadable)

@@ -147,14 +147,14 @@ def test_encode_prompts_pads_on_the_left(processor: Any) -> None:
     batch = vlm.encode_prompts(processor, texts, [None, None])
     mask = batch.attention_mask
     assert mask[0].tolist() == sorted(mask[0].tolist()) and mask[0, 0] == 0 and mask[1].all()
-    assert batch.beginnings == {} and batch.image_of == []
+    assert batch.beginnings == {} and batch.beginning_of == []
 
 
 def test_encode_prompts_holds_an_image_once_and_what_follows_it_for_every_prompt(processor: Any) -> None:
     cat, dog = _image(1), _image(2)
     texts = [vlm.render_prompt(processor, prompt, has_image=True) for prompt in ("what ?", "is it a cat ?", "a")]
     batch = vlm.encode_prompts(processor, texts, [cat, dog, cat])
-    assert batch.image_of == [0, 1, 0]
+    assert batch.beginning_of == [0, 1, 0]
     assert batch.beginnings["pixel_values"].shape[0] == batch.beginnings["input_ids"].shape[0] == 2
     beginning = batch.beginnings["input_ids"].shape[1]
     assert (batch.beginnings["input_ids"][:, -1] == processor.image_token_id).all()
@@ -165,6 +165,20 @@ def test_encode_prompts_holds_an_image_once_and_what_follows_it_for_every_prompt
         alone = processor(text=[text], images=[image], return_tensors="pt", add_special_tokens=False)
         assert ids[mask].tolist() == alone["input_ids"][0].tolist()
         assert mask.sum() == alone["attention_mask"].sum()
+
+
+def test_encode_prompts_template_that_writes_text_before_the_image_keeps_every_text(processor: Any) -> None:
+    template = (
+        "{% for message in messages %}{% for part in message['content'] | reverse %}"
+        "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}:"
+    )
+    changed, image = _with_template(processor, template), _image()
+    texts = [vlm.render_prompt(changed, prompt, has_image=True) for prompt in ("is it a cat ?", "is it a dog ?")]
+    assert texts[0] == "is it a cat ?<image>:"
+    batch = vlm.encode_prompts(changed, texts, [image, image])
+    for text, ids, mask in zip(texts, batch.input_ids, batch.attention_mask.bool(), strict=True):
+        assert processor.tokenizer.decode(ids[mask]).replace("<s>", "") == text.replace("<image>", "<image>" * 4)
+    assert batch.beginnings["pixel_values"].shape[0] == 2
 
 
 def test_read_beginnings_equals_one_forward_over_the_whole_prompt(processor: Any, model: Any) -> None:
@@ -436,3 +450,17 @@ def test_end_token_ids_are_those_of_the_generation_config_and_the_tokenizers(pro
     for configured, expected in (([5, 7], [end, 5, 7]), (5, [end, 5]), (None, [end])):
         model.generation_config.eos_token_id = configured
         assert vlm.end_token_ids(processor, model) == expected
+
+
+def test_end_token_ids_hold_what_the_template_writes_after_an_answer(processor: Any, model: Any) -> None:
+    template = processor.chat_template.replace("{{ eos_token }}", "{{ '<pad>' }}")
+    pad = processor.tokenizer.pad_token_id
+    assert pad not in vlm.end_token_ids(processor, model)
+    assert pad in vlm.end_token_ids(_with_template(processor, template), model)
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0]['content'] }}", "{{ messages[0]['content'][0]['text'] }}"])
+def test_load_processor_with_a_template_that_cannot_take_images_says_so(copy: Path, template: str) -> None:
+    (copy / "chat_template.jinja").write_text(template)
+    with pytest.raises(ValueError, match="its chat template must take a message's content as a list of parts"):
+        vlm.load_processor(str(copy))

@@ -50,13 +50,14 @@ class TransformersEngine:
         self._processor = vlm.load_processor(path)
         self._model = vlm.load_model(path, dtype).to(self._device)
         self._ends = vlm.end_token_ids(self._processor, self._model)
+        self._model.generation_config = GenerationConfig()  # a checkpoint's penalties would bend what is drawn
         self._limit = int(self._model.config.get_text_config().max_position_embeddings)
         self._batch_size = batch_size
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order; equal requests are answered once (POPE's files share questions).
 
-        Batches hold prompts of like length and of one sampling.
+        Batches hold prompts of one sampling and like length, those on one image side by side, so that it is read once.
         """
         first: dict[tuple[int, str, Sampling, int], int] = {}
         same = [first.setdefault((id(r.image), r.prompt, r.sampling, r.seed), i) for i, r in enumerate(requests)]
@@ -74,7 +75,9 @@ class TransformersEngine:
             return (requests[index].image is None, s.temperature, s.top_p, s.max_new_tokens)
 
         accepted = [index for index in first.values() if index not in completions]
-        accepted.sort(key=lambda index: (likeness(index), len(texts[index])))
+        seen: dict[int, int] = {}
+        number = [seen.setdefault(id(request.image), len(seen)) for request in requests]
+        accepted.sort(key=lambda i: (likeness(i), len(texts[i]).bit_length(), number[i], len(texts[i])))
         for _, alike in itertools.groupby(accepted, key=likeness):
             group = list(alike)
             for start in range(0, len(group), self._batch_size):

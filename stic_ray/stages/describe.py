@@ -17,8 +17,7 @@ from stic_ray.engines import start_engine
 from stic_ray.engines.protocol import Request
 from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
 from stic_ray.images import decode
-from stic_ray.records import Sample, make_seed
-from stic_ray.stages.fit import read_sample
+from stic_ray.records import Sample, make_seed, read_sample
 
 CODE_VERSION = 2
 

@@ -15,7 +15,7 @@ from stic_ray.engines import start_counter
 from stic_ray.engines.protocol import Conversation
 from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
 from stic_ray.images import decode
-from stic_ray.records import Sample, Turn
+from stic_ray.records import Sample, read_sample
 
 CODE_VERSION = 1
 
@@ -74,9 +74,3 @@ class Fitter:
         except ValueError as error:
             return str(error)
         return f"longer than stage2.max_length {self._max_length} tokens" if length > self._max_length else ""
-
-
-def read_sample(payload: str) -> Sample:
-    """A sample from a unit's JSON."""
-    tree = json.loads(payload)
-    return Sample(**{**tree, "turns": [Turn(**turn) for turn in tree["turns"]]})

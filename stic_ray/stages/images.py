@@ -15,7 +15,7 @@ from stic_ray.images import BadImageError, decode, hash_bytes
 from stic_ray.records import ImageRef, Reject, from_table, schema
 from stic_ray.sources import Found
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def plan(config: Config) -> Plan:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, tensor
 
 from stic_ray import artifacts, prompts, sources, vlm
-from stic_ray.images import decode
+from stic_ray.images import BadImageError, decode
 from stic_ray.records import Pair, Reference, Sample, Turn, make_seed
 from stic_ray.train.job import ChosenData, PairData, SampleData, TrainingData
 
@@ -23,7 +23,10 @@ class Item:
 
     def encode(self, processor: Any) -> list[vlm.Example]:
         """The sequences as token ids, the image read from where it lies."""
-        image = decode(sources.read_image(self.image_uri)) if self.image_uri else None
+        try:
+            image = decode(sources.read_image(self.image_uri)) if self.image_uri else None
+        except BadImageError as error:
+            raise ValueError(f"{self.image_uri} was an image when its stage was made, now: {error}") from None
         return [vlm.encode_example(processor, turns, image) for turns in self.conversations]
 
 

@@ -1,11 +1,17 @@
-"""The short version of `make bench NAME=kills`: one kill in each kind of stage."""
+"""The short version of `make bench NAME=kills`: one kill in each kind of stage; and Ctrl-C."""
 
 import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 from e2e_project import Project
 
 from kill_rounds import audit, compare, kill_round, references
+from stic_ray.artifacts import LEASE
 
 pytestmark = pytest.mark.slow
 
@@ -25,3 +31,32 @@ def test_driver_killed_in_a_stage_of_each_kind_loses_and_doubles_nothing(finishe
     assert (found.num_lost, found.num_double, found.num_different_draws) == (0, 0, 0)
     assert found.num_texts > 0
     assert found.num_different_texts <= 0.001 * found.num_texts
+
+
+CONTROL = (
+    "stage1_control={loss: {type: SftLoss}, weights: {type: Lora, rank: 4, lora_alpha: 8}, lr: 1e-3, epochs: 1, "
+    "global_batch: 4}"
+)
+
+
+def test_ctrl_c_while_a_training_and_its_control_run_is_one_line_and_the_rerun_goes_on(
+    finished: Project, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.home, tmp_path / "stopped")
+    project = Project(home=tmp_path / "stopped")
+    overrides = ("stage1.loss.alpha=0.7", CONTROL)
+    driver = subprocess.Popen(
+        project.command(*overrides), cwd=project.home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(project.store.glob(f"stage1*/{LEASE}"))) < 2:
+        assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(3)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 130, said[-3000:]
+    assert "Traceback" not in said and said.endswith("interrupted: run the same command again to go on from here\n")
+    assert project.made() == finished.made()
+    project.finish(*overrides)
+    assert project.stages().count("stage1_control") == 1 and audit(project.run_home) == []

@@ -1,6 +1,7 @@
 """Generation: the same answers whatever stands beside a request, and draws from the right distribution."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,6 +135,28 @@ def test_generate_several_prompts_on_one_image_object_equals_each_alone(engine: 
         for number, prompt in enumerate(_PROMPTS)
     ]
     assert engine.generate(requests) == _one_by_one(engine, requests)
+
+
+def test_generate_reads_an_image_once_for_all_prompts_of_like_length(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images come in turns, as a benchmark's file may have them; a batch holds three requests, so three of an image."""
+    images = [_image(number) for number in range(4)]
+    requests = [
+        Request(prompt=prompt, image=image, sampling=_GREEDY, seed=0)
+        for prompt in ("is it a dog ?", "is it a cat ?", "is it a car ?")
+        for image in images
+    ]
+    read: list[int] = []
+    process = vlm._process_images
+
+    def counted(processor: Any, given: list[Image.Image]) -> tuple[dict[str, torch.Tensor], list[str]]:
+        read.append(len(given))
+        return process(processor, given)
+
+    monkeypatch.setattr(vlm, "_process_images", counted)
+    engine.generate(requests)
+    assert read == [1, 1, 1, 1]
 
 
 def test_generate_answers_equal_requests_once_and_gives_all_of_them_the_answer(

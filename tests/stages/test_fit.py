@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from stic_ray.flow import Prepared
-from stic_ray.records import Sample, Turn
-from stic_ray.stages.fit import Fitter, read_sample
+from stic_ray.records import Sample, Turn, read_sample
+from stic_ray.stages.fit import Fitter
 
 _INFUSED = "{description} {question}"
 
