@@ -44,7 +44,7 @@ def write_results(name: str, figures: Mapping[str, Any], bars: Sequence[Bar], *,
         "machine": describe_machine(),
         "versions": describe_versions(),
         "commit": describe_commit(),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": " ".join(["python", *(_without_folders(argument) for argument in sys.argv)]),
         "figures": figures,
         "bars": [{**asdict(bar), "met": bar.met} for bar in bars],
     }
@@ -116,6 +116,12 @@ def _without_non_finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_non_finite(item) for item in value]
     return value
+
+
+def _without_folders(argument: str) -> str:
+    """A folder outside of the checkout by its last name alone: another machine has another one."""
+    path = Path(argument)
+    return f".../{path.name}" if path.is_absolute() and not path.is_relative_to(ROOT) else shlex.quote(argument)
 
 
 def _without_machine_paths(text: str) -> str:

@@ -25,7 +25,7 @@ def test_bar_met_follows_its_direction(value: float, limit: float, direction: st
 
 
 def test_write_results_leaves_a_complete_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", [str(ROOT / "benchmarks" / "speed.py"), "--steps", "3"])
+    monkeypatch.setattr("sys.argv", [str(ROOT / "benchmarks" / "speed.py"), "--steps", "3", "--out", "/data/x 1"])
     code = write_results(
         "speed", {"steps_per_s": 2.5, "raw": [1, 2]}, [Bar("speed-up", 2.5, 2.0, "min")], directory=tmp_path
     )
@@ -33,7 +33,7 @@ def test_write_results_leaves_a_complete_file(tmp_path: Path, monkeypatch: pytes
     assert code == 0
     assert results["figures"] == {"steps_per_s": 2.5, "raw": [1, 2]}
     assert results["bars"] == [{"name": "speed-up", "value": 2.5, "limit": 2.0, "direction": "min", "met": True}]
-    assert results["command"] == "python ./benchmarks/speed.py --steps 3"
+    assert results["command"] == "python ./benchmarks/speed.py --steps 3 --out .../x 1"
     assert set(results["versions"]) == {"python", "torch", "ray", "transformers", "peft", "pyarrow"}
     assert results["machine"]["cores"] >= 1
     assert results["machine"]["memory_bytes"] > 2**20
