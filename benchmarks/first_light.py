@@ -153,9 +153,7 @@ def main() -> int:
         "describe-and-respond after stage 2 minus": answers,
     }
     status = write_results("first_light", figures, bars)  # first: a changed document would make its commit dirty
-    (ROOT / "docs" / "results.md").write_text(
-        render(runs, control, answers, bars)
-    ) 
+    (ROOT / "docs" / "results.md").write_text(render(runs, control, answers, bars))
     return status
 
 

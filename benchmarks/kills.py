@@ -2,7 +2,7 @@
 
 In every other round all of its processes die with it; in the others they live on beside the rerun.
 
-The run is the embedded recipe on fewer images. Resumable: finished rounds stand in --work.
+The run is the embedded recipe on fewer images, and without POPE. Resumable: finished rounds stand in --work.
 """
 
 import argparse
@@ -23,8 +23,12 @@ SMALL = (
     "instructions.sample=96",
     "execution.rows_per_file=16",
     "execution.batch_size=16",
+    "execution.pool.min_size=1",
     "execution.checkpoint_every=2",
     "evaluation.dev=null",
+    "evaluation.test.pope_random=''",
+    "evaluation.test.pope_popular=''",
+    "evaluation.test.pope_adversarial=''",
     "evaluation.resamples=10",
     "stage1.epochs=1",
     "stage1_control.epochs=1",
