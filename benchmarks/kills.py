@@ -2,7 +2,7 @@
 
 In every other round all of its processes die with it; in the others they live on beside the rerun.
 
-The run is the embedded recipe on fewer images, and without POPE. Resumable: finished rounds stand in --work.
+The run is the embedded recipe on fewer images, the dev ones for its evaluation, and without POPE. Resumable: finished rounds stand in --work.
 """
 
 import argparse
@@ -26,6 +26,9 @@ SMALL = (
     "execution.pool.min_size=1",
     "execution.checkpoint_every=2",
     "evaluation.dev=null",
+    "evaluation.test.images=embedded://dev/images",
+    "evaluation.test.objects=embedded://dev/objects.jsonl",
+    "evaluation.test.questions=embedded://dev/questions.jsonl",
     "evaluation.test.pope_random=''",
     "evaluation.test.pope_popular=''",
     "evaluation.test.pope_adversarial=''",
