@@ -1,8 +1,8 @@
 """Bar: SIGKILL of the driver at a random moment of every stage, ten times over, loses and doubles nothing.
 
-In every other round all of its processes die with it; in the others they live on beside the rerun.
-
-The run is the embedded recipe on fewer images, the dev ones for its evaluation, and without POPE. Resumable: finished rounds stand in --work.
+In every other round all of its processes die with it; in the others they live on beside the rerun. The run is the
+embedded recipe on fewer images, without POPE, and evaluated on the dev images. Resumable: finished rounds stand in
+--work.
 """
 
 import argparse
