@@ -1,4 +1,4 @@
-"""What a second run makes, and what it does not: counted in the store."""
+"""What a second run makes, and what it does not: counted in the store. Changed alpha: see test_kills.py."""
 
 import json
 import shutil
@@ -39,14 +39,6 @@ def test_second_run_makes_nothing(finished: Project, tmp_path: Path) -> None:
     assert "starting Ray" not in done.stderr
     assert "0 artifacts made" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in project.store.rglob("*") if path.is_file()} == before
-
-
-def test_changed_alpha_retrains_and_makes_no_pair_again(finished: Project, tmp_path: Path) -> None:
-    project = copy_of(finished, tmp_path / "alpha")
-    before = project.made()
-    project.finish("stage1.loss.alpha=0.5")
-    added = sorted(name.rpartition("-")[0] for name in project.made() - before)
-    assert added == ["descriptions", "fitting", "stage1", "stage2"]
 
 
 def test_changed_prompt_redoes_what_depends_on_it_and_no_more(finished: Project, tmp_path: Path) -> None:
