@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import ray
 import ray.data
 
+from stic_ray.config import Execution
+
 logger = logging.getLogger(__name__)
 _LOCAL_OBJECT_STORE_BYTES = 500_000_000
 _HOST_PORT = re.compile(r"\[?(?P<host>[^/]+?)\]?:(?P<port>\d+)")
@@ -45,6 +47,31 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_room(execution: Execution) -> None:
+    """Whether what a run asks for at once is there: an actor or a worker that fits nowhere would be waited for forever.
+
+    A cluster that was joined may still grow, so that there it is only said.
+
+    Raises:
+        ValueError: this machine, where Ray was started for this run alone, can never offer it.
+    """
+    have = ray.cluster_resources()
+    pool, workers = execution.pool, execution.num_train_workers
+    asked = {
+        ("execution.pool.min_size x num_cpus + task_cpus", "CPU"): pool.min_size * pool.num_cpus + execution.task_cpus,
+        ("execution.pool.min_size x num_gpus", "GPU"): pool.min_size * pool.num_gpus,
+        ("execution.num_train_workers x train_cpus", "CPU"): workers * execution.train_cpus,
+        ("execution.num_train_workers x train_gpus", "GPU"): workers * execution.train_gpus,
+    }
+    for (fields, kind), need in asked.items():
+        if need <= have.get(kind, 0.0):
+            continue
+        story = f"{fields} asks for {need:g} {kind}s at once, and there are {have.get(kind, 0.0):g}"
+        if "RAY_ADDRESS" not in os.environ:
+            raise ValueError(f"{story} on this machine: lower it, or set RAY_ADDRESS to a cluster that has them")
+        logger.warning("%s in the cluster now: waiting until nodes that have them join", story)
 
 
 def _join(address: str) -> None:

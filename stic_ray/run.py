@@ -15,7 +15,7 @@ from ray.train import TrainingFailedError
 
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import BASE_PREFIX, Artifact, Lease, Plan
-from stic_ray.cluster import connected
+from stic_ray.cluster import check_room, connected
 from stic_ray.config import Config
 
 logger = logging.getLogger(__name__)
@@ -138,6 +138,7 @@ class Run:
         if not self._connected:
             logger.info("starting Ray")
             self._stack.enter_context(connected())
+            check_room(self.config.execution)
             self._connected = True
 
 

@@ -7,6 +7,7 @@ import pytest
 import ray
 
 from stic_ray import cluster
+from stic_ray.config import Execution, Pool
 
 
 def _free_port() -> int:
@@ -43,3 +44,44 @@ def test_join_knocks_at_the_hosts_port(family: socket.AddressFamily, form: str) 
         cluster._knock(form.format(server.getsockname()[1]))
         answered.join(5)
         assert not answered.is_alive()
+
+
+# Room
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "memory": 1e9})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("execution", "message"),
+    [
+        (
+            Execution(pool=Pool(num_gpus=1)),
+            r"execution\.pool\.min_size x num_gpus asks for 1 GPUs .* are 0 on",
+        ),
+        (Execution(train_gpus=0.5, num_train_workers=2), r"num_train_workers x train_gpus asks for 1 GPUs"),
+        (
+            Execution(pool=Pool(min_size=2, max_size=2, num_cpus=1)),
+            r"num_cpus \+ task_cpus asks for 2\.5 CPUs",
+        ),
+        (Execution(num_train_workers=3), r"num_train_workers x train_cpus asks for 3 CPUs at once, and there are 2 on"),
+    ],
+)
+def test_check_room_what_this_machine_never_has_is_one_line(
+    two_cores: None, execution: Execution, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        cluster.check_room(execution)
+
+
+def test_check_room_what_fits_or_may_still_come_passes(
+    two_cores: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.check_room(Execution(num_train_workers=2))
+    assert caplog.text == ""
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    cluster.check_room(Execution(pool=Pool(num_gpus=4)))
+    assert "asks for 4 GPUs at once, and there are 0 in the cluster now: waiting" in caplog.text
