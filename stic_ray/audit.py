@@ -136,7 +136,7 @@ def _values(artifact: Artifact, column: str) -> Counter[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Audit a run; exit status 1 when anything is lost, double or damaged, 2 for a wrong call."""
-    parser = argparse.ArgumentParser(prog="audit.py", description="Prove that a run lost and doubled nothing.")
+    parser = argparse.ArgumentParser(description="Prove that a run lost and doubled nothing.")
     parser.add_argument("run", help="the run's directory, like runs/NAME (any fsspec URI)")
     arguments = parser.parse_args(argv)
     try:
@@ -149,3 +149,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(f"{fault}\n")
     sys.stdout.write(f"{arguments.run}: {len(faults)} faults\n" if faults else f"{arguments.run}: nothing lost\n")
     return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

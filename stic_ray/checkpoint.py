@@ -4,6 +4,7 @@ import json
 
 from stic_ray import storage
 
+_MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 SUPPORTED = ("llava",)  # model_type of the families that vlm.py knows
 
 
@@ -15,16 +16,37 @@ def check_checkpoint(uri: str) -> None:
     """
     files = {uri.rpartition("/")[2]: uri for uri in storage.list_files(uri)}
     if "config.json" not in files:
-        raise ValueError(f"model.path {uri} holds no config.json: give a checkpoint directory of transformers")
+        missing = "holds no config.json" if files or storage.is_directory(uri) else "does not exist"
+        raise ValueError(
+            f"model.path {uri} {missing}: give a checkpoint directory of transformers (a name on a model hub is not "
+            "downloaded)"
+        )
     family = _read(files["config.json"]).get("model_type")
     if family not in SUPPORTED:
         raise ValueError(f"model.path {uri} is of type {family!r}: supported are {', '.join(SUPPORTED)}")
     if not any(name.endswith(".safetensors") for name in files):
         raise ValueError(f"model.path {uri} holds no *.safetensors: only safetensors weights are read, convert them")
+    for name, file in files.items():
+        if name.endswith(".safetensors") and not _is_whole(file):
+            raise ValueError(f"model.path {uri}: {name} is cut off or damaged: copy it again")
     settings = [_read(files[n]) for n in ("processor_config.json", "tokenizer_config.json") if n in files]
     templates = ("chat_template.jinja", "chat_template.json")
     if not any(name in files for name in templates) and not any(entry.get("chat_template") for entry in settings):
         raise ValueError(f"model.path {uri} has no chat template: save one with its processor (chat_template.jinja)")
+
+
+def _is_whole(uri: str) -> bool:
+    """Whether a safetensors file is as long as its header says: 8 bytes of length, JSON, tensors."""
+    beginning, size = storage.read_beginning(uri, 8)
+    length = int.from_bytes(beginning, "little")
+    if len(beginning) < 8 or length > min(size, _MAX_HEADER_BYTES):
+        return False
+    try:
+        header = json.loads(storage.read_beginning(uri, 8 + length)[0][8:])
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
+        return False
+    return 8 + length + max(ends, default=0) == size
 
 
 def _read(uri: str) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """What a run leaves in `runs/NAME/`: references, configuration, metrics, models, summary and report."""
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
     _write_models(run, home)
     _write_json(storage.join(home, "summary.json"), summary)
     storage.write_bytes(storage.join(home, "report.md"), render_report(report).encode())
-    audit = "python jobs/audit.py" if command[0].endswith(".py") else "stic-audit"
+    audit = f"{sys.executable} -m stic_ray.audit"  # from any folder, with the python that has the package
     return _closing(run, home, summary, audit)
 
 

@@ -29,7 +29,6 @@ settings are dotted keys, each checked before any work starts:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; exits with usage on a wrong one."""
     parser = argparse.ArgumentParser(
-        prog="stic_pipeline.py",
         description="Self-train a vision-language model on unlabeled images (STIC), and measure what it gained.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

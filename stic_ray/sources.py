@@ -100,6 +100,8 @@ def check_instructions(source: LlavaJson) -> None:
         raise ValueError(f"instructions.uri {source.uri} does not exist: give a LLaVA JSON file")
     if storage.is_directory(source.uri):
         raise ValueError(f"instructions.uri {source.uri} is a folder: give the LLaVA JSON file in it")
+    if not storage.read_beginning(source.uri, 4096)[0].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        raise ValueError(f"instructions.uri {source.uri} does not begin with [: give a JSON list of LLaVA samples")
     remedy = "give the folder that the samples' image paths start in"
     if not storage.exists(source.images):
         raise ValueError(f"instructions.images {source.images} does not exist: {remedy}")
@@ -119,7 +121,7 @@ def read_instructions(source: LlavaJson, seed: int) -> tuple[list[Sample], list[
         ValueError: the file is no JSON list.
     """
     try:
-        entries = json.loads(storage.read_text(source.uri))
+        entries = json.loads(storage.read_text(source.uri).removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         raise ValueError(f"instructions.uri {source.uri} is no JSON: line {error.lineno}: {error.msg}") from None
     except UnicodeDecodeError:

@@ -380,6 +380,13 @@ def _hash_ends(uri: str) -> str:
     return digest.hexdigest()
 
 
+def read_beginning(uri: str, num_bytes: int) -> tuple[bytes, int]:
+    """A file's first bytes, and how many it has in all. Raises FileNotFoundError where there is none."""
+    filesystem, path = split(uri)
+    with filesystem.open(path, "rb") as file:
+        return file.read(num_bytes), int(filesystem.size(path))
+
+
 def hash_file(uri: str) -> str:
     """sha256 of a file, read piece by piece: weights are larger than memory."""
     filesystem, path = split(uri)

@@ -211,6 +211,13 @@ def test_check_instructions_missing_file_or_folder_is_named(tmp_path: Path) -> N
         sources.check_instructions(LlavaJson(uri=str(tmp_path), images=str(tmp_path)))
 
 
+@pytest.mark.parametrize("text", ["", "no json", '{"a": []}'])
+def test_check_instructions_that_are_no_list_are_refused_before_anything_is_made(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=r"instructions\.uri .*x\.json does not begin with \["):
+        sources.check_instructions(LlavaJson(uri=str(tmp_path / "x.json"), images=str(tmp_path)))
+
+
 def test_check_instructions_missing_images_or_file_in_their_place_is_named(tmp_path: Path) -> None:
     file = tmp_path / "sft.json"
     file.write_text("[]")

@@ -78,6 +78,7 @@ def run(config: Config, training: Training, data: TrainingData, model_uri: str, 
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
+    storage.remove(storage.join(uri, PROGRESS))  # of an earlier attempt
     with _Watch(plan.stage, storage.join(uri, PROGRESS)):
         trainer.fit()
     lines = [json.loads(line) for line in storage.read_text(storage.join(uri, METRICS)).splitlines()]
