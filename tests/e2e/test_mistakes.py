@@ -118,7 +118,7 @@ def test_mistake_that_only_a_generation_worker_can_see_is_one_line(project: Proj
     template.write_text("{{ messages | length }} " + template.read_text())  # changes with every turn
     line = _error_line(project.run(f"model.path={model}"))
     assert line == (
-        "error: references: the chat template changes a prompt when it is answered: it cannot be trained on"
+        "error: responses: the chat template changes a prompt when it is answered: it cannot be trained on"
     )
 
 
