@@ -54,7 +54,7 @@ def _add_bad_files(folder: Path) -> dict[str, str]:
         "bad/empty.png": "the file is empty",
         "bad/text.jpg": "not an image",
         "bad/bomb.png": "more than 64000000 pixels",
-        "bad/gone.jpg": "cannot be read: FileNotFoundError",
+        "bad/gone.jpg": "the image file is missing",
     }
 
 
