@@ -66,8 +66,7 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
     _write_models(run, home)
     _write_json(storage.join(home, "summary.json"), summary)
     storage.write_bytes(storage.join(home, "report.md"), render_report(report).encode())
-    audit = f"{sys.executable} -m stic_ray.audit"  # from any folder, with the python that has the package
-    return _closing(run, home, summary, audit)
+    return _closing(run, home, summary)
 
 
 def _summary(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> dict[str, Any]:
@@ -175,7 +174,7 @@ def _write_models(run: Run, home: str) -> None:
                 storage.remove(target)
 
 
-def _closing(run: Run, home: str, summary: Mapping[str, Any], audit: str) -> str:
+def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
     rejects = sum(artifact.record["counts"]["rejects"] for artifact in run.artifacts.values())
     made = len(run.artifacts) - len(run.reused)
     seconds = time.monotonic() - run.started
@@ -188,7 +187,7 @@ def _closing(run: Run, home: str, summary: Mapping[str, Any], audit: str) -> str
             f"report        {storage.join(home, 'report.md')}",
             f"model         {storage.join(home, 'stage2', MERGED)}",
             f"adapters      {storage.join(home, 'stage1', ADAPTER)} (on the base), .../stage2/adapter (on stage 1)",
-            f"next          {audit} {home}    proves that no input was lost",
+            f"next          {sys.executable} -m stic_ray.audit {home}    proves that no input was lost",
             "              on your own model and images: see README.md, or --help",
             "",
         ]

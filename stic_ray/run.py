@@ -94,7 +94,7 @@ class Run:
                 self.make(step.role, step.plan, step.work)
             except Exception as error:  # noqa: BLE001 - raised below, when the others have ended
                 errors[step.role] = error
-                if len(steps) > 1:
+                if len(steps) > 1:  # said now, since the others may go on for hours
                     logger.error("%s failed: %s", step.role, str(error).partition("\n")[0])
 
         # None in this thread: there Ray Train would put its own answer to Ctrl-C in the place of ours, and leave it.

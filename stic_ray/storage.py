@@ -25,7 +25,8 @@ _UNFINISHED = ".unfinished-"
 _PIECE_BYTES = 16 << 20
 _SAMPLE_BYTES = 64 << 10
 _NO_STAMP = ":None"  # how the version of a file ends whose filesystem lists neither etag nor time
-# Their files appear at close, and a rename would be a copy; on any other filesystem a rename is one step.
+# Their files appear at close, and a rename would be a copy. Elsewhere files are renamed, in one step where the server
+# has one.
 _OBJECT_STORES = frozenset(
     {
         "s3",

@@ -110,9 +110,7 @@ def encode_prompts(processor: Any, texts: Sequence[str], images: Sequence[Image.
     if not image_of:
         ids_BT, mask_BT = _pad_left(processor, _tokenize(processor, texts)["input_ids"])
         return PromptBatch(input_ids=ids_BT, attention_mask=mask_BT, beginnings={}, beginning_of=[])
-    marker = processor.image_token
-    texts = [text.replace(marker, placeholders[number], 1) for text, number in zip(texts, image_of, strict=True)]
-    ids = _tokenize(processor, texts)["input_ids"]
+    ids = _tokenize(processor, _expand(processor, texts, [placeholders[number] for number in image_of]))["input_ids"]
     cuts = [_last_index(row, processor.image_token_id) + 1 for row in ids]
     heads = [(number, tuple(row[:cut])) for number, row, cut in zip(image_of, ids, cuts, strict=True)]
     beginnings = {head: index for index, head in enumerate(dict.fromkeys(heads))}
@@ -151,6 +149,12 @@ def _process_images(processor: Any, images: list[Image.Image]) -> tuple[dict[str
     placeholders = [processor.replace_image_token(processed, image_idx=index) for index in range(len(images))]
     tensors = {name: value for name, value in processed.items() if name not in processor.unused_input_names}
     return tensors, placeholders
+
+
+def _expand(processor: Any, texts: Sequence[str], placeholders: list[str]) -> list[str]:
+    """Texts with each image's marker, in order, as long as the image is to the model."""
+    expanded, _ = processor.get_text_with_replacements(list(texts), placeholders)
+    return list(expanded)
 
 
 def _tokenize(processor: Any, texts: Sequence[str], *, offsets: bool = False) -> Any:
@@ -206,18 +210,18 @@ def encode_example(processor: Any, turns: Sequence[Turn], image: Image.Image | N
     _refuse_special(turns, processor.image_token, special)
     tensors, placeholders = _process_images(processor, [] if image is None else [image])
     whole = render(processor, turns, has_image=image is not None, answer_next=False)
-    text, cursor, spans = "", 0, []
+    (expanded,) = _expand(processor, [whole], placeholders)
+    grown = len(expanded) - len(whole)  # the image stands before every answer
+    text, cursor, starts = "", 0, []
     for index in range(1, len(turns), 2):
         start, stop = _answer_span(processor, turns[: index + 1], whole, has_image=image is not None)
-        between = whole[cursor:start]
-        text += between.replace(processor.image_token, placeholders[0], 1) if placeholders and cursor == 0 else between
-        answered = _ended(whole[start:stop], special, processor.tokenizer.eos_token)
-        spans.append((len(text), len(text) + len(answered)))
-        text += answered
-        cursor = stop
+        text += expanded[cursor : start + grown]
+        starts.append(len(text))
+        text += _ended(whole[start:stop], special, processor.tokenizer.eos_token)
+        cursor = stop + grown
     encoded = _tokenize(processor, [text], offsets=True)
     ids = encoded["input_ids"][0]
-    trained = _trained(ids, encoded["offset_mapping"][0], spans, frozenset(special.values()))
+    trained = _trained(ids, encoded["offset_mapping"][0], starts, frozenset(special.values()))
     return Example(input_ids=ids, trained=trained, image_inputs=tensors)
 
 
@@ -256,13 +260,11 @@ def _ended(answered: str, special: Iterable[str], end: str) -> str:
     return answer + end + answered[len(answer) :]
 
 
-def _trained(
-    ids: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]], ends: frozenset[int]
-) -> list[bool]:
-    """Which tokens stand in the spans of characters, each up to its first end token."""
+def _trained(ids: list[int], offsets: list[tuple[int, int]], starts: list[int], ends: frozenset[int]) -> list[bool]:
+    """Which tokens are an answer's: from each of these characters on, up to the first end token."""
     trained = [False] * len(ids)
     position = 0
-    for start, _ in spans:
+    for start in starts:
         while offsets[position][1] <= start:
             position += 1
         while ids[position] not in ends:

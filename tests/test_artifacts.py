@@ -371,23 +371,6 @@ def test_lease_that_was_lost_is_said(
     assert "a was taken over by another run" in caplog.text
 
 
-def test_lease_that_cannot_be_read_for_a_moment_is_renewed_later(
-    store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken(*_: object) -> str:
-        raise ConnectionError("reset by peer")
-
-    monkeypatch.setattr(artifacts, "LEASE_S", 0.04)
-    uri = storage.join(store, "a")
-    with Lease(uri, "mine"):
-        before = storage.read_text
-        monkeypatch.setattr(storage, "read_text", broken)
-        _wait_for(lambda: "cannot be renewed for now" in caplog.text)
-        monkeypatch.setattr(storage, "read_text", before)
-        first = json.loads(storage.read_text(storage.join(uri, LEASE)))["renewed_at"]
-        _wait_for(lambda: json.loads(storage.read_text(storage.join(uri, LEASE)))["renewed_at"] > first)
-
-
 def test_lease_of_a_system_without_process_times_is_taken_over_when_stale(store: str) -> None:
     uri = storage.join(store, "a")
     entry = _lease_entry(pid=_dead_pid(), started="", renewed_at=time.time() - LEASE_S * 1.1)
@@ -416,19 +399,27 @@ def test_lease_that_was_taken_over_is_neither_renewed_nor_removed(store: str, mo
     assert json.loads(storage.read_text(entry))["holder"] == "other"
 
 
-def test_lease_on_a_full_disk_goes_on(
-    store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+class _NetworkError(Exception):
+    """As botocore's: no OSError."""
+
+
+@pytest.mark.parametrize("broken", ["read_text", "write_bytes"])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), ConnectionError("reset by peer"), _NetworkError("no answer")]
+)
+def test_lease_that_cannot_be_renewed_for_a_moment_goes_on(
+    store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: str, error: Exception
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def fail(*_: object) -> None:
+        raise error
 
     monkeypatch.setattr(artifacts, "LEASE_S", 0.04)
     uri = storage.join(store, "a")
     with Lease(uri, "mine"):
-        before = storage.write_bytes
-        monkeypatch.setattr(storage, "write_bytes", full)
+        before = getattr(storage, broken)
+        monkeypatch.setattr(storage, broken, fail)
         _wait_for(lambda: "cannot be renewed" in caplog.text)
-        monkeypatch.setattr(storage, "write_bytes", before)
+        monkeypatch.setattr(storage, broken, before)
         first = json.loads(storage.read_text(storage.join(uri, LEASE)))["renewed_at"]
         _wait_for(lambda: json.loads(storage.read_text(storage.join(uri, LEASE)))["renewed_at"] > first)
 

@@ -1,6 +1,6 @@
 """Generation and scoring behind small protocols. Starting an engine imports its library; importing this does not."""
 
-from stic_ray.engines.protocol import Counter, Engine, Scorer
+from stic_ray.engines.protocol import Engine, Scorer, TokenCounter
 
 
 def start_engine(*, model_uri: str, dtype: str, batch_size: int) -> Engine:
@@ -17,8 +17,8 @@ def start_scorer(*, model_uri: str, dtype: str, batch_size: int) -> Scorer:
     return TransformersScorer(model_uri, dtype, batch_size)
 
 
-def start_counter(*, model_uri: str) -> Counter:
+def start_token_counter(*, model_uri: str) -> TokenCounter:
     """The counter of a model's tokens, with its processor loaded."""
-    from stic_ray.engines.transformers_scorer import TransformersCounter
+    from stic_ray.engines.transformers_scorer import TransformersTokenCounter
 
-    return TransformersCounter(model_uri)
+    return TransformersTokenCounter(model_uri)

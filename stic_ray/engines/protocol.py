@@ -65,7 +65,7 @@ class Scorer(Protocol):
         ...
 
 
-class Counter(Protocol):
+class TokenCounter(Protocol):
     """Anything that knows how long a conversation is to a model; it needs no weights."""
 
     def count_tokens(self, conversation: Conversation) -> int:

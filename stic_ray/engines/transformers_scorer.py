@@ -47,7 +47,7 @@ class TransformersScorer:
         return Score(logp=0.0, num_answer_tokens=0, num_tokens=len(example.input_ids), error=reason)
 
 
-class TransformersCounter:
+class TransformersTokenCounter:
     """Token counts by the model's processor alone."""
 
     def __init__(self, model_uri: str) -> None:

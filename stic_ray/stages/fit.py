@@ -11,7 +11,7 @@ from dataclasses import asdict
 from stic_ray import artifacts, prompts
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config
-from stic_ray.engines import start_counter
+from stic_ray.engines import start_token_counter
 from stic_ray.engines.protocol import Conversation
 from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
 from stic_ray.images import decode
@@ -53,7 +53,7 @@ class Fitter:
     """An actor's work: the length of every sample's conversation, image tokens and description included."""
 
     def __init__(self, *, model_uri: str, infused: str, max_length: int) -> None:
-        self._counter = start_counter(model_uri=model_uri)
+        self._counter = start_token_counter(model_uri=model_uri)
         self._infused = infused
         self._max_length = max_length
 

@@ -117,9 +117,7 @@ def test_mistake_that_only_a_generation_worker_can_see_is_one_line(project: Proj
     template = model / "chat_template.jinja"
     template.write_text("{{ messages | length }} " + template.read_text())  # changes with every turn
     line = _error_line(project.run(f"model.path={model}"))
-    assert line == (
-        "error: responses: the chat template changes a prompt when it is answered: it cannot be trained on"
-    )
+    assert line == ("error: responses: the chat template changes a prompt when it is answered: it cannot be trained on")
 
 
 def test_mistake_that_only_a_training_worker_can_see_is_one_line(finished: Project, tmp_path: Path) -> None:

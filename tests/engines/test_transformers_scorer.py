@@ -62,7 +62,7 @@ def test_score_that_cannot_be_encoded_is_an_error_and_the_others_are_unaffected(
 
 
 def test_count_tokens_is_the_length_of_what_training_encodes(tiny_llava: Path) -> None:
-    counter = engines.start_counter(model_uri=str(tiny_llava))
+    counter = engines.start_token_counter(model_uri=str(tiny_llava))
     conversation = _conversation(0)
     example = vlm.encode_example(vlm.load_processor(str(tiny_llava)), conversation.turns, conversation.image)
     assert counter.count_tokens(conversation) == len(example.input_ids)
