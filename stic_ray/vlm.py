@@ -130,6 +130,13 @@ def encode_prompts(processor: Any, texts: Sequence[str], images: Sequence[Image.
     )
 
 
+def beginning_length(processor: Any) -> int:
+    """How many tokens a prompt has up to its image's last one; of a square image, where that depends on the image."""
+    prompt = render_prompt(processor, "what ?", has_image=True)
+    batch = encode_prompts(processor, [prompt], [Image.new("RGB", (336, 336))])
+    return int(batch.beginnings["input_ids"].shape[1])
+
+
 def read_beginnings(model: Any, batch: PromptBatch) -> Any:
     """The key-value cache of the prompts' beginnings [B], each different one read once; None where there are none."""
     if not batch.beginning_of:

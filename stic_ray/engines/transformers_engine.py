@@ -53,6 +53,8 @@ class TransformersEngine:
         self._model.generation_config = GenerationConfig()  # a checkpoint's penalties would bend what is drawn
         self._limit = int(self._model.config.get_text_config().max_position_embeddings)
         self._batch_size = batch_size
+        # In characters: prompts of one band are padded by less than a tenth of the tokens of reading their image again.
+        self._band = max(1, vlm.beginning_length(self._processor) // 3)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order; equal requests are answered once (POPE's files share questions).
@@ -77,7 +79,7 @@ class TransformersEngine:
         accepted = [index for index in first.values() if index not in completions]
         seen: dict[int, int] = {}
         number = [seen.setdefault(id(request.image), len(seen)) for request in requests]
-        accepted.sort(key=lambda i: (likeness(i), len(texts[i]).bit_length(), number[i], len(texts[i])))
+        accepted.sort(key=lambda i: (likeness(i), len(texts[i]) // self._band, number[i], len(texts[i])))
         for _, alike in itertools.groupby(accepted, key=likeness):
             group = list(alike)
             for start in range(0, len(group), self._batch_size):

@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -153,6 +154,7 @@ def pope_figures(sums_XS: FloatArray) -> dict[str, FloatArray]:
     }
 
 
+@lru_cache(maxsize=65536)  # an answer is counted once a figure and a comparison, and short ones repeat
 def normalise_answer(text: str) -> str:
     """Lower case, one space between words, no punctuation around them (inside they keep it: 3.5, top-left)."""
     words = (word.strip(_EDGE_PUNCTUATION) for word in text.lower().split())
