@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 _LOCAL_OBJECT_STORE_BYTES = 500_000_000
 _HOST_PORT = re.compile(r"\[?(?P<host>[^/]+?)\]?:(?P<port>\d+)")
 _CONNECT_S = 5.0
+# Ray ends an idle worker where actors hold all cores, and the next task waits for a new one to import everything.
+_IDLE_WORKERS = max(8, os.cpu_count() or 1)
 
 
 @contextmanager
@@ -40,6 +42,7 @@ def connected() -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+            _system_config={"num_workers_soft_limit": _IDLE_WORKERS},
         )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours count units and rejects
