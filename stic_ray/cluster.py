@@ -36,6 +36,7 @@ def connected() -> Iterator[None]:
         _join(os.environ["RAY_ADDRESS"])
     else:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers share the cores: idle threads must sleep
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # it takes one checkpoint each time
         ray.init(
             address="local",
             include_dashboard=False,
