@@ -434,7 +434,7 @@ def _build_scalar(kind: Any, value: Any, path: str) -> Any:
         return number
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         names = {int: "a whole number", str: "a text", bool: "true or false"}
-        raise ValueError(f"{path} is {value!r}: it must be {names[kind]}")
+        raise ValueError(f"{path} is {'empty' if value is None else repr(value)}: it must be {names[kind]}")
     return value
 
 

@@ -78,16 +78,21 @@ def _refuse_relative_when_submitted(config: Config) -> None:
 def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
     """Every location of the tree made absolute, so that workers with another working directory find it."""
     for name in ("store", "runs"):
-        tree[name] = storage.absolute(tree[name])
-    tree["model"]["path"] = storage.absolute(tree["model"]["path"])
-    tree["unlabeled"]["uri"] = storage.absolute(tree["unlabeled"]["uri"])
-    for name in ("uri", "images"):
-        tree["instructions"][name] = storage.absolute(tree["instructions"][name])
+        tree[name] = _located(name, tree[name])
+    for part, name in (("model", "path"), ("unlabeled", "uri"), ("instructions", "uri"), ("instructions", "images")):
+        tree[part][name] = _located(f"{part}.{name}", tree[part][name])
     splits = tree["evaluation"] or {}
     for split in ("test", "dev"):
         files = splits.get(split) or {}
-        files.update({name: storage.absolute(uri) for name, uri in files.items() if uri})
+        files.update({name: _located(f"evaluation.{split}.{name}", uri) for name, uri in files.items() if uri})
     return tree
+
+
+def _located(field: str, uri: str) -> str:
+    try:
+        return storage.absolute(uri)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
 
 
 def check_places(config: Config) -> None:

@@ -144,13 +144,15 @@ class Run:
 
 def _size(artifact: Artifact) -> str:
     if artifact.record["kind"] == "model":
-        return f"{artifact.record['steps']} steps"
+        steps = artifact.record["steps"]
+        return f"{steps} step" if steps == 1 else f"{steps} steps"
     counts = artifact.record["counts"]
     return f"{counts['rows']} rows, {counts['rejects']} rejects" if counts["rejects"] else f"{counts['rows']} rows"
 
 
 def _work(role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
     start = time.monotonic()
+    logger.info("%s: making %s", role, plan.name)
     artifact = work(plan)
     logger.info("%s: made %s in %.1f s (%s)", role, plan.name, time.monotonic() - start, _size(artifact))
     return artifact

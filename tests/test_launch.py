@@ -65,7 +65,7 @@ def place(tmp_path: Path) -> Path:
         (["unlabeled.uri=missing"], ["unlabeled.uri", "missing does not exist"]),
         (["unlabeled.uri=empty"], ["unlabeled.uri", "empty holds no image", ".png"]),
         (["unlabeled.uri=file"], ["unlabeled.uri", "file is a file"]),
-        (["unlabeled.uri=nosuch://bucket"], ["cannot open nosuch://bucket"]),
+        (["unlabeled.uri=nosuch://bucket"], ["unlabeled.uri: cannot open nosuch://bucket"]),
         (["instructions.uri=missing.json"], ["instructions.uri", "missing.json does not exist"]),
         (["instructions.images=missing"], ["instructions.images", "missing does not exist", "give the folder"]),
         (["instructions.uri=empty"], ["instructions.uri", "empty is a folder"]),

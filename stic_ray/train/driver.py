@@ -137,7 +137,6 @@ class _Watch:
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "_Watch":
-        logger.info("%s: training", self._stage)
         self._thread.start()
         return self
 

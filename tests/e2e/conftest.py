@@ -1,15 +1,19 @@
 """Projects for whole runs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
-from e2e_project import Project, make_project
+from e2e_project import Project, add_bad_files, make_project
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> Project:
-    """A project whose run is done: tests copy it before they change it."""
+    """A project whose run is done, with bad files among its images: tests copy it before they change it."""
     project = make_project(tmp_path_factory.mktemp("finished"), tiny_llava)
+    images = project.home / "images"
+    add_bad_files(images)
+    shutil.copy(images / "000.jpg", images / "bad" / "copy.jpg")
     project.finish()
     return project
 

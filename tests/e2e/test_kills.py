@@ -1,7 +1,6 @@
 """The short version of `make bench NAME=kills`: one kill in each kind of stage; and Ctrl-C."""
 
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -22,6 +21,7 @@ KILLED = ("responses", "stage1")
 def test_driver_killed_in_a_stage_of_each_kind_loses_and_doubles_nothing(finished: Project, project: Project) -> None:
     config = (finished.home / "own.yaml").read_text()
     (project.home / "own.yaml").write_text(config)  # the same inputs, another store
+    project.take(finished, "samples", "descriptions", "fitting", "stage2")  # not killed here: no need to make them
     undisturbed = references(finished.run_home)
     stages = {role: undisturbed[role] for role in KILLED}
     hit = kill_round(project.command(), project.home, project.store, stages, random.Random(1), whole_node=False)
@@ -43,8 +43,7 @@ def test_ctrl_c_in_training_is_one_line_and_the_rerun_with_another_alpha_makes_n
     finished: Project, tmp_path: Path
 ) -> None:
     """A training and its control run at once when it comes. What stage 1's loss changes is counted in the store."""
-    shutil.copytree(finished.home, tmp_path / "stopped")
-    project = Project(home=tmp_path / "stopped")
+    project = finished.copy(tmp_path / "stopped")
     overrides = ("stage1.loss.alpha=0.7", CONTROL)
     driver = subprocess.Popen(
         project.command(*overrides), cwd=project.home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -4,14 +4,12 @@ import os
 import random
 import resource
 import shutil
-import struct
 import subprocess
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e_project import Project, draw_images
+from e2e_project import BAD_FILES, Project, add_bad_files, draw_images
 
 from kill_rounds import audit, compare, references
 from stic_ray import artifacts
@@ -31,49 +29,19 @@ def _error_line(done: "subprocess.CompletedProcess[str]") -> str:
     return lines[-1]
 
 
-def _png_header(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it is huge."""
-    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", size), (b"IDAT", zlib.compress(b"\0" * 100))]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
-
-
-def _add_bad_files(folder: Path) -> dict[str, str]:
-    """Bad files among the good ones: what each reject's reason must say."""
-    good = (folder / "000.jpg").read_bytes()
-    (folder / "bad").mkdir()
-    (folder / "bad" / "truncated.jpg").write_bytes(good[: len(good) // 2])
-    (folder / "bad" / "empty.png").touch()
-    (folder / "bad" / "text.jpg").write_text("no image at all, only a name that ends in .jpg\n")
-    (folder / "bad" / "bomb.png").write_bytes(_png_header(100_000, 100_000))
-    (folder / "bad" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
-    return {
-        "bad/truncated.jpg": "damaged image: ",
-        "bad/empty.png": "the file is empty",
-        "bad/text.jpg": "not an image",
-        "bad/bomb.png": "more than 64000000 pixels",
-        "bad/gone.jpg": "the image file is missing",
-    }
-
-
-def test_corrupt_files_among_good_ones_are_rejected_with_a_reason_and_nothing_else_is(project: Project) -> None:
-    folder = project.home / "images"
-    good = sorted(path.name for path in folder.iterdir())
-    bad = _add_bad_files(folder)
-    shutil.copy(folder / good[0], folder / "bad" / "copy.jpg")
-    project.finish()
-    images = references(project.run_home)["images"]
+def test_corrupt_files_among_good_ones_are_rejected_with_a_reason_and_nothing_else_is(finished: Project) -> None:
+    folder = finished.home / "images"
+    good = {path.name for path in folder.iterdir() if path.is_file()}
+    images = references(finished.run_home)["images"]
     kept = {row.key for row in artifacts.read(images, ImageRef)}
     rejected = {row.id: row.reason for row in artifacts.read_rejects(images)}
-    twins = {good[0], "bad/copy.jpg"}
+    twins = {"000.jpg", "bad/copy.jpg"}
     (stays,) = kept & twins  # of exact duplicates the smaller id
-    assert kept == {*good[1:], stays}
+    assert kept == (good - twins) | {stays}
     assert rejected.pop(image_id(*(twins - {stays}))) == "duplicate of another image's bytes"
-    assert rejected.keys() == {image_id(key) for key in bad}
-    assert [key for key, reason in bad.items() if reason not in rejected[image_id(key)]] == []
-    assert audit(project.run_home) == []
+    assert rejected.keys() == {image_id(key) for key in BAD_FILES}
+    assert [key for key, reason in BAD_FILES.items() if reason not in rejected[image_id(key)]] == []
+    assert audit(finished.run_home) == []
 
 
 @pytest.mark.parametrize(
@@ -104,7 +72,7 @@ def test_mistake_is_one_line_within_two_seconds(project: Project, override: str,
 def test_folder_of_bad_images_only_is_one_line(project: Project) -> None:
     folder = project.home / "bad_only"
     draw_images(folder, 1)
-    _add_bad_files(folder)
+    add_bad_files(folder)
     (folder / "000.jpg").unlink()
     line = _error_line(project.run(f"unlabeled.uri={folder}"))
     assert line.startswith("error: images: 5 of 5 inputs were rejected, most often: ")
@@ -121,8 +89,7 @@ def test_mistake_that_only_a_generation_worker_can_see_is_one_line(project: Proj
 
 
 def test_mistake_that_only_a_training_worker_can_see_is_one_line(finished: Project, tmp_path: Path) -> None:
-    shutil.copytree(finished.home, tmp_path / "lr")
-    line = _error_line(Project(home=tmp_path / "lr").run("stage1.lr=1e30", "execution.max_train_failures=0"))
+    line = _error_line(finished.copy(tmp_path / "lr").run("stage1.lr=1e30", "execution.max_train_failures=0"))
     assert line.startswith("error: stage1: loss or gradient is not finite at step ")
     assert line.endswith("lower the learning rate")
 
@@ -167,8 +134,9 @@ def test_full_disk_is_one_line_and_a_bigger_one_goes_on_from_there(small_disk: P
     stands = {"images", "responses", "pairs", "references"}
     assert set(small_disk.stages()) == stands
     written = {path: path.stat().st_mtime_ns for path in small_disk.store.glob("*/record.json")}
-    # Large enough.
+    # Large enough. What comes after is there as if another run had made it.
     _mount(small_disk.store, "remount,size=8m")
+    small_disk.take(finished, "samples", "descriptions", "fitting", "stage2")
     small_disk.finish()
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert audit(small_disk.run_home) == []
@@ -185,8 +153,7 @@ def test_disk_that_is_full_from_the_start_is_one_line(small_disk: Project) -> No
 
 
 def test_runs_on_a_full_disk_is_one_line_and_makes_nothing_again(finished: Project, tmp_path: Path) -> None:
-    shutil.copytree(finished.home, tmp_path / "again")
-    project = Project(home=tmp_path / "again")
+    project = finished.copy(tmp_path / "again")
     shutil.rmtree(project.home / "runs")
     (project.home / "runs").mkdir()
     _mount(project.home / "runs", "size=128k")

@@ -1,7 +1,6 @@
 """What a second run makes, and what it does not: counted in the store. Changed alpha: see test_kills.py."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,6 @@ import yaml
 from e2e_project import Project
 
 pytestmark = pytest.mark.slow
-
-
-def copy_of(finished: Project, home: Path) -> Project:
-    """The project's store, with the configuration's paths as they were: identities do not change with the place."""
-    shutil.copytree(finished.home, home, dirs_exist_ok=True)
-    return Project(home=home)
 
 
 def test_finished_run_leaves_everything_a_user_needs(finished: Project) -> None:
@@ -32,7 +25,7 @@ def test_finished_run_leaves_everything_a_user_needs(finished: Project) -> None:
 
 
 def test_second_run_makes_nothing(finished: Project, tmp_path: Path) -> None:
-    project = copy_of(finished, tmp_path / "again")
+    project = finished.copy(tmp_path / "again")
     before = {path: path.stat().st_mtime_ns for path in project.store.rglob("*") if path.is_file()}
     done = project.run()
     assert done.returncode == 0, done.stderr
@@ -42,7 +35,7 @@ def test_second_run_makes_nothing(finished: Project, tmp_path: Path) -> None:
 
 
 def test_changed_prompt_redoes_what_depends_on_it_and_no_more(finished: Project, tmp_path: Path) -> None:
-    project = copy_of(finished, tmp_path / "prompt")
+    project = finished.copy(tmp_path / "prompt")
     before = project.made()
     project.finish("prompts.infused='{question} {description}'")
     added = sorted(name.rpartition("-")[0] for name in project.made() - before)

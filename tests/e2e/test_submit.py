@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 _BIN = Path(sys.executable).parent
 _START_TIMEOUT_S = 90.0
-_END_TIMEOUT_S = 20.0
+_END_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)

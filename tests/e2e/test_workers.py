@@ -20,9 +20,8 @@ def only(store: Path, stage: str) -> Path:
 
 
 def test_two_workers_train_as_one_does(finished: Project, tmp_path: Path) -> None:
-    project = Project(home=tmp_path / "two")
-    shutil.copytree(finished.home, project.home)
-    for stage in ("stage1", "stage2", "descriptions"):
+    project = finished.copy(tmp_path / "two")
+    for stage in ("stage1", "stage2"):
         shutil.rmtree(only(project.store, stage))
     project.finish("execution.num_train_workers=2", "execution.micro_batch=1")
     one, two = only(finished.store, "stage1"), only(project.store, "stage1")
