@@ -24,15 +24,65 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder:
-    """Unlabeled images: every image file below `uri`. `sample` draws that many, seeded, by id; None takes all."""
+class Images:
+    """What every source of unlabeled images has.
+
+    `shard` "i/n" takes the part i (from 0) of n, by id; `sample` draws that many of it, seeded, by id; `limit` ends
+    the listing after so many, for a first try. `version` names the state of the source, "" lists it to see.
+    """
 
     uri: str
+    shard: str = ""
     sample: int | None = None
+    limit: int | None = None
     version: str = ""
 
     def __post_init__(self) -> None:
-        _require(self.sample is None or self.sample > 0, "sample", self.sample, "a positive number, or null for all")
+        for name in ("sample", "limit"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "a positive number, or null for all")
+        _require(self.sample is None or self.limit is None, "limit", self.limit, "null where sample is set")
+        part, _, parts = self.shard.partition("/")
+        fits = part.isdecimal() and parts.isdecimal() and int(part) < int(parts)
+        _require(not self.shard or fits, "shard", self.shard, 'a part of a number of parts, from "0/n" to "n-1/n"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(Images):
+    """Every image file below `uri`, however deep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetImages(Images):
+    """Parquet files, one or all below `uri`; `column` holds image files as bytes or as a Hugging Face image struct."""
+
+    column: str = "image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDataset(Images):
+    """Uncompressed tars, one or all below `uri`: every member with an image's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedDataset(Images):
+    """A Hugging Face data set as `save_to_disk` left it at `uri`; its `column` holds the images."""
+
+    column: str = "image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaImages(Images):
+    """The images that the samples of the LLaVA JSON file at `uri` name, below `images`, each once."""
+
+    images: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.images != "", "images", self.images, "the folder that the samples' image paths start in")
+
+
+ImageSource = ImageFolder | ParquetImages | WebDataset | SavedDataset | LlavaImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +316,7 @@ class Config:
     name: str
     seed: int
     model: Model
-    unlabeled: ImageFolder
+    unlabeled: ImageSource
     instructions: LlavaJson
     prompts: Prompts
     negatives: Negatives
@@ -343,7 +393,7 @@ def to_tree(value: Any) -> Any:
     return value
 
 
-_VARIANTS = {Downsize, ColorJitter, DpoLoss, SftLoss, Lora, FullFinetune}
+_VARIANTS = {*get_args(ImageSource), Downsize, ColorJitter, DpoLoss, SftLoss, Lora, FullFinetune}
 
 
 def _deep_copy(tree: Mapping[str, Any]) -> dict[str, Any]:

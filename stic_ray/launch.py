@@ -26,6 +26,15 @@ settings are dotted keys, each checked before any work starts:
 """
 
 
+_PLACES = (
+    ("model", "path"),
+    ("unlabeled", "uri"),
+    ("unlabeled", "images"),
+    ("instructions", "uri"),
+    ("instructions", "images"),
+)
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; exits with usage on a wrong one."""
     parser = argparse.ArgumentParser(
@@ -79,8 +88,9 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
     """Every location of the tree made absolute, so that workers with another working directory find it."""
     for name in ("store", "runs"):
         tree[name] = _located(name, tree[name])
-    for part, name in (("model", "path"), ("unlabeled", "uri"), ("instructions", "uri"), ("instructions", "images")):
-        tree[part][name] = _located(f"{part}.{name}", tree[part][name])
+    for part, name in _PLACES:
+        if name in tree[part]:
+            tree[part][name] = _located(f"{part}.{name}", tree[part][name])
     splits = tree["evaluation"] or {}
     for split in ("test", "dev"):
         files = splits.get(split) or {}
@@ -104,7 +114,7 @@ def check_places(config: Config) -> None:
     with storage.reaching(f"model.path {config.model.path}"):
         check_checkpoint(config.model.path)
     with storage.reaching(f"unlabeled.uri {config.unlabeled.uri}"):
-        sources.check_folder(config.unlabeled)
+        sources.check_images(config.unlabeled)
     source = config.instructions
     with storage.reaching(f"instructions.uri {source.uri} or instructions.images {source.images}"):
         sources.check_instructions(source)

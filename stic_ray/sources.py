@@ -1,15 +1,16 @@
-"""Readers of what a user has: image folders and LLaVA JSON, on any filesystem."""
+"""Readers of what a user has: folders, tables and tars of images, LLaVA JSON, on any filesystem."""
 
 import heapq
+import itertools
 import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from stic_ray import storage
-from stic_ray.config import ImageFolder, LlavaJson
+from stic_ray import members, storage
+from stic_ray.config import ImageFolder, ImageSource, LlavaImages, LlavaJson, ParquetImages, SavedDataset, WebDataset
 from stic_ray.images import SUFFIXES, BadImageError
 from stic_ray.records import Reject, Sample, Turn, make_id
 
@@ -21,11 +22,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape one alone, UTF-8 c
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """An image that a source lists; nothing of it has been read yet."""
+    """An image that a source lists, or a `file` that may hold several; nothing of it has been read yet.
+
+    `uri` is a file's, or a place inside one (see members.py). `error` says why a file could not be looked into.
+    """
 
     id: str
     key: str
     uri: str
+    error: str = ""
 
 
 def image_id(key: str) -> str:
@@ -33,35 +38,148 @@ def image_id(key: str) -> str:
     return make_id("image", key)
 
 
-def check_folder(folder: ImageFolder) -> None:
-    """Raises ValueError when the folder is missing, is a file, or holds no image by name."""
+def check_images(source: ImageSource) -> None:
+    """Raises ValueError when the source is missing, is of another kind, or holds no image by name."""
     try:
-        first = next(_images_in(folder), None)
+        first = next(list_files(source), None)
+        if first is None:
+            raise ValueError(f"unlabeled.uri {source.uri} holds no image: expected files ending in {_endings(source)}")
+        if not isinstance(source, ImageFolder):
+            next(images_in(source, first), None)
     except FileNotFoundError:
-        raise ValueError(f"unlabeled.uri {folder.uri} does not exist: give a folder of images") from None
+        raise ValueError(f"unlabeled.uri {source.uri} does not exist: give {_WANTED[type(source)]}") from None
     except NotADirectoryError:
-        raise ValueError(f"unlabeled.uri {folder.uri} is a file: give the folder that holds the images") from None
-    if first is None:
-        raise ValueError(f"unlabeled.uri {folder.uri} holds no image: expected files ending in {', '.join(SUFFIXES)}")
+        raise ValueError(f"unlabeled.uri {source.uri} is a file: give {_WANTED[type(source)]}") from None
 
 
-def folder_version(folder: ImageFolder) -> str:
+_WANTED: dict[type, str] = {
+    ImageFolder: "a folder of images",
+    ParquetImages: "a parquet file, or a folder of them",
+    WebDataset: "a tar, or a folder of them",
+    SavedDataset: "the folder that save_to_disk wrote",
+    LlavaImages: "a LLaVA JSON file",
+}
+_SUFFIXES: dict[type, tuple[str, ...]] = {
+    ImageFolder: SUFFIXES,
+    ParquetImages: (".parquet",),
+    WebDataset: (".tar",),
+}
+
+
+def _endings(source: ImageSource) -> str:
+    return ", ".join(_SUFFIXES[type(source)])
+
+
+def images_version(source: ImageSource) -> str:
     """The version that the user gave, else a hash of the listing."""
-    return folder.version or storage.listing_version(folder.uri)
+    if source.version:
+        return source.version
+    if isinstance(source, LlavaImages):
+        return f"{storage.file_version(source.uri)}+{storage.listing_version(source.images)}"
+    return storage.listing_version(source.uri) if storage.is_directory(source.uri) else storage.file_version(source.uri)
 
 
-def list_images(folder: ImageFolder, seed: int) -> list[Found]:
-    """The folder's images, sorted by id; with `sample`, the ones whose seeded hash of the id is smallest."""
-    images = _images_in(folder)
-    if folder.sample is not None:
-        images = iter(heapq.nsmallest(folder.sample, images, key=lambda found: make_id("sample", seed, found.id)))
-    return sorted(images, key=lambda found: found.id)
+def list_files(source: ImageSource) -> Iterator[Found]:
+    """What the source's listing names, one after the other, unopened: its images, or the files that hold them.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: `uri` is not what this kind of source needs.
+        ValueError: a saved data set that cannot be read as it is, with the remedy.
+    """
+    if isinstance(source, SavedDataset):
+        yield from _saved_files(source)
+    elif isinstance(source, LlavaImages):
+        if not storage.exists(source.uri):
+            raise FileNotFoundError(source.uri)
+        yield _file(source.uri.rpartition("/")[2], source.uri)
+    elif isinstance(source, ImageFolder) or storage.is_directory(source.uri):
+        for listed in storage.walk(source.uri):
+            if listed.key.lower().endswith(_SUFFIXES[type(source)]):
+                yield _file(listed.key, listed.uri)
+    elif not storage.exists(source.uri):
+        raise FileNotFoundError(source.uri)
+    elif not source.uri.lower().endswith(_SUFFIXES[type(source)]):
+        raise NotADirectoryError(source.uri)
+    else:
+        yield _file(source.uri.rpartition("/")[2], source.uri)
 
 
-def _images_in(folder: ImageFolder) -> Iterator[Found]:
-    for listed in storage.walk(folder.uri):
-        if listed.key.lower().endswith(SUFFIXES):
-            yield Found(id=image_id(listed.key), key=listed.key, uri=listed.uri)
+def _file(key: str, uri: str) -> Found:
+    return Found(id=image_id(key), key=key, uri=uri)
+
+
+def _saved_files(source: SavedDataset) -> Iterator[Found]:
+    if not storage.is_directory(source.uri):
+        raise NotADirectoryError(source.uri) if storage.exists(source.uri) else FileNotFoundError(source.uri)
+    if storage.exists(storage.join(source.uri, "dataset_dict.json")):
+        splits = ", ".join(uri.rpartition("/")[2] for uri in storage.list_directories(source.uri))
+        raise ValueError(f"unlabeled.uri {source.uri} holds several splits ({splits}): give the folder of one")
+    try:
+        state = json.loads(storage.read_text(storage.join(source.uri, "state.json")))
+        names = [str(file["filename"]) for file in state["_data_files"]]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        raise ValueError(f"unlabeled.uri {source.uri} has no state.json: give {_WANTED[SavedDataset]}") from None
+    if state.get("_indices_files"):
+        raise ValueError(f"unlabeled.uri {source.uri} is a selection of rows: save it again after flatten_indices()")
+    for name in names:
+        yield _file(name, storage.join_inside(source.uri, name))
+
+
+def images_in(source: ImageSource, file: Found) -> Iterator[Found]:
+    """The images of one listed file; where it is damaged, those before the damage and then the file with the error.
+
+    Raises:
+        ValueError: a table has no such column of images.
+    """
+    if isinstance(source, ImageFolder):
+        yield file
+        return
+    if isinstance(source, LlavaImages):
+        yield from _named_images(source)
+        return
+    try:
+        if isinstance(source, WebDataset):
+            members_of = members.tar_members(file.uri, SUFFIXES)
+        else:
+            members_of = members.table_rows(file.uri, source.column)
+        for name, location in members_of:
+            key = f"{file.key}/{name}"
+            yield Found(id=image_id(key), key=key, uri=location)
+    except BadImageError as error:
+        yield replace(file, error=str(error))
+
+
+def _named_images(source: LlavaImages) -> Iterator[Found]:
+    seen = set()
+    for entry in _read_entries(source.uri, "unlabeled.uri"):
+        image = entry.get("image", "") if isinstance(entry, dict) else ""
+        if not image or not isinstance(image, str) or image in seen:
+            continue
+        seen.add(image)
+        try:
+            yield _file(image, storage.join_inside(source.images, image))
+        except ValueError as error:
+            yield Found(id=image_id(image), key=image, uri="", error=str(error))
+
+
+def in_shard(found: Found, shard: str) -> bool:
+    """Whether an image is in the part "i/n" of the source; "" is all of it."""
+    part, _, parts = shard.partition("/")
+    return not shard or int(found.id[:16], 16) % int(parts) == int(part)
+
+
+def list_images(source: ImageSource, seed: int) -> list[Found]:
+    """The source's images, those of one file together, files by id; `sample` takes the smallest seeded hashes of id."""
+    images: Iterator[tuple[str, int, Found]] = (
+        (file.id, position, image)
+        for file in list_files(source)
+        for position, image in enumerate(images_in(source, file))
+        if in_shard(image, source.shard)
+    )
+    if source.sample is not None:
+        images = iter(heapq.nsmallest(source.sample, images, key=lambda listed: make_id("sample", seed, listed[2].id)))
+    listed = sorted(itertools.islice(images, source.limit), key=lambda listed: listed[:2])
+    return [image for _, _, image in listed]
 
 
 def read_image(uri: str) -> bytes:
@@ -72,18 +190,24 @@ def read_image(uri: str) -> bytes:
         ValueError: the network or the server failed, for longer than a moment: that is no fault of the image.
     """
     try:
-        return storage.read_bytes(uri) if storage.is_local(uri) else _read_patiently(uri)
+        return _read(uri) if storage.is_local(members.file_of(uri)) else _read_patiently(uri)
     except FileNotFoundError:
         raise BadImageError("the image file is missing") from None
     except OSError as error:
         raise BadImageError(f"cannot be read: {' '.join(str(error).split())[:120]}") from None
 
 
+def _read(uri: str) -> bytes:
+    return members.read(uri) if members.is_inside(uri) else storage.read_bytes(uri)
+
+
 def _read_patiently(uri: str) -> bytes:
     for pause_s in (*_PAUSES_S, 0.0):
         try:
             with storage.reaching(uri):
-                return storage.read_bytes(uri)
+                return _read(uri)
+        except BadImageError:
+            raise
         except ValueError as error:
             failure, cause = error, error.__cause__
             if cause is None or isinstance(cause, _FINAL):
@@ -120,14 +244,7 @@ def read_instructions(source: LlavaJson, seed: int) -> tuple[list[Sample], list[
     Raises:
         ValueError: the file is no JSON list.
     """
-    try:
-        entries = json.loads(storage.read_text(source.uri).removeprefix("\ufeff"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"instructions.uri {source.uri} is no JSON: line {error.lineno}: {error.msg}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"instructions.uri {source.uri} is no UTF-8 text: give a LLaVA JSON file") from None
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"instructions.uri {source.uri} must be a JSON list of samples, and not empty")
+    entries = _read_entries(source.uri, "instructions.uri")
     numbered = list(enumerate(entries))
     if source.sample is not None:
         numbered = heapq.nsmallest(source.sample, numbered, key=lambda pair: make_id("sample", seed, _key(*pair)))
@@ -139,6 +256,18 @@ def read_instructions(source: LlavaJson, seed: int) -> tuple[list[Sample], list[
         except ValueError as error:
             rejects.append(Reject(id=_key(index, entry), stage="samples", reason=str(error)))
     return sorted(samples, key=lambda sample: (sample.image_id, sample.id)), rejects
+
+
+def _read_entries(uri: str, field: str) -> list[Any]:
+    try:
+        entries = json.loads(storage.read_text(uri).removeprefix("\ufeff"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{field} {uri} is no JSON: line {error.lineno}: {error.msg}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{field} {uri} is no UTF-8 text: give a LLaVA JSON file") from None
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{field} {uri} must be a JSON list of samples, and not empty")
+    return entries
 
 
 def _key(index: int, entry: Any) -> str:

@@ -15,15 +15,20 @@ from stic_ray.config import (
     Evaluation,
     FullFinetune,
     ImageFolder,
+    Images,
+    LlavaImages,
     LlavaJson,
     Lora,
     Model,
     Negatives,
+    ParquetImages,
     Pool,
     Prompts,
     Sampling,
+    SavedDataset,
     SftLoss,
     Training,
+    WebDataset,
     parse_config,
     read_yaml,
     to_tree,
@@ -33,7 +38,7 @@ _MINIMAL = """
 name: mine
 seed: 3
 model: {path: /models/base, dtype: float32}
-unlabeled: {uri: /photos}
+unlabeled: {type: ImageFolder, uri: /photos}
 instructions: {uri: /sft.json, images: /sft}
 prompts:
   detailed: [Describe it in detail.]
@@ -151,6 +156,9 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
     ("override", "expected"),
     [
         ("unlabeled.sample=0", "unlabeled.sample is 0"),
+        ("unlabeled.shard=3/3", "unlabeled.shard is '3/3': it must be a part of a number of parts"),
+        ("unlabeled.shard=half", "unlabeled.shard is 'half'"),
+        ("unlabeled.type=Folder", "unlabeled.type is 'Folder': it must be one of ImageFolder, ParquetImages"),
         ("instructions.sample=-1", "instructions.sample is -1"),
         ("prompts.detailed=[]", "prompts.detailed is ()"),
         ("prompts.infused='{question}'", "{description} once"),
@@ -249,7 +257,11 @@ def test_read_yaml_other_than_a_mapping_is_one_clear_line(text: str) -> None:
 _LEAVES: list[Any] = [
     Model(path="p", dtype="bfloat16", version="v"),
     ImageFolder(uri="u", sample=3, version="v"),
-    ImageFolder(uri="u"),
+    ImageFolder(uri="u", shard="1/3", limit=2),
+    ParquetImages(uri="u", column="c"),
+    WebDataset(uri="u"),
+    SavedDataset(uri="u", column="c"),
+    LlavaImages(uri="u", images="i"),
     LlavaJson(uri="u", images="i", sample=3, version="v"),
     Prompts(detailed=("a",), simple=("b", "c"), misleading=("d",), infused="{description}{question}"),
     Downsize(short_side_px=7),
@@ -288,7 +300,7 @@ def test_to_tree_every_dataclass_reads_back_equal(leaf: Any) -> None:
 
 def test_to_tree_round_trip_covers_every_dataclass_of_the_module() -> None:
     kinds = {kind for kind in vars(config).values() if isinstance(kind, type) and is_dataclass(kind)}
-    assert kinds - {type(leaf) for leaf in _LEAVES} == {Config}
+    assert kinds - {type(leaf) for leaf in _LEAVES} == {Config, Images}
 
 
 def test_to_tree_whole_config_reads_back_equal_and_is_json() -> None:

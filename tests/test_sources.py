@@ -1,16 +1,30 @@
-"""Readers of what a user has: image folders and LLaVA JSON, with every bad entry named and none lost."""
+"""Readers of what a user has: images in every kind of source and LLaVA JSON, every bad entry named and none lost."""
 
+import io
 import json
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from stic_ray import sources, storage
-from stic_ray.config import ImageFolder, LlavaJson
+from stic_ray.config import (
+    ImageFolder,
+    ImageSource,
+    LlavaImages,
+    LlavaJson,
+    ParquetImages,
+    SavedDataset,
+    WebDataset,
+)
 from stic_ray.images import BadImageError
 from stic_ray.records import make_id
-from stic_ray.sources import list_images, read_instructions
+from stic_ray.sources import image_id, list_images, read_instructions
 
 
 @pytest.fixture
@@ -62,26 +76,26 @@ def test_list_images_sample_is_seeded_and_stable_when_other_images_come(tmp_path
     ("name", "message"),
     [
         ("none", r"unlabeled\.uri .*none does not exist: give a folder"),
-        ("photos/b.png", r"unlabeled\.uri .*b\.png is a file: give the folder"),
+        ("photos/b.png", r"unlabeled\.uri .*b\.png is a file: give a folder"),
         ("empty", r"unlabeled\.uri .*empty holds no image: expected files ending in .*\.png"),
     ],
 )
-def test_check_folder_says_what_is_wrong(photos: Path, name: str, message: str) -> None:
+def test_check_images_says_what_is_wrong(photos: Path, name: str, message: str) -> None:
     (photos.parent / "empty" / "deep").mkdir(parents=True)
     (photos.parent / "empty" / "deep" / "notes.txt").touch()
     with pytest.raises(ValueError, match=message):
-        sources.check_folder(ImageFolder(uri=str(photos.parent / name)))
+        sources.check_images(ImageFolder(uri=str(photos.parent / name)))
 
 
-def test_check_folder_accepts_a_folder_with_images_further_down(photos: Path) -> None:
-    sources.check_folder(ImageFolder(uri=str(photos.parent)))
+def test_check_images_accepts_a_folder_with_images_further_down(photos: Path) -> None:
+    sources.check_images(ImageFolder(uri=str(photos.parent)))
 
 
 def test_versions_are_the_users_or_change_with_the_files(photos: Path, tmp_path: Path) -> None:
-    assert sources.folder_version(ImageFolder(uri="/nowhere", version="v1")) == "v1"
-    before = sources.folder_version(ImageFolder(uri=str(photos)))
+    assert sources.images_version(ImageFolder(uri="/nowhere", version="v1")) == "v1"
+    before = sources.images_version(ImageFolder(uri=str(photos)))
     (photos / "new.png").touch()
-    assert sources.folder_version(ImageFolder(uri=str(photos))) != before
+    assert sources.images_version(ImageFolder(uri=str(photos))) != before
     file, folder = tmp_path / "sft.json", tmp_path / "sft"
     file.write_text("[]")
     storage.write_bytes(str(folder / "a.png"), b"1")
@@ -94,6 +108,124 @@ def test_versions_are_the_users_or_change_with_the_files(photos: Path, tmp_path:
     versions.append(sources.instructions_version(source))
     assert len(set(versions)) == 3
     assert sources.instructions_version(LlavaJson(uri="/nowhere", images="/nowhere", version="v2")) == "v2"
+
+
+def _png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4), shade).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _containers(folder: Path) -> dict[str, ImageSource]:
+    """The same six images as each kind of source."""
+    images = [_png(shade) for shade in range(6)]
+    for kind in ("folder", "parquet", "tars", "saved"):
+        (folder / kind).mkdir()
+    for number, data in enumerate(images):
+        (folder / "folder" / f"{number}.png").write_bytes(data)
+    for part in (0, 1):
+        mine = images[3 * part : 3 * part + 3]
+        table = pa.table({"image": [{"bytes": data, "path": None} for data in mine]})
+        pq.write_table(table, folder / "parquet" / f"{part}.parquet", row_group_size=2)
+        with pa.ipc.new_stream(folder / "saved" / f"data-{part}.arrow", table.schema) as stream:
+            stream.write_table(table)
+        with tarfile.open(folder / "tars" / f"{part}.tar", "w") as archive:
+            for number, data in enumerate(mine):
+                info = tarfile.TarInfo(f"{number}.png")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    state = {"_data_files": [{"filename": "data-0.arrow"}, {"filename": "data-1.arrow"}], "_indices_files": None}
+    (folder / "saved" / "state.json").write_text(json.dumps(state))
+    entries = [{"image": f"{number}.png"} for number in (3, 0, 3, 1, 2, 4, 5)] + [{"id": "text"}, {"image": 7}]
+    (folder / "llava.json").write_text(json.dumps(entries))
+    return {
+        "folder": ImageFolder(uri=str(folder / "folder")),
+        "parquet": ParquetImages(uri=str(folder / "parquet")),
+        "tars": WebDataset(uri=str(folder / "tars")),
+        "saved": SavedDataset(uri=str(folder / "saved")),
+        "llava": LlavaImages(uri=str(folder / "llava.json"), images=str(folder / "folder")),
+    }
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "tars", "saved", "llava"])
+def test_list_images_of_every_kind_of_source_gives_every_image_once(tmp_path: Path, kind: str) -> None:
+    source = _containers(tmp_path)[kind]
+    sources.check_images(source)
+    found = list_images(source, seed=0)
+    assert sorted(sources.read_image(image.uri) for image in found) == sorted(_png(shade) for shade in range(6))
+    assert len({image.id for image in found}) == 6
+    assert [image.id for image in found] == [image_id(image.key) for image in found]
+    assert sources.images_version(source) == sources.images_version(source)
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "tars", "saved", "llava"])
+def test_shards_part_the_images_and_do_not_change_what_an_image_is(tmp_path: Path, kind: str) -> None:
+    source = _containers(tmp_path)[kind]
+    whole = {image.id: image for image in list_images(source, seed=0)}
+    parts = [list_images(replace(source, shard=f"{part}/3"), seed=0) for part in range(3)]
+    assert sorted(image.id for part in parts for image in part) == sorted(whole)
+    assert all(image == whole[image.id] for part in parts for image in part)
+    assert len(list_images(replace(source, limit=4), seed=0)) == 4
+    sampled = {image.id for image in list_images(replace(source, sample=4), seed=0)}
+    assert len(sampled) == 4 and sampled < set(whole)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tars", "saved"])
+def test_list_images_of_one_file_stand_together_and_in_its_order(tmp_path: Path, kind: str) -> None:
+    keys = [image.key for image in list_images(_containers(tmp_path)[kind], seed=0)]
+    for half in (keys[:3], keys[3:]):
+        assert len({key.rpartition("/")[0] for key in half}) == 1 and half == sorted(half)
+
+
+def test_list_images_of_a_damaged_tar_has_what_is_before_the_damage_and_the_tar_itself(tmp_path: Path) -> None:
+    source = _containers(tmp_path)["tars"]
+    tar = tmp_path / "tars" / "0.tar"
+    tar.write_bytes(tar.read_bytes()[:2100])
+    found = list_images(source, seed=0)
+    assert [image.key for image in found if image.error] == ["0.tar"]
+    assert sorted(image.key for image in found if not image.error) == [
+        "0.tar/0.png",
+        "0.tar/1.png",
+        "1.tar/0.png",
+        "1.tar/1.png",
+        "1.tar/2.png",
+    ]
+
+
+def test_list_images_named_outside_their_root_are_not_read(tmp_path: Path) -> None:
+    source = _containers(tmp_path)["llava"]
+    (tmp_path / "llava.json").write_text(json.dumps([{"image": "../secret.png"}, {"image": "0.png"}]))
+    outside, inside = sorted(list_images(source, seed=0), key=lambda image: image.key)
+    assert outside.uri == "" and "leaves its root" in outside.error
+    assert (inside.key, inside.error) == ("0.png", "")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (ParquetImages(uri="none"), r"none does not exist: give a parquet file, or a folder of them"),
+        (ParquetImages(uri="tars"), r"tars holds no image: expected files ending in \.parquet"),
+        (ParquetImages(uri="tars/0.tar"), r"0\.tar is a file: give a parquet file, or a folder of them"),
+        (ParquetImages(uri="parquet", column="picture"), r"has no column picture: it has image"),
+        (WebDataset(uri="none"), r"none does not exist: give a tar, or a folder of them"),
+        (WebDataset(uri="parquet"), r"parquet holds no image: expected files ending in \.tar"),
+        (SavedDataset(uri="none"), r"none does not exist: give the folder that save_to_disk wrote"),
+        (SavedDataset(uri="tars/0.tar"), r"0\.tar is a file: give the folder that save_to_disk wrote"),
+        (SavedDataset(uri="tars"), r"tars has no state\.json: give the folder that save_to_disk wrote"),
+        (SavedDataset(uri="."), r"holds several splits \(.*saved.*\): give the folder of one"),
+        (SavedDataset(uri="chosen"), r"chosen is a selection of rows: .*flatten_indices"),
+        (LlavaImages(uri="none", images="folder"), r"none does not exist: give a LLaVA JSON file"),
+        (LlavaImages(uri="tars/0.tar", images="folder"), r"0\.tar is no (JSON|UTF-8)"),
+    ],
+    ids=lambda value: f"{type(value).__name__}-{value.uri}" if isinstance(value, ImageSource) else "",
+)
+def test_check_images_of_every_kind_says_what_is_wrong(tmp_path: Path, source: ImageSource, message: str) -> None:
+    _containers(tmp_path)
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen" / "state.json").write_text('{"_data_files": [], "_indices_files": [{"filename": "i.arrow"}]}')
+    with pytest.raises(ValueError, match=message):
+        sources.check_images(replace(source, uri=str(tmp_path / source.uri)))
 
 
 def _human(text: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ CODE_VERSION = 2
 def plan(config: Config) -> Plan:
     """The artifact of the unlabeled images of this run."""
     source = to_tree(config.unlabeled)
-    identity: dict[str, Any] = {"source": {**source, "version": sources.folder_version(config.unlabeled)}}
+    identity: dict[str, Any] = {"source": {**source, "version": sources.images_version(config.unlabeled)}}
     if config.unlabeled.sample is not None:
         identity["seed"] = config.seed
     return Plan(stage="images", code_version=CODE_VERSION, identity=identity, kind=ImageRef.__name__)
@@ -37,7 +37,8 @@ def run(config: Config, plan: Plan) -> Artifact:
     probed = ray.data.from_arrow(blocks).map_batches(
         _probe, batch_format="pyarrow", batch_size=step, num_cpus=config.execution.task_cpus
     )
-    refs = sorted(from_table(pa.concat_tables(ray.get(probed.to_arrow_refs())), ImageRef), key=lambda ref: ref.id)
+    by_id = {ref.id: ref for ref in from_table(pa.concat_tables(ray.get(probed.to_arrow_refs())), ImageRef)}
+    refs = [by_id[image.id] for image in found]  # images of one file together, so that it is read once
     kept, rejects = _deduplicate(refs)
     uri = storage.join(config.store, plan.name)
     for offset in range(0, len(kept), config.execution.rows_per_file):
@@ -56,11 +57,12 @@ def run(config: Config, plan: Plan) -> Artifact:
 def _probe(table: pa.Table) -> pa.Table:
     rows = []
     for found in from_table(table, Found):
-        content, size, error = "", 0, ""
+        content, size, error = "", 0, found.error
         try:
-            data = sources.read_image(found.uri)
-            content, size = hash_bytes(data), len(data)
-            decode(data)
+            if not error:
+                data = sources.read_image(found.uri)
+                content, size = hash_bytes(data), len(data)
+                decode(data)
         except BadImageError as bad:
             error = str(bad)
         rows.append(
@@ -72,13 +74,15 @@ def _probe(table: pa.Table) -> pa.Table:
 
 
 def _deduplicate(refs: list[ImageRef]) -> tuple[list[ImageRef], list[Reject]]:
-    first: dict[str, str] = {}
+    smallest: dict[str, str] = {}
+    for ref in refs:
+        smallest[ref.content_hash] = min(ref.id, smallest.get(ref.content_hash, ref.id))
     kept = []
     rejects = []
     for ref in refs:
         if ref.error:
             rejects.append(Reject(id=ref.id, stage="images", reason=ref.error))
-        elif first.setdefault(ref.content_hash, ref.id) != ref.id:
+        elif smallest[ref.content_hash] != ref.id:
             rejects.append(Reject(id=ref.id, stage="images", reason="duplicate of another image's bytes"))
         else:
             kept.append(ref)

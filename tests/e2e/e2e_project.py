@@ -132,7 +132,7 @@ def configuration(model: Path, images: Path, instructions: Path) -> dict[str, An
         "name": "own",
         "seed": 0,
         "model": {"path": str(model), "dtype": "float32"},
-        "unlabeled": {"uri": str(images)},
+        "unlabeled": {"type": "ImageFolder", "uri": str(images)},
         "instructions": {"uri": str(instructions), "images": str(images)},
         "prompts": {
             "detailed": ["describe the image in detail , and name every object"],

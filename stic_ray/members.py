@@ -1,0 +1,173 @@
+"""Images inside larger files: where each one lies, and how its bytes are read without the rest.
+
+A location is a text that goes wherever a file's URI goes: `bytes:START+SIZE:URI` is a part of a file (a member of a
+tar), `row:GROUP.ROW:COLUMN:URI` a cell of a table (a parquet row group, an Arrow record batch).
+"""
+
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stic_ray import storage
+from stic_ray.images import BadImageError
+
+ARROW = ".arrow"
+_PART = re.compile(r"bytes:(?P<start>\d+)\+(?P<size>\d+):(?P<uri>.+)", re.DOTALL)
+_CELL = re.compile(r"row:(?P<group>\d+)\.(?P<row>\d+):(?P<column>[^:]*):(?P<uri>.+)", re.DOTALL)
+_HEADERS_BYTES = 1 << 20  # read at once when a remote tar's headers are looked for
+_BYTES = "bytes"  # the field of an image struct (Hugging Face) that holds the file
+
+
+def is_inside(location: str) -> bool:
+    """Whether a location is a part of a file, rather than a file."""
+    return location.startswith(("bytes:", "row:"))
+
+
+def file_of(location: str) -> str:
+    """The URI of the file that a location is in; itself where it is a file."""
+    if not is_inside(location):
+        return location
+    return _parse(location)["uri"]
+
+
+def read(location: str) -> bytes:
+    """The bytes at a location.
+
+    Raises:
+        FileNotFoundError: the file is gone.
+        BadImageError: the file is shorter than it was, or the cell holds nothing.
+    """
+    found = _parse(location)
+    if "start" in found:
+        return _read_part(found["uri"], int(found["start"]), int(found["size"]))
+    cells = _read_cells(found["uri"], int(found["group"]), unquote(found["column"]))
+    row = int(found["row"])
+    if row >= len(cells):
+        raise BadImageError(f"row {row} of {found['uri']} is gone")
+    data = cells[row].as_py()
+    if data is None:
+        raise BadImageError("the row holds no bytes (a path alone is not followed)")
+    return bytes(data)
+
+
+def _parse(location: str) -> dict[str, str]:
+    found = _PART.fullmatch(location) or _CELL.fullmatch(location)
+    if found is None:
+        raise ValueError(f"{location!r} is no location of an image")
+    return found.groupdict()
+
+
+def _read_part(uri: str, start: int, size: int) -> bytes:
+    filesystem, path = storage.split(uri)
+    data: bytes = filesystem.cat_file(path, start=start, end=start + size)
+    if len(data) < size:
+        raise BadImageError(f"cut off: {len(data)} of {size} bytes are there")
+    return data
+
+
+@lru_cache(maxsize=2)
+def _read_cells(uri: str, group: int, column: str) -> pa.ChunkedArray:
+    """One group's image bytes. Neighbours are asked for one after the other, so two groups are kept."""
+    if uri.endswith(ARROW):
+        batches = _open_stream(uri)
+        for _ in range(group):
+            batches.read_next_batch()
+        cells = pa.chunked_array([batches.read_next_batch().column(column)])
+        return _bytes_of(cells)
+    filesystem, path = storage.split(uri)
+    with filesystem.open(path, "rb") as file:
+        parquet = pq.ParquetFile(file)
+        struct = pa.types.is_struct(parquet.schema_arrow.field(column).type)
+        table = parquet.read_row_group(group, columns=[f"{column}.{_BYTES}" if struct else column])
+    return _bytes_of(table.column(column))
+
+
+def _bytes_of(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The bytes of image structs; of a row without a struct, none (`Array.field` would give what lies beneath)."""
+    return pc.struct_field(cells, _BYTES) if pa.types.is_struct(cells.type) else cells
+
+
+def _open_stream(uri: str) -> Any:
+    if storage.is_local(uri):
+        return pa.ipc.open_stream(pa.memory_map(storage.split(uri)[1]))
+    return pa.ipc.open_stream(io.BytesIO(storage.read_bytes(uri)))
+
+
+def tar_members(uri: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The members of an uncompressed tar whose names end so: name and location. A repeated name gets a number.
+
+    Only headers are read; nothing is unpacked, and names are never taken for paths.
+
+    Raises:
+        BadImageError: the tar is damaged or compressed, from there on.
+    """
+    filesystem, path = storage.split(uri)
+    seen: dict[str, int] = {}
+    with filesystem.open(path, "rb", block_size=_HEADERS_BYTES) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep millions of headers
+                    if not member.isreg() or member.issparse() or not member.name.lower().endswith(suffixes):
+                        continue
+                    seen[member.name] = seen.get(member.name, 0) + 1
+                    name = member.name if seen[member.name] == 1 else f"{member.name}#{seen[member.name]}"
+                    yield name, f"bytes:{member.offset_data}+{member.size}:{uri}"
+                end = archive.offset
+        except (tarfile.TarError, EOFError) as error:
+            raise BadImageError(f"damaged tar: {error}") from None
+        file.seek(end)  # tarfile takes a damaged header for the end
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise BadImageError("damaged tar: it does not end where its last readable header says")
+
+
+def table_rows(uri: str, column: str) -> Iterator[tuple[str, str]]:
+    """The rows of a parquet or Arrow stream file: number and location of the image column's cell.
+
+    Of a parquet file only the footer is read.
+
+    Raises:
+        BadImageError: the file is damaged.
+        ValueError: it has no such column, or the column holds no bytes; the message names what there is.
+    """
+    number = 0
+    for group, num_rows in enumerate(_group_sizes(uri, column)):
+        for row in range(num_rows):
+            yield str(number), f"row:{group}.{row}:{quote(column, safe='')}:{uri}"
+            number += 1
+
+
+def _group_sizes(uri: str, column: str) -> Iterator[int]:
+    try:
+        if uri.endswith(ARROW):
+            batches = _open_stream(uri)
+            _check_column(uri, batches.schema, column)
+            for batch in batches:
+                yield batch.num_rows
+            return
+        filesystem, path = storage.split(uri)
+        with filesystem.open(path, "rb") as file:
+            parquet = pq.ParquetFile(file)
+            _check_column(uri, parquet.schema_arrow, column)
+            sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        yield from sizes
+    except pa.ArrowInvalid as error:
+        raise BadImageError(f"damaged table: {' '.join(str(error).split())[:120]}") from None
+
+
+def _check_column(uri: str, schema: pa.Schema, column: str) -> None:
+    if column not in schema.names:
+        raise ValueError(f"{uri} has no column {column}: it has {', '.join(schema.names)}")
+    kind = schema.field(column).type
+    if pa.types.is_struct(kind):
+        kind = kind.field(_BYTES).type if kind.get_field_index(_BYTES) >= 0 else kind
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
+        raise ValueError(f"column {column} of {uri} is {kind}: it must hold the bytes of image files")

@@ -1,0 +1,67 @@
+"""Images: from every kind of source, each once, duplicates and the unreadable rejected with a reason."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from stic_ray import artifacts, recipes, sources
+from stic_ray.artifacts import Artifact
+from stic_ray.config import parse_config, read_yaml
+from stic_ray.records import ImageRef
+from stic_ray.sources import image_id
+from stic_ray.stages import images
+
+
+def _jpeg(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (40 * shade, 0, 0)).save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
+def _write_tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def _run(folder: Path, *overrides: str) -> Artifact:
+    settings = [f"store={folder / 'store'}", f"unlabeled.uri={folder}", "unlabeled.sample=null", *overrides]
+    config = parse_config(read_yaml(recipes.read("embedded"), "embedded"), settings)
+    return images.run(config, images.plan(config))
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_run_on_tars_keeps_every_image_once_and_says_what_is_wrong_with_the_others(tmp_path: Path) -> None:
+    _write_tar(tmp_path / "a.tar", {f"{shade}.jpg": _jpeg(shade) for shade in (1, 2, 3)})
+    _write_tar(tmp_path / "b.tar", {"same.jpg": _jpeg(2), "bad.jpg": b"no image", "4.jpg": _jpeg(4), "text.json": b"1"})
+    _write_tar(tmp_path / "c.tar", {"5.jpg": _jpeg(5), "6.jpg": _jpeg(6)})
+    whole = (tmp_path / "c.tar").read_bytes()
+    (tmp_path / "c.tar").write_bytes(whole[: whole.index(b"6.jpg") + 512 + 10])
+    made = _run(tmp_path, "unlabeled.type=WebDataset")
+    kept = {ref.key: ref for ref in artifacts.read(made.uri, ImageRef)}
+    rejected = {reject.id: reject.reason for reject in artifacts.read_rejects(made.uri)}
+    (stays,) = kept.keys() & {"a.tar/2.jpg", "b.tar/same.jpg"}
+    (goes,) = {"a.tar/2.jpg", "b.tar/same.jpg"} - {stays}
+    assert image_id(stays) < image_id(goes)
+    assert kept.keys() == {"a.tar/1.jpg", "a.tar/3.jpg", "b.tar/4.jpg", "c.tar/5.jpg", stays}
+    assert sources.read_image(kept["c.tar/5.jpg"].uri) == _jpeg(5)
+    assert rejected.keys() == {image_id(key) for key in (goes, "b.tar/bad.jpg", "c.tar/6.jpg", "c.tar")}
+    assert rejected[image_id(goes)] == "duplicate of another image's bytes"
+    assert rejected[image_id("b.tar/bad.jpg")] == "not an image that Pillow can open"
+    assert rejected[image_id("c.tar/6.jpg")].startswith("cut off: ")
+    assert rejected[image_id("c.tar")] == "damaged tar: unexpected end of data"
+
+
+def test_plan_changes_with_what_is_taken_of_the_source(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(_jpeg(0))
+    plans = []
+    for overrides in ([], ["unlabeled.shard=0/2"], ["unlabeled.shard=1/2"], ["unlabeled.limit=1"], ["seed=1"]):
+        settings = [f"store={tmp_path}", f"unlabeled.uri={tmp_path}", "unlabeled.sample=null", *overrides]
+        config = parse_config(read_yaml(recipes.read("embedded"), "embedded"), settings)
+        plans.append(images.plan(config).fingerprint)
+    assert len(set(plans)) == 4 and plans[0] == plans[-1]  # without a sample nothing is drawn
