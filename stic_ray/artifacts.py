@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stic_ray import __version__, storage
@@ -152,6 +153,11 @@ def iterate(uri: str, record: type) -> Iterator[list[Any]]:
         yield rows
 
 
+def read_schema(file: str) -> pa.Schema:
+    """The columns of one parquet file, by any filesystem."""
+    return pq.read_schema(io.BytesIO(storage.read_bytes(file)))
+
+
 def read(uri: str, record: type) -> list[Any]:
     """All of an artifact's rows, one an id, sorted by id: the same list whatever order they were written in."""
     return sorted((row for rows in iterate(uri, record) for row in rows), key=lambda row: row.id)
@@ -211,6 +217,44 @@ def _keep_first(files: list[str], id_column: str, input_column: str, refused: fr
     return inputs
 
 
+def drop_rows(artifact: Artifact, masks: Mapping[str, pa.Array]) -> None:
+    """Rewrite an artifact without the rows that the masks of its data and reject files say.
+
+    The record's counts come first: cut off, the same call with the masks of what is left ends at the same counts. A
+    file's remaining rows are written before it goes.
+    """
+    counts = _counts(artifact.uri, masks)
+    before = artifact.record["counts"]
+    gone = before["rows"] + before["rejects"] - counts["rows"] - counts["rejects"]
+    record = {**artifact.record, "counts": counts, "removed": artifact.record.get("removed", 0) + gone}
+    if not record["parents"]:  # elsewhere it says what was read, of which nobody counts what is left
+        record["inputs"] -= gone
+    storage.write_bytes(storage.join(artifact.uri, RECORD), json.dumps(record, indent=1, sort_keys=True).encode())
+    for file, mask in masks.items():
+        kept = read_file(file).filter(pc.invert(mask))
+        if kept.num_rows:
+            _write_table(os.path.dirname(file), kept)
+        storage.remove(file)
+
+
+def _counts(uri: str, dropped: Mapping[str, pa.Array]) -> dict[str, Any]:
+    """Rows and rejects of an artifact's files, without those that are about to be dropped."""
+
+    def left(file: str, columns: list[str]) -> pa.Table:
+        table = read_file(file, columns)
+        return table.filter(pc.invert(dropped[file])) if file in dropped else table
+
+    reasons: dict[str, str] = {}
+    for file in reject_files(uri):
+        table = left(file, ["id", "reason"])
+        reasons.update(zip(table.column("id").to_pylist(), table.column("reason").to_pylist(), strict=True))
+    return {
+        "rows": sum(left(file, ["id"]).num_rows for file in data_files(uri)),
+        "rejects": len(reasons),
+        "rejects_by_reason": dict(sorted(Counter(reasons.values()).items())),
+    }
+
+
 def commit(store: str, plan: Plan, figures: Mapping[str, Any]) -> Artifact:
     """Write the record of an artifact whose files are all there; from now on it is reused.
 
@@ -222,7 +266,6 @@ def commit(store: str, plan: Plan, figures: Mapping[str, Any]) -> Artifact:
     uri = storage.join(store, plan.name)
     for part in (uri, storage.join(uri, "data"), storage.join(uri, "rejects")):
         storage.sweep(part)
-    rejects = Counter(row.reason for row in read_rejects(uri))
     record = {
         "stage": plan.stage,
         "fingerprint": plan.fingerprint,
@@ -230,11 +273,7 @@ def commit(store: str, plan: Plan, figures: Mapping[str, Any]) -> Artifact:
         "kind": plan.kind,
         "parents": dict(plan.parents),
         "identity": plan.identity,
-        "counts": {
-            "rows": sum(read_file(file, ["id"]).num_rows for file in data_files(uri)),
-            "rejects": sum(rejects.values()),
-            "rejects_by_reason": dict(sorted(rejects.items())),
-        },
+        "counts": _counts(uri, {}),
         "versions": versions(),
         "committed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **figures,
@@ -333,13 +372,7 @@ class Lease:
         return json.dumps(entry).encode()
 
     def _read(self) -> dict[str, Any] | None:
-        try:
-            entry: dict[str, Any] = json.loads(storage.read_text(self._uri))
-        except FileNotFoundError:
-            return None
-        except json.JSONDecodeError:  # its writer was killed while it wrote
-            return None
-        return entry
+        return _read_lease(self._uri)
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_S / 4):
@@ -351,6 +384,22 @@ class Lease:
                     storage.write_bytes(self._uri, self._content())
             except ValueError as error:  # a full disk, a broken connection: the stage meets it too, and says so
                 logger.warning("a lease cannot be renewed for now: %s", error)
+
+
+def _read_lease(uri: str) -> dict[str, Any] | None:
+    try:
+        entry: dict[str, Any] = json.loads(storage.read_text(uri))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError:  # its writer was killed while it wrote
+        return None
+    return entry
+
+
+def holder(uri: str) -> str:
+    """Who makes an artifact now, in words; "" where nobody does."""
+    lease = _read_lease(storage.join(uri, LEASE))
+    return _describe(lease) if lease is not None and _is_alive(lease) else ""
 
 
 _held: dict[str, Lease] = {}  # by artifact's directory, of this process: what `commit` asks

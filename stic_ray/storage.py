@@ -146,6 +146,12 @@ def exists(uri: str) -> bool:
     return bool(filesystem.exists(path))
 
 
+def size(uri: str) -> int:
+    """Bytes of a file, or of all files below a directory."""
+    filesystem, path = split(uri)
+    return int(filesystem.du(path))
+
+
 def is_directory(uri: str) -> bool:
     """Whether a directory is there."""
     filesystem, path = split(uri)

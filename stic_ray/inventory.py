@@ -1,0 +1,249 @@
+"""What stands in a store: listed with sizes, removed where no run needs it, cleared of one image's rows."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from stic_ray import artifacts, storage
+from stic_ray.artifacts import RECORD, Artifact, Lease
+from stic_ray.sources import image_id
+
+_NAMES_AN_INPUT = ("id", "image_id")
+_NAMES_A_FILE = ("uri", "image_uri")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One artifact directory of a store. `record` is None while it is unfinished; `runs` are those that refer to it."""
+
+    name: str
+    uri: str
+    num_bytes: int
+    record: dict[str, Any] | None
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten:
+    """What `forget` did: rows removed by artifact name, and the models that were trained on some of them."""
+
+    num_rows: dict[str, int]
+    models: tuple[str, ...]
+
+
+def entries(store: str, runs: str) -> list[Entry]:
+    """Every artifact of a store, finished or not, by name.
+
+    Raises:
+        ValueError: there is no such store, or a run's references cannot be read, so that what it needs is unknown.
+    """
+    if not storage.is_directory(store):
+        raise ValueError(f"store {store} does not exist: give the folder that holds the artifacts")
+    users = _users(runs)
+    found = []
+    for uri in storage.list_directories(store):
+        name = uri.rpartition("/")[2]
+        record = dict(artifacts.load(uri).record) if storage.exists(storage.join(uri, RECORD)) else None
+        used_by = tuple(sorted(users.get(name, ())))
+        found.append(Entry(name=name, uri=uri, num_bytes=storage.size(uri), record=record, runs=used_by))
+    return found
+
+
+def _users(runs: str) -> dict[str, set[str]]:
+    """The names of the runs by the artifact that they refer to; a run refers to all that it was made of."""
+    users: dict[str, set[str]] = {}
+    for home in storage.list_directories(runs):
+        references = storage.join(home, "artifacts.json")
+        if not storage.exists(references):
+            continue
+        try:
+            uris = json.loads(storage.read_text(references)).values()
+        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError):
+            raise ValueError(f"{references} is damaged: run that run's command again, it writes it anew") from None
+        for uri in uris:
+            users.setdefault(str(uri).rpartition("/")[2], set()).add(home.rpartition("/")[2])
+    return users
+
+
+def unneeded(found: Iterable[Entry], *, unfinished: bool) -> list[Entry]:
+    """The artifacts that no run refers to; unfinished ones only if asked for, since a run would go on with them."""
+    return [entry for entry in found if not entry.runs and (unfinished or entry.record is not None)]
+
+
+def remove(store: str, chosen: Iterable[Entry]) -> None:
+    """Remove artifacts, each one's record first, so that a removal that is cut off leaves nothing that looks whole.
+
+    Raises:
+        ValueError: a run works in this store, and may be reading what is to go.
+    """
+    refuse_while_in_use(store)
+    for entry in chosen:
+        storage.remove(storage.join(entry.uri, RECORD))
+        storage.remove(entry.uri)
+
+
+def refuse_while_in_use(store: str) -> None:
+    """Raises ValueError while a live run makes an artifact of this store."""
+    for uri in storage.list_directories(store):
+        holder = artifacts.holder(uri)
+        if holder:
+            raise ValueError(f"{uri} is being made by {holder}: wait for it, or end it")
+
+
+def forget(store: str, image: str) -> Forgotten:
+    """Remove an image's rows, and all that was made of them, from every artifact of a store.
+
+    Counts in the records follow, so that an audit stays clean. Cut off, it is finished by the same call.
+
+    Raises:
+        ValueError: a run works in this store, or nothing in it is of this image.
+    """
+    refuse_while_in_use(store)
+    directories = storage.list_directories(store)
+    found = [artifacts.load(uri) for uri in directories if storage.exists(storage.join(uri, RECORD))]
+    ids, uris = {image}, set[str]()
+    before = 0
+    while len(ids) + len(uris) > before:
+        before = len(ids) + len(uris)
+        for artifact in found:
+            for file in artifacts.data_files(artifact.uri):
+                _spread(file, ids, uris)
+    # Children first: what is left of a removal that is cut off must still be found from its parents.
+    ordered = sorted(found, key=lambda artifact: _depth(artifact, found), reverse=True)
+    removed = {artifact.uri.rpartition("/")[2]: _remove_rows(artifact, ids, uris) for artifact in ordered}
+    removed = {name: num_rows for name, num_rows in removed.items() if num_rows}
+    if not removed:
+        raise ValueError(f"no artifact in {store} holds a row of image {image}")
+    return Forgotten(num_rows=removed, models=_trained_on(found, removed))
+
+
+def _depth(artifact: Artifact, found: list[Artifact]) -> int:
+    parents = artifact.record["parents"].values()
+    return max((1 + _depth(parent, found) for parent in found if parent.fingerprint in parents), default=0)
+
+
+def _spread(file: str, ids: set[str], uris: set[str]) -> None:
+    """Add the ids of a file's rows that are of these inputs or files, and the files of those."""
+    table = _names(file)
+    for row in table.filter(_hits(table, ids, uris)).to_pylist():
+        ids.add(row["id"])
+        uris.update(row[name] for name in _NAMES_A_FILE if row.get(name))
+
+
+def _names(file: str) -> pa.Table:
+    columns = artifacts.read_schema(file).names
+    return artifacts.read_file(file, [name for name in (*_NAMES_AN_INPUT, *_NAMES_A_FILE) if name in columns])
+
+
+def _hits(table: pa.Table, ids: set[str], uris: set[str]) -> pa.Array:
+    hit = np.zeros(table.num_rows, dtype=bool)
+    for names, wanted in ((_NAMES_AN_INPUT, ids), (_NAMES_A_FILE, uris)):
+        for name in names:
+            if name in table.column_names:
+                hit |= np.array([value in wanted for value in table.column(name).to_pylist()], dtype=bool)
+    return pa.array(hit)
+
+
+def _remove_rows(artifact: Artifact, ids: set[str], uris: set[str]) -> int:
+    """Rewrite one artifact without the rows and rejects that are of these; how many they were."""
+    files = [*artifacts.data_files(artifact.uri), *artifacts.reject_files(artifact.uri)]
+    masks = {file: _hits(_names(file), ids, uris) for file in files}
+    masks = {file: mask for file, mask in masks.items() if mask.true_count}
+    if masks:
+        with Lease(artifact.uri, "jobs/store.py"):
+            artifacts.drop_rows(artifact, masks)
+    return sum(mask.true_count for mask in masks.values())
+
+
+def _trained_on(found: list[Artifact], removed: Iterable[str]) -> tuple[str, ...]:
+    """The models below these artifacts."""
+    touched = {name.rpartition("-")[2] for name in removed}
+    models = []
+    for artifact in sorted(found, key=lambda artifact: _depth(artifact, found)):
+        if touched.isdisjoint(artifact.record["parents"].values()):
+            continue
+        touched.add(artifact.fingerprint)
+        if artifact.record["kind"] == "model":
+            models.append(artifact.uri.rpartition("/")[2])
+    return tuple(models)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """List a store, remove from it, or forget an image; exit status 2 for a mistake in the call."""
+    arguments = _parse(argv)
+    try:
+        with storage.reaching(arguments.store):
+            store, runs = storage.absolute(arguments.store), storage.absolute(arguments.runs)
+            if arguments.action == "forget":
+                _forget(store, image_id(arguments.key) if arguments.key else arguments.id)
+                return 0
+            found = entries(store, runs)
+            if arguments.action == "prune":
+                found = unneeded(found, unfinished=arguments.unfinished)
+            sys.stdout.write("".join(f"{_line(entry)}\n" for entry in found))
+            total = _size(sum(entry.num_bytes for entry in found))
+            if arguments.action == "list":
+                sys.stdout.write(f"{len(found)} artifacts, {total}\n")
+            elif arguments.yes:
+                remove(store, found)
+                sys.stdout.write(f"{len(found)} artifacts removed, {total}\n")
+            else:
+                sys.stdout.write(
+                    f"{len(found)} artifacts that no run in {runs} refers to, {total}: --yes removes them\n"
+                )
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="List, clean up and clear the store that runs share.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (
+        ("list", "every artifact with its size and the runs that refer to it"),
+        ("prune", "the artifacts that no run refers to; removes them with --yes"),
+        ("forget", "remove one image's rows, and what was made of them, everywhere"),
+    ):
+        action = actions.add_parser(name, help=text, description=text)
+        action.add_argument("store", nargs="?", default="./store", help="the store (default: %(default)s)")
+        action.add_argument("--runs", default="./runs", help="where the runs stand (default: %(default)s)")
+        if name == "prune":
+            action.add_argument("--yes", action="store_true", help="remove them")
+            action.add_argument("--unfinished", action="store_true", help="also what a run could go on with")
+        if name == "forget":
+            which = action.add_mutually_exclusive_group(required=True)
+            which.add_argument("--id", help="the image's id")
+            which.add_argument("--key", help="the image's path below its source")
+    return parser.parse_args(argv)
+
+
+def _forget(store: str, image: str) -> None:
+    done = forget(store, image)
+    for name, num_rows in done.num_rows.items():
+        sys.stdout.write(f"{name}: {num_rows} rows removed\n")
+    for name in done.models:
+        sys.stdout.write(f"{name} was trained with it: remove it and train again to be rid of that\n")
+    sys.stdout.write(
+        "Remove the image from its source too, and repeat the runs' commands: their reports may show it.\n"
+    )
+
+
+def _line(entry: Entry) -> str:
+    state = "unfinished" if entry.record is None else str(entry.record["committed_at"])
+    rows = "" if entry.record is None else f"{entry.record['counts']['rows']} rows"
+    return f"{entry.name:<40} {_size(entry.num_bytes):>10} {rows:>12}  {state:<20}  {', '.join(entry.runs) or '-'}"
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

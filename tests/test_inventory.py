@@ -1,0 +1,181 @@
+"""What stands in a store: nothing that a run needs goes, and a forgotten image leaves no row."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stic_ray import artifacts, inventory, storage
+from stic_ray.artifacts import Lease, Plan
+from stic_ray.audit import audit_run
+from stic_ray.records import ImageRef, Pair, Reference, Reject, Response, make_id
+from stic_ray.sources import image_id
+
+_KEYS = ("a.jpg", "b.jpg", "c.jpg", "bad.jpg")
+
+
+def _made(store: str, plan: Plan, rows: list[Any], rejects: list[Reject], num_inputs: int) -> str:
+    uri = storage.join(store, plan.name)
+    record = type(rows[0])
+    for row in rows[::2], rows[1::2]:
+        artifacts.write_rows(uri, row, record, [])
+    artifacts.write_rows(uri, [], record, rejects)
+    artifacts.commit(store, plan, {"inputs": num_inputs, "seconds": 1.0})
+    return uri
+
+
+def _blank(record: type, **values: Any) -> Any:
+    kinds = {"str": "", "int": 0, "float": 0.0}
+    names = {name: kinds[getattr(kind, "__name__", str(kind))] for name, kind in record.__annotations__.items()}
+    return record(**{**names, **values})
+
+
+def _store(home: Path, root: str) -> dict[str, str]:
+    """A run of four stages and a model on three good images and a bad one; the third image's answers are equal."""
+    store, runs = f"{root}/store", f"{root}/runs"
+    good = [image_id(key) for key in _KEYS[:3]]
+    plans = {
+        "images": Plan(stage="images", code_version=1, identity={"home": str(home)}, kind="ImageRef"),
+    }
+    for stage, parent, kind in (
+        ("responses", "images", "Response"),
+        ("pairs", "responses", "Pair"),
+        ("references", "pairs", "Reference"),
+        ("stage1", "references", "model"),
+    ):
+        parents = {parent: plans[parent].fingerprint}
+        plans[stage] = Plan(stage=stage, code_version=1, identity={}, parents=parents, kind=kind)
+    refs = [_blank(ImageRef, id=image_id(key), key=key, uri=f"/photos/{key}") for key in _KEYS[:3]]
+    bad = [Reject(id=image_id("bad.jpg"), stage="images", reason="the file is empty")]
+    answers = [
+        _blank(Response, id=make_id(ref.id, role), image_id=ref.id, image_uri=ref.uri, role=role)
+        for ref in refs
+        for role in ("preferred", "dispreferred")
+    ]
+    pairs = [_blank(Pair, id=make_id("pair", ref.id), image_id=ref.id, image_uri=ref.uri) for ref in refs[:2]]
+    equal = [Reject(id=good[2], stage="pairs", reason="both answers are the same")]
+    found = {
+        "images": _made(store, plans["images"], refs, bad, 4),
+        "responses": _made(store, plans["responses"], answers, [], 3),
+        "pairs": _made(store, plans["pairs"], pairs, equal, 3),
+        "references": _made(store, plans["references"], [_blank(Reference, id=pair.id) for pair in pairs], [], 2),
+    }
+    storage.write_bytes(f"{store}/{plans['stage1'].name}/merged/model.bin", b"w")
+    found["stage1"] = artifacts.commit(store, plans["stage1"], {"steps": 1}).uri
+    storage.write_bytes(f"{runs}/first/artifacts.json", json.dumps(found).encode())
+    return found
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else f"memory://{tmp_path.name}"
+
+
+def _ids(uri: str) -> set[str]:
+    return {
+        value
+        for file in [*artifacts.data_files(uri), *artifacts.reject_files(uri)]
+        for row in artifacts.read_file(file).to_pylist()
+        for value in row.values()
+    }
+
+
+def test_forget_leaves_no_row_of_the_image_and_every_other_row(root: str, tmp_path: Path) -> None:
+    found = _store(tmp_path, root)
+    before = {role: _ids(uri) for role, uri in found.items()}
+    forgotten = inventory.forget(f"{root}/store", image_id("a.jpg"))
+    gone = {image_id("a.jpg"), "/photos/a.jpg", "a.jpg", make_id("pair", image_id("a.jpg"))}
+    gone |= {make_id(image_id("a.jpg"), role) for role in ("preferred", "dispreferred")}
+    for role, uri in found.items():
+        assert _ids(uri) == before[role] - gone, role
+    rows = {name.rpartition("-")[0]: num_rows for name, num_rows in forgotten.num_rows.items()}
+    assert rows == {"images": 1, "responses": 2, "pairs": 1, "references": 1}
+    assert [name.rpartition("-")[0] for name in forgotten.models] == ["stage1"]
+    assert audit_run(f"{root}/runs/first") == []
+    with pytest.raises(ValueError, match=r"no artifact in .* holds a row of image"):
+        inventory.forget(f"{root}/store", image_id("a.jpg"))
+
+
+@pytest.mark.parametrize("key", ["c.jpg", "bad.jpg"])
+def test_forget_reaches_rejects_too(root: str, tmp_path: Path, key: str) -> None:
+    found = _store(tmp_path, root)
+    inventory.forget(f"{root}/store", image_id(key))
+    assert all(image_id(key) not in _ids(uri) for uri in found.values())
+    assert audit_run(f"{root}/runs/first") == []
+
+
+@pytest.mark.parametrize("after", range(7))
+def test_forget_that_was_cut_off_is_finished_by_the_same_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    found = _store(tmp_path, str(tmp_path))
+    before = {role: _ids(uri) for role, uri in found.items()}
+    write_bytes = storage.write_bytes
+    written: list[str] = []
+
+    def stop(uri: str, data: bytes) -> None:  # every removal writes a record and then what is left of its files
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(uri)
+        write_bytes(uri, data)
+
+    monkeypatch.setattr(storage, "write_bytes", stop)
+    with pytest.raises(KeyboardInterrupt):
+        inventory.forget(f"{tmp_path}/store", image_id("a.jpg"))
+    monkeypatch.undo()
+    inventory.forget(f"{tmp_path}/store", image_id("a.jpg"))
+    assert [role for role, uri in found.items() if image_id("a.jpg") in _ids(uri)] == []
+    assert [len(before[role] - _ids(uri)) for role, uri in found.items()] == [3, 4, 3, 1, 0]
+    assert audit_run(f"{tmp_path}/runs/first") == []
+
+
+def test_prune_removes_what_no_run_refers_to_and_nothing_else(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = _store(tmp_path, root)
+    store = f"{root}/store"
+    plan = Plan(stage="images", code_version=9, identity={}, kind="ImageRef")
+    unneeded = _made(store, plan, [_blank(ImageRef, id="x")], [], 1)
+    artifacts.write_rows(f"{store}/pairs-unfinished", [_blank(Pair, id="x")], Pair, [])
+    arguments = ["prune", store, "--runs", f"{root}/runs"]
+    assert inventory.main(arguments) == 0
+    assert "1 artifacts that no run in" in capsys.readouterr().out
+    assert storage.exists(unneeded)
+    assert inventory.main([*arguments, "--yes"]) == 0
+    assert not storage.exists(unneeded)
+    assert storage.exists(f"{store}/pairs-unfinished") and all(storage.exists(uri) for uri in found.values())
+    assert inventory.main([*arguments, "--yes", "--unfinished"]) == 0
+    assert not storage.exists(f"{store}/pairs-unfinished")
+    assert audit_run(f"{root}/runs/first") == []
+
+
+def test_list_names_every_artifact_with_size_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = _store(tmp_path, str(tmp_path))
+    assert inventory.main(["list", f"{tmp_path}/store", "--runs", f"{tmp_path}/runs"]) == 0
+    *lines, total = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines} == {uri.rpartition("/")[2] for uri in found.values()}
+    assert all(line.endswith("first") for line in lines)
+    assert total.startswith("5 artifacts, ") and total.endswith(" kB")
+
+
+@pytest.mark.parametrize("action", [["prune", "--yes"], ["forget", "--key", "a.jpg"]])
+def test_nothing_is_removed_while_a_run_works_in_the_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], action: list[str]
+) -> None:
+    found = _store(tmp_path, str(tmp_path))
+    before = {role: _ids(uri) for role, uri in found.items()}
+    command = [action[0], f"{tmp_path}/store", *action[1:], "--runs", f"{tmp_path}/none"]
+    with Lease(f"{tmp_path}/store/pairs-new", "other"):
+        assert inventory.main(command) == 2
+    assert "pairs-new is being made by run 'other'" in capsys.readouterr().err
+    assert {role: _ids(uri) for role, uri in found.items()} == before
+
+
+def test_missing_store_and_damaged_run_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inventory.main(["list", f"{tmp_path}/none"]) == 2
+    assert "none does not exist" in capsys.readouterr().err
+    _store(tmp_path, str(tmp_path))
+    (tmp_path / "runs" / "first" / "artifacts.json").write_text("{")
+    assert inventory.main(["prune", f"{tmp_path}/store", "--runs", f"{tmp_path}/runs", "--yes"]) == 2
+    assert "artifacts.json is damaged" in capsys.readouterr().err
