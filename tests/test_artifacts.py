@@ -30,8 +30,10 @@ _PLAN = Plan(
 )
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "s3":
+        return f"{request.getfixturevalue('s3_bucket')}/store"
     return str(tmp_path / "store") if request.param == "local" else f"memory://store-{uuid.uuid4().hex}"
 
 

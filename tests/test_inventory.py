@@ -67,9 +67,9 @@ def _store(home: Path, root: str) -> dict[str, str]:
     return found
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path) if request.param == "local" else f"memory://{tmp_path.name}"
+    return str(tmp_path) if request.param == "local" else str(request.getfixturevalue("s3_bucket"))
 
 
 def _ids(uri: str) -> set[str]:

@@ -159,6 +159,40 @@ def test_list_images_of_every_kind_of_source_gives_every_image_once(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet", "tars", "saved", "llava"])
+def test_list_images_on_s3_are_those_of_the_local_source(tmp_path: Path, s3_bucket: str, kind: str) -> None:
+    local = _containers(tmp_path)[kind]
+    storage.upload_directory(str(tmp_path), s3_bucket)
+    remote = replace(local, uri=local.uri.replace(str(tmp_path), s3_bucket))
+    if isinstance(remote, LlavaImages):
+        remote = replace(remote, images=f"{s3_bucket}/folder")
+    sources.check_images(remote)
+    expected, found = list_images(local, seed=0), list_images(remote, seed=0)
+    assert [image.id for image in found] == [image.id for image in expected]
+    assert [sources.read_image(image.uri) for image in found] == [sources.read_image(image.uri) for image in expected]
+    assert all(s3_bucket in image.uri for image in found)
+
+
+def test_saved_dataset_is_what_the_library_saves(tmp_path: Path) -> None:
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    features = Features({"image": ImageFeature()})
+    rows = {"image": [{"bytes": _png(shade), "path": f"{shade}.png"} for shade in range(5)]}
+    data = Dataset.from_dict(rows, features=features)
+    data.save_to_disk(str(tmp_path / "saved"), num_shards=2)
+    data.select([3, 1]).save_to_disk(str(tmp_path / "chosen"))
+    data.to_parquet(str(tmp_path / "data.parquet"))
+    for source, shades in (
+        (SavedDataset(uri=str(tmp_path / "saved")), {0, 1, 2, 3, 4}),
+        (SavedDataset(uri=str(tmp_path / "chosen")), {1, 3}),
+        (ParquetImages(uri=str(tmp_path / "data.parquet")), {0, 1, 2, 3, 4}),
+    ):
+        sources.check_images(source)
+        found = {sources.read_image(image.uri) for image in list_images(source, seed=0)}
+        assert found == {_png(shade) for shade in shades}
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "tars", "saved", "llava"])
 def test_shards_part_the_images_and_do_not_change_what_an_image_is(tmp_path: Path, kind: str) -> None:
     source = _containers(tmp_path)[kind]
     whole = {image.id: image for image in list_images(source, seed=0)}

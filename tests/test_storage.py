@@ -59,8 +59,10 @@ class _Disk(AbstractFileSystem):  # type: ignore[misc]
 fsspec.register_implementation("disk", _Disk)
 
 
-@pytest.fixture(params=["local", "memory", "disk"])
+@pytest.fixture(params=["local", "memory", "disk", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "s3":
+        return f"{request.getfixturevalue('s3_bucket')}/root"
     return {
         "local": str(tmp_path / "root"),
         "memory": f"memory://test-{uuid.uuid4().hex}",
