@@ -17,7 +17,29 @@ from stic_ray.config import ColorJitter, Corruption, Downsize, to_tree
 
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200  # an image processor that scales the short side to 336 px makes 336 x 67200 of it: 270 MB as floats
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MAX_BYTES = 200_000_000  # of a file: a worker holds several at once
+# Of what Pillow opens, the images that it decodes by itself (EPS and WMF would start other programs), by file name.
+FORMATS = {
+    "AVIF": (".avif", ".avifs"),
+    "BMP": (".bmp",),
+    "DDS": (".dds",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "ICNS": (".icns",),
+    "ICO": (".ico",),
+    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg"),
+    "JPEG2000": (".j2c", ".j2k", ".jp2", ".jpf", ".jpx"),
+    "PCX": (".pcx",),
+    "PNG": (".apng", ".png"),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "PSD": (".psd",),
+    "QOI": (".qoi",),
+    "SGI": (".sgi",),
+    "TGA": (".tga",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 
 class BadImageError(ValueError):
@@ -36,7 +58,7 @@ def decode(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
             if image.width * image.height > MAX_PIXELS:
                 raise BadImageError(f"more than {MAX_PIXELS} pixels ({image.width} x {image.height})")
             if max(image.size) > MAX_ASPECT * min(image.size):
@@ -47,7 +69,7 @@ def decode(data: bytes) -> Image.Image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        raise BadImageError("not an image that Pillow can open") from None
+        raise BadImageError("not an image, or of a kind that is not read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImageError(f"more than {MAX_PIXELS} pixels") from None
     except BadImageError:

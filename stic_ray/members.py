@@ -101,8 +101,10 @@ def _open_stream(uri: str) -> Any:
     return pa.ipc.open_stream(io.BytesIO(storage.read_bytes(uri)))
 
 
-def tar_members(uri: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """The members of an uncompressed tar whose names end so: name and location. A repeated name gets a number.
+def tar_members(uri: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str, int]]:
+    """The members of an uncompressed tar whose names end so: name, location and size (bytes).
+
+    A name that is there again gets a number.
 
     Only headers are read; nothing is unpacked, and names are never taken for paths.
 
@@ -120,7 +122,7 @@ def tar_members(uri: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]
                         continue
                     seen[member.name] = seen.get(member.name, 0) + 1
                     name = member.name if seen[member.name] == 1 else f"{member.name}#{seen[member.name]}"
-                    yield name, f"bytes:{member.offset_data}+{member.size}:{uri}"
+                    yield name, f"bytes:{member.offset_data}+{member.size}:{uri}", member.size
                 end = archive.offset
         except (tarfile.TarError, EOFError) as error:
             raise BadImageError(f"damaged tar: {error}") from None
@@ -129,8 +131,8 @@ def tar_members(uri: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]
             raise BadImageError("damaged tar: it does not end where its last readable header says")
 
 
-def table_rows(uri: str, column: str) -> Iterator[tuple[str, str]]:
-    """The rows of a parquet or Arrow stream file: number and location of the image column's cell.
+def table_rows(uri: str, column: str) -> Iterator[tuple[str, str, int]]:
+    """The rows of a parquet or Arrow stream file: number, location of the image column's cell, and 0 for its size.
 
     Of a parquet file only the footer is read.
 
@@ -141,7 +143,7 @@ def table_rows(uri: str, column: str) -> Iterator[tuple[str, str]]:
     number = 0
     for group, num_rows in enumerate(_group_sizes(uri, column)):
         for row in range(num_rows):
-            yield str(number), f"row:{group}.{row}:{quote(column, safe='')}:{uri}"
+            yield str(number), f"row:{group}.{row}:{quote(column, safe='')}:{uri}", 0
             number += 1
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from stic_ray import members, storage
 from stic_ray.config import ImageFolder, ImageSource, LlavaImages, LlavaJson, ParquetImages, SavedDataset, WebDataset
-from stic_ray.images import SUFFIXES, BadImageError
+from stic_ray.images import MAX_BYTES, SUFFIXES, BadImageError
 from stic_ray.records import Reject, Sample, Turn, make_id
 
 _ROLES = {"human": "user", "gpt": "assistant"}
@@ -24,7 +24,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape one alone, UTF-8 c
 class Found:
     """An image that a source lists, or a `file` that may hold several; nothing of it has been read yet.
 
-    `uri` is a file's, or a place inside one (see members.py). `error` says why a file could not be looked into.
+    `uri` is a file's, or a place inside one (see members.py). `error` says why it is not even read.
     """
 
     id: str
@@ -95,7 +95,8 @@ def list_files(source: ImageSource) -> Iterator[Found]:
     elif isinstance(source, ImageFolder) or storage.is_directory(source.uri):
         for listed in storage.walk(source.uri):
             if listed.key.lower().endswith(_SUFFIXES[type(source)]):
-                yield _file(listed.key, listed.uri)
+                file = _file(listed.key, listed.uri)
+                yield replace(file, error=_too_large(listed.num_bytes)) if isinstance(source, ImageFolder) else file
     elif not storage.exists(source.uri):
         raise FileNotFoundError(source.uri)
     elif not source.uri.lower().endswith(_SUFFIXES[type(source)]):
@@ -106,6 +107,10 @@ def list_files(source: ImageSource) -> Iterator[Found]:
 
 def _file(key: str, uri: str) -> Found:
     return Found(id=image_id(key), key=key, uri=uri)
+
+
+def _too_large(num_bytes: int) -> str:
+    return f"the file has {num_bytes} bytes, more than {MAX_BYTES}" if num_bytes > MAX_BYTES else ""
 
 
 def _saved_files(source: SavedDataset) -> Iterator[Found]:
@@ -142,9 +147,9 @@ def images_in(source: ImageSource, file: Found) -> Iterator[Found]:
             members_of = members.tar_members(file.uri, SUFFIXES)
         else:
             members_of = members.table_rows(file.uri, source.column)
-        for name, location in members_of:
+        for name, location, num_bytes in members_of:
             key = f"{file.key}/{name}"
-            yield Found(id=image_id(key), key=key, uri=location)
+            yield Found(id=image_id(key), key=key, uri=location, error=_too_large(num_bytes))
     except BadImageError as error:
         yield replace(file, error=str(error))
 

@@ -51,11 +51,15 @@ _OBJECT_STORES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """One file of a listing: `key` is its path below the listed root, `version` what changes when its bytes do."""
+    """One file of a listing: `key` is its path below the listed root, `version` what changes when its bytes do.
+
+    `num_bytes` is 0 where the listing does not say.
+    """
 
     key: str
     uri: str
     version: str
+    num_bytes: int
 
 
 def split(uri: str) -> tuple[Any, str]:
@@ -351,7 +355,8 @@ def walk(uri: str) -> Iterator[Listed]:
             elif _is_file(info) and not name.startswith(_UNFINISHED):
                 if not _is_utf8(key):
                     raise ValueError(f"{uri} holds a file whose name is not UTF-8, {key!r}: rename or remove it")
-                yield Listed(key=key, uri=join(root, key), version=_version_of(info))
+                size = int(info.get("size") or 0)
+                yield Listed(key=key, uri=join(root, key), version=_version_of(info), num_bytes=size)
 
 
 def _is_file(info: dict[str, Any]) -> bool:

@@ -2,12 +2,14 @@
 
 import io
 import json
+import re
 import struct
 import zlib
 from typing import Any
 
 import numpy as np
 import pytest
+from bad_files import bad_files
 from PIL import Image
 
 from stic_ray import images
@@ -129,8 +131,8 @@ def _bomb() -> bytes:
     ("data", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<html>not found</html>", "not an image that Pillow can open"),
-        (b"\0" * 1000, "not an image that Pillow can open"),
+        (b"<html>not found</html>", "not an image, or of a kind that is not read"),
+        (b"\0" * 1000, "not an image, or of a kind that is not read"),
         (_encoded(_photo(64, 64), "PNG")[:3000], "damaged image: .*truncated"),
         (_encoded(_photo(64, 64), "JPEG")[:1000], "damaged image: .*truncated"),
         (_encoded(_photo(64, 64), "PNG")[:20], "damaged image|not an image"),
@@ -253,3 +255,9 @@ def test_decode_one_side_far_longer_than_the_other_is_refused(size: tuple[int, i
             decode(data)
     else:
         assert decode(data).size == size
+
+
+@pytest.mark.parametrize(("name", "data", "reason"), list(bad_files()), ids=lambda value: str(value)[:20])
+def test_decode_of_no_good_image_says_why(name: str, data: bytes, reason: str) -> None:
+    with pytest.raises(BadImageError, match=re.escape(reason)):
+        decode(data)

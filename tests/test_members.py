@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +23,10 @@ def _write_tar(path: Path, files: list[tuple[str, bytes]], form: int = tarfile.P
             archive.addfile(info, io.BytesIO(data))
 
 
+def _located(found: Iterable[tuple[str, str, int]]) -> dict[str, str]:
+    return {name: location for name, location, _ in found}
+
+
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 @pytest.mark.parametrize("remote", [False, True])
 def test_tar_members_are_the_images_with_their_bytes(tmp_path: Path, form: int, remote: bool) -> None:
@@ -31,7 +36,7 @@ def test_tar_members_are_the_images_with_their_bytes(tmp_path: Path, form: int, 
     if remote:
         uri = f"memory://tars/{form}.tar"
         storage.copy_file(str(tmp_path / "s.tar"), uri)
-    found = dict(members.tar_members(uri, (".jpg", ".png")))
+    found = _located(members.tar_members(uri, (".jpg", ".png")))
     assert set(found) == {"a.jpg", "deep/b.PNG", "../d.png", "e.jpg", long}
     assert {name: members.read(location) for name, location in found.items()} == {
         **{name: data for name, data in _FILES.items() if name != "c.json"},
@@ -42,7 +47,7 @@ def test_tar_members_are_the_images_with_their_bytes(tmp_path: Path, form: int, 
 
 def test_tar_members_of_one_name_are_all_listed(tmp_path: Path) -> None:
     _write_tar(tmp_path / "s.tar", [("a.jpg", b"1"), ("a.jpg", b"2"), ("a.jpg", b"3")])
-    found = dict(members.tar_members(str(tmp_path / "s.tar"), (".jpg",)))
+    found = _located(members.tar_members(str(tmp_path / "s.tar"), (".jpg",)))
     assert {name: members.read(location) for name, location in found.items()} == {
         "a.jpg": b"1",
         "a.jpg#2": b"2",
@@ -62,7 +67,7 @@ def test_tar_members_links_and_folders_are_no_images(tmp_path: Path) -> None:
 def _until_damage(uri: str) -> tuple[list[str], str]:
     names = []
     try:
-        for name, _ in members.tar_members(uri, (".jpg",)):
+        for name, _, _ in members.tar_members(uri, (".jpg",)):
             names.append(name)
     except BadImageError as error:
         return names, str(error)
@@ -119,7 +124,7 @@ def test_table_rows_are_all_rows_with_their_bytes(tmp_path: Path, remote: bool) 
         if remote:
             uri = f"memory://tables/{name}"
             storage.copy_file(path, uri)
-        found = dict(members.table_rows(uri, "image"))
+        found = _located(members.table_rows(uri, "image"))
         assert list(found) == ["0", "1", "2", "3", "4"], name
         for row, data in (("4", b"4444"), ("0", b"0"), ("3", b"333"), ("1", b"11")):
             assert members.read(found[row]) == data, name
@@ -130,7 +135,7 @@ def test_table_rows_are_all_rows_with_their_bytes(tmp_path: Path, remote: bool) 
 def test_table_rows_column_names_may_hold_anything(tmp_path: Path) -> None:
     column = "my:image/1 %"
     pq.write_table(pa.table({column: [b"x"]}), tmp_path / "t.parquet")
-    ((_, location),) = members.table_rows(str(tmp_path / "t.parquet"), column)
+    ((_, location, _),) = members.table_rows(str(tmp_path / "t.parquet"), column)
     assert members.read(location) == b"x"
 
 

@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from e2e_project import Project, add_bad_files, make_project
+from bad_files import write_bad_files
+from e2e_project import Project, make_project
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +13,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> Proj
     """A project whose run is done, with bad files among its images: tests copy it before they change it."""
     project = make_project(tmp_path_factory.mktemp("finished"), tiny_llava)
     images = project.home / "images"
-    add_bad_files(images)
+    write_bad_files(images / "bad")
     shutil.copy(images / "000.jpg", images / "bad" / "copy.jpg")
     project.finish()
     return project

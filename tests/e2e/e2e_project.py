@@ -4,10 +4,8 @@ import json
 import os
 import random
 import shutil
-import struct
 import subprocess
 import sys
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +49,7 @@ class Project:
 
     def copy(self, home: Path) -> "Project":
         """The same folder elsewhere; its configuration's paths, and so all identities, stay as they were."""
-        shutil.copytree(self.home, home, symlinks=True)
+        shutil.copytree(self.home, home, ignore=shutil.ignore_patterns("images"))
         return Project(home=home)
 
     def take(self, other: "Project", *stages: str) -> None:
@@ -75,36 +73,6 @@ def draw_images(folder: Path, count: int, seed: int = 0) -> None:
         corner = (rng.randint(0, 10), rng.randint(0, 10), rng.randint(15, 29), rng.randint(15, 29))
         ImageDraw.Draw(image).ellipse(corner, fill=tuple(rng.randrange(256) for _ in range(3)))
         image.save(folder / f"{index:03d}.{'png' if index % 2 else 'jpg'}")
-
-
-def _png_header(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it is huge."""
-    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", size), (b"IDAT", zlib.compress(b"\0" * 100))]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
-
-
-# Below the images' folder; what each one's reject must say.
-BAD_FILES = {
-    "bad/truncated.jpg": "damaged image: ",
-    "bad/empty.png": "the file is empty",
-    "bad/text.jpg": "not an image",
-    "bad/bomb.png": "more than 64000000 pixels",
-    "bad/gone.jpg": "the image file is missing",
-}
-
-
-def add_bad_files(folder: Path) -> None:
-    """Bad files of every kind among the good ones."""
-    good = (folder / "000.jpg").read_bytes()
-    (folder / "bad").mkdir()
-    (folder / "bad" / "truncated.jpg").write_bytes(good[: len(good) // 2])
-    (folder / "bad" / "empty.png").touch()
-    (folder / "bad" / "text.jpg").write_text("no image at all, only a name that ends in .jpg\n")
-    (folder / "bad" / "bomb.png").write_bytes(_png_header(100_000, 100_000))
-    (folder / "bad" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
 
 
 def write_instructions(path: Path, images: Path) -> None:
@@ -159,6 +127,7 @@ def configuration(model: Path, images: Path, instructions: Path) -> dict[str, An
             "rows_per_file": 8,
             "micro_batch": 4,
             "checkpoint_every": 2,
+            "max_reject_rate": 0.8,
         },
     }
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e_project import BAD_FILES, Project, add_bad_files, draw_images
+from bad_files import write_bad_files
+from e2e_project import Project
 
 from kill_rounds import audit, compare, references
 from stic_ray import artifacts
@@ -29,9 +30,11 @@ def _error_line(done: "subprocess.CompletedProcess[str]") -> str:
     return lines[-1]
 
 
-def test_corrupt_files_among_good_ones_are_rejected_with_a_reason_and_nothing_else_is(finished: Project) -> None:
-    folder = finished.home / "images"
-    good = {path.name for path in folder.iterdir() if path.is_file()}
+def test_corrupt_files_among_good_ones_are_rejected_with_a_reason_and_nothing_else_is(
+    finished: Project, tmp_path: Path
+) -> None:
+    good = {path.name for path in (finished.home / "images").iterdir() if path.is_file()}
+    bad = {f"bad/{name}": reason for name, reason in write_bad_files(tmp_path / "bad").items()}
     images = references(finished.run_home)["images"]
     kept = {row.key for row in artifacts.read(images, ImageRef)}
     rejected = {row.id: row.reason for row in artifacts.read_rejects(images)}
@@ -39,8 +42,8 @@ def test_corrupt_files_among_good_ones_are_rejected_with_a_reason_and_nothing_el
     (stays,) = kept & twins  # of exact duplicates the smaller id
     assert kept == (good - twins) | {stays}
     assert rejected.pop(image_id(*(twins - {stays}))) == "duplicate of another image's bytes"
-    assert rejected.keys() == {image_id(key) for key in BAD_FILES}
-    assert [key for key, reason in BAD_FILES.items() if reason not in rejected[image_id(key)]] == []
+    assert rejected.keys() == {image_id(key) for key in bad}
+    assert [key for key, reason in bad.items() if reason not in rejected[image_id(key)]] == []
     assert audit(finished.run_home) == []
 
 
@@ -71,11 +74,9 @@ def test_mistake_is_one_line_within_two_seconds(project: Project, override: str,
 
 def test_folder_of_bad_images_only_is_one_line(project: Project) -> None:
     folder = project.home / "bad_only"
-    draw_images(folder, 1)
-    add_bad_files(folder)
-    (folder / "000.jpg").unlink()
+    number = len(write_bad_files(folder))
     line = _error_line(project.run(f"unlabeled.uri={folder}"))
-    assert line.startswith("error: images: 5 of 5 inputs were rejected, most often: ")
+    assert line.startswith(f"error: images: {number} of {number} inputs were rejected, most often: ")
     assert "Mend the inputs" in line
 
 

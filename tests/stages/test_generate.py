@@ -250,7 +250,7 @@ def test_read_image_gives_the_bytes_or_a_reason(tmp_path: Path) -> None:
     assert prepared["a.png"].images == [(tmp_path / "a.png").read_bytes()]
     assert [prepared[name].reason for name in ("a.png", "b.png", "c.png", "")] == [
         "",
-        "not an image that Pillow can open",
+        "not an image, or of a kind that is not read",
         "the image file is missing",
         "",
     ]
