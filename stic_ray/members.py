@@ -4,7 +4,6 @@ A location is a text that goes wherever a file's URI goes: `bytes:START+SIZE:URI
 tar), `row:GROUP.ROW:COLUMN:URI` a cell of a table (a parquet row group, an Arrow record batch).
 """
 
-import io
 import re
 import tarfile
 from collections.abc import Iterator
@@ -98,7 +97,8 @@ def _bytes_of(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 def _open_stream(uri: str) -> Any:
     if storage.is_local(uri):
         return pa.ipc.open_stream(pa.memory_map(storage.split(uri)[1]))
-    return pa.ipc.open_stream(io.BytesIO(storage.read_bytes(uri)))
+    filesystem, path = storage.split(uri)
+    return pa.ipc.open_stream(filesystem.open(path, "rb"))
 
 
 def tar_members(uri: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str, int]]:

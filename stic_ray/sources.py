@@ -44,6 +44,8 @@ def check_images(source: ImageSource) -> None:
         first = next(list_files(source), None)
         if first is None:
             raise ValueError(f"unlabeled.uri {source.uri} holds no image: expected files ending in {_endings(source)}")
+        if isinstance(source, LlavaImages):
+            _check_root("unlabeled.images", source.images)
         if not isinstance(source, ImageFolder):
             next(images_in(source, first), None)
     except FileNotFoundError:
@@ -174,7 +176,11 @@ def in_shard(found: Found, shard: str) -> bool:
 
 
 def list_images(source: ImageSource, seed: int) -> list[Found]:
-    """The source's images, those of one file together, files by id; `sample` takes the smallest seeded hashes of id."""
+    """The source's images, those of one file together, files by id; `sample` takes the smallest seeded hashes of id.
+
+    Raises:
+        ValueError: there are none.
+    """
     images: Iterator[tuple[str, int, Found]] = (
         (file.id, position, image)
         for file in list_files(source)
@@ -184,6 +190,9 @@ def list_images(source: ImageSource, seed: int) -> list[Found]:
     if source.sample is not None:
         images = iter(heapq.nsmallest(source.sample, images, key=lambda listed: make_id("sample", seed, listed[2].id)))
     listed = sorted(itertools.islice(images, source.limit), key=lambda listed: listed[:2])
+    if not listed:
+        part = f" in shard {source.shard}" if source.shard else ""
+        raise ValueError(f"unlabeled.uri {source.uri} holds no image{part}")
     return [image for _, _, image in listed]
 
 
@@ -231,11 +240,15 @@ def check_instructions(source: LlavaJson) -> None:
         raise ValueError(f"instructions.uri {source.uri} is a folder: give the LLaVA JSON file in it")
     if not storage.read_beginning(source.uri, 4096)[0].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
         raise ValueError(f"instructions.uri {source.uri} does not begin with [: give a JSON list of LLaVA samples")
+    _check_root("instructions.images", source.images)
+
+
+def _check_root(field: str, uri: str) -> None:
     remedy = "give the folder that the samples' image paths start in"
-    if not storage.exists(source.images):
-        raise ValueError(f"instructions.images {source.images} does not exist: {remedy}")
-    if not storage.is_directory(source.images):
-        raise ValueError(f"instructions.images {source.images} is a file: {remedy}")
+    if not storage.exists(uri):
+        raise ValueError(f"{field} {uri} does not exist: {remedy}")
+    if not storage.is_directory(uri):
+        raise ValueError(f"{field} {uri} is a file: {remedy}")
 
 
 def instructions_version(source: LlavaJson) -> str:

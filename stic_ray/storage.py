@@ -325,7 +325,7 @@ def _entries(filesystem: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def walk(uri: str) -> Iterator[Listed]:
-    """Every finished file below a directory, directory by directory.
+    """Every finished file below a directory, directory by directory, in the same order on every filesystem.
 
     Links to files are followed, on local disks links to directories too, save one that leads back to a directory above
     it. A link to nothing is listed, so that whoever reads it says what it met.
@@ -348,7 +348,7 @@ def walk(uri: str) -> Iterator[Listed]:
         here = above | {os.path.realpath(directory) if local else directory}
         if here == above:
             continue
-        for name, info in _entries(filesystem, directory):
+        for name, info in sorted(_entries(filesystem, directory), key=lambda entry: entry[0]):
             key = prefix + name
             if info["type"] == "directory":
                 pending.append((info["name"], f"{key}/", here))

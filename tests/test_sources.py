@@ -204,6 +204,17 @@ def test_shards_part_the_images_and_do_not_change_what_an_image_is(tmp_path: Pat
     assert len(sampled) == 4 and sampled < set(whole)
 
 
+def test_list_images_up_to_a_limit_are_the_same_ones_wherever_the_folder_lies(tmp_path: Path) -> None:
+    for name in ("b/2.png", "a/1.png", "c.png", "a/0.png", "b/1.png", "z.png", "0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    uri = f"memory://{tmp_path.name}"
+    storage.upload_directory(str(tmp_path), uri)
+    for limit in range(1, 7):
+        local, remote = (list_images(ImageFolder(uri=place, limit=limit), seed=0) for place in (str(tmp_path), uri))
+        assert [image.id for image in local] == [image.id for image in remote] and len(local) == limit
+
+
 @pytest.mark.parametrize("kind", ["parquet", "tars", "saved"])
 def test_list_images_of_one_file_stand_together_and_in_its_order(tmp_path: Path, kind: str) -> None:
     keys = [image.key for image in list_images(_containers(tmp_path)[kind], seed=0)]
@@ -224,6 +235,16 @@ def test_list_images_of_a_damaged_tar_has_what_is_before_the_damage_and_the_tar_
         "1.tar/1.png",
         "1.tar/2.png",
     ]
+
+
+def test_list_images_of_a_source_without_any_says_so(tmp_path: Path) -> None:
+    source = _containers(tmp_path)["llava"]
+    (tmp_path / "llava.json").write_text('[{"id": "text-only"}]')
+    with pytest.raises(ValueError, match=r"llava\.json holds no image$"):
+        list_images(source, seed=0)
+    with pytest.raises(ValueError, match=r"holds no image in shard [0-9]+/64$"):
+        for part in range(64):
+            list_images(ImageFolder(uri=str(tmp_path / "folder"), shard=f"{part}/64"), seed=0)
 
 
 def test_list_images_named_outside_their_root_are_not_read(tmp_path: Path) -> None:
@@ -249,7 +270,11 @@ def test_list_images_named_outside_their_root_are_not_read(tmp_path: Path) -> No
         (SavedDataset(uri="."), r"holds several splits \(.*saved.*\): give the folder of one"),
         (SavedDataset(uri="chosen"), r"chosen is a selection of rows: .*flatten_indices"),
         (LlavaImages(uri="none", images="folder"), r"none does not exist: give a LLaVA JSON file"),
-        (LlavaImages(uri="tars/0.tar", images="folder"), r"0\.tar is no (JSON|UTF-8)"),
+        (
+            LlavaImages(uri="llava.json", images="/nowhere"),
+            r"unlabeled\.images /nowhere does not exist: give the folder",
+        ),
+        (LlavaImages(uri="tars/0.tar", images="/"), r"0\.tar is no (JSON|UTF-8)"),
     ],
     ids=lambda value: f"{type(value).__name__}-{value.uri}" if isinstance(value, ImageSource) else "",
 )
