@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stic_ray import artifacts
+from stic_ray import artifacts, storage
 from stic_ray.records import ImageRef, Pair, Prediction, Question, Reference, Response, Sample
 
 RECORDS: dict[str, type] = {
@@ -51,9 +51,9 @@ class Comparison:
         self.faults += other.faults
 
 
-def references(run_home: Path) -> dict[str, str]:
+def references(run_home: Path | str) -> dict[str, str]:
     """A run's artifacts by role."""
-    found: dict[str, str] = json.loads((run_home / "artifacts.json").read_text())
+    found: dict[str, str] = json.loads(storage.read_text(storage.join(str(run_home), "artifacts.json")))
     return found
 
 
@@ -179,7 +179,7 @@ def _compare_row(expected: dict[str, Any], found: dict[str, Any]) -> Comparison:
     return Comparison(num_texts=len(texts), num_different_texts=len(different), num_different_draws=bool(draws))
 
 
-def audit(run_home: Path) -> list[str]:
+def audit(run_home: Path | str) -> list[str]:
     """What the audit job says is wrong with a run."""
     job = Path(__file__).resolve().parents[1] / "jobs" / "audit.py"
     done = subprocess.run([sys.executable, str(job), str(run_home)], capture_output=True, text=True, timeout=300)

@@ -81,7 +81,7 @@ def ray_local() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an S3 server of this session's own, which this process's environment names from then on."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -118,7 +118,7 @@ def _wait_until_it_answers(address: str, server: "subprocess.Popen[bytes]", log:
 
 
 @pytest.fixture
-def s3_bucket(_s3_server: str) -> str:
+def s3_bucket(s3_server: str) -> str:
     """The URI of an empty bucket on a real S3 server over HTTP."""
     import fsspec
 

@@ -19,6 +19,7 @@ import pytest
 from e2e_project import ROOT, Project
 
 from kill_rounds import audit, compare, references
+from stic_ray import storage
 
 pytestmark = pytest.mark.slow
 
@@ -120,8 +121,8 @@ def _wait_until_it_answers(process: "subprocess.Popen[bytes]", head: Head, log: 
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    """An isolated head of two CPUs."""
+def head(s3_server: str) -> Iterator[Head]:
+    """An isolated head of two CPUs, in an environment that names the S3 server."""
     folder = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))  # short: unix sockets lie below it
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port", "metrics-export-port")
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
@@ -139,19 +140,22 @@ def head() -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_submitted_job_makes_what_a_local_run_makes(head: Head, finished: Project, tmp_path: Path) -> None:
-    place = Project(home=tmp_path)
+def test_submitted_job_on_s3_makes_what_a_local_run_makes(head: Head, finished: Project, s3_bucket: str) -> None:
     config = str(finished.home / "own.yaml")
-    settings = [f"store=file://{place.store}", f"runs=file://{tmp_path / 'runs'}"]
+    settings = [f"store={s3_bucket}/store", f"runs={s3_bucket}/runs"]
     done = head.submit("python", "jobs/stic_pipeline.py", "--config", config, *settings)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert place.made() == finished.made()
-    found = compare(references(finished.run_home), references(place.run_home))
+    home = f"{s3_bucket}/runs/own"
+    made = references(home)
+    assert {uri.rpartition("/")[2] for uri in made.values()} == finished.made()
+    assert all(uri.startswith(f"{s3_bucket}/store/") for uri in made.values())
+    found = compare(references(finished.run_home), made)
     assert found.faults == []
     assert (found.num_lost, found.num_double, found.num_different_draws) == (0, 0, 0)
     assert found.num_texts > 0 and found.num_different_texts <= 0.001 * found.num_texts
-    assert audit(place.run_home) == []
-    assert (place.run_home / "report.md").stat().st_size > 0
+    assert audit(home) == []
+    for part in ("report.md", "stage1/adapter/adapter_model.safetensors", "stage2/merged/model.safetensors"):
+        assert storage.size(f"{home}/{part}") > 0
     _check_upload(head)
 
 
