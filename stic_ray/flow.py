@@ -4,6 +4,7 @@ A *unit* is what a stage finishes as one (an image with its requests, a pair): i
 in the committed files say exactly which units are done. The output is the checkpoint.
 """
 
+import gc
 import json
 import logging
 import os
@@ -185,7 +186,10 @@ class _Actor:
             import torch
 
             torch.set_num_threads(max(1, int(num_cpus)))
+        gc.disable()  # imports and weights are no garbage: to look for it among them takes a sixth of the start
         self._work: Worker = worker(**arguments)
+        gc.freeze()
+        gc.enable()
         self._schema = pa.schema(
             [("id", pa.string()), ("rows", pa.list_(pa.struct(list(schema(record))))), ("reason", pa.string())]
         )

@@ -1,5 +1,6 @@
 """What a training is told, without torch: the driver and Ray Train's controller only pass it on."""
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,9 @@ class Job:
 
 def train_worker(config: dict[str, Any]) -> None:
     """Runs on every worker of Ray Train; only there is the training stack imported."""
+    gc.disable()  # as in flow.py
     from stic_ray.train.loop import train
 
+    gc.freeze()
+    gc.enable()
     train(config["job"])
