@@ -22,6 +22,7 @@ def test_join_address_where_nobody_answers_is_one_line_without_asking_ray(
 ) -> None:
     address = f"{host}:{_free_port()}"
     monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # another test's may still be
     monkeypatch.delattr(ray, "init")
     with (
         pytest.raises(ValueError, match=f"^RAY_ADDRESS {address}: no cluster can be joined there .*HOST:6379"),

@@ -45,9 +45,12 @@ def test_ctrl_c_in_training_is_one_line_and_the_rerun_with_another_alpha_makes_n
     """A training and its control run at once when it comes. What stage 1's loss changes is counted in the store."""
     project = finished.copy(tmp_path / "stopped")
     overrides = ("stage1.loss.alpha=0.7", CONTROL)
+    # What a shell starts in the background ignores Ctrl-C, and so would the driver.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     driver = subprocess.Popen(
         project.command(*overrides), cwd=project.home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while len(list(project.store.glob(f"stage1*/{LEASE}"))) < 2:
         assert driver.poll() is None and time.monotonic() < deadline
