@@ -43,7 +43,7 @@ def check_images(source: ImageSource) -> None:
     try:
         first = next(list_files(source), None)
         if first is None:
-            raise ValueError(f"unlabeled.uri {source.uri} holds no image: expected files ending in {_endings(source)}")
+            raise ValueError(f"unlabeled.uri {source.uri} holds no image{_expected(source)}")
         if isinstance(source, LlavaImages):
             _check_root("unlabeled.images", source.images)
         if not isinstance(source, ImageFolder):
@@ -68,8 +68,9 @@ _SUFFIXES: dict[type, tuple[str, ...]] = {
 }
 
 
-def _endings(source: ImageSource) -> str:
-    return ", ".join(_SUFFIXES[type(source)])
+def _expected(source: ImageSource) -> str:
+    suffixes = _SUFFIXES.get(type(source), ())
+    return f": expected files ending in {', '.join(suffixes)}" if suffixes else ""
 
 
 def images_version(source: ImageSource) -> str:

@@ -269,6 +269,7 @@ def test_list_images_named_outside_their_root_are_not_read(tmp_path: Path) -> No
         (SavedDataset(uri="tars"), r"tars has no state\.json: give the folder that save_to_disk wrote"),
         (SavedDataset(uri="."), r"holds several splits \(.*saved.*\): give the folder of one"),
         (SavedDataset(uri="chosen"), r"chosen is a selection of rows: .*flatten_indices"),
+        (SavedDataset(uri="nothing"), r"nothing holds no image$"),
         (LlavaImages(uri="none", images="folder"), r"none does not exist: give a LLaVA JSON file"),
         (
             LlavaImages(uri="llava.json", images="/nowhere"),
@@ -281,6 +282,8 @@ def test_list_images_named_outside_their_root_are_not_read(tmp_path: Path) -> No
 def test_check_images_of_every_kind_says_what_is_wrong(tmp_path: Path, source: ImageSource, message: str) -> None:
     _containers(tmp_path)
     (tmp_path / "dataset_dict.json").write_text("{}")
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "state.json").write_text('{"_data_files": [], "_indices_files": null}')
     (tmp_path / "chosen").mkdir()
     (tmp_path / "chosen" / "state.json").write_text('{"_data_files": [], "_indices_files": [{"filename": "i.arrow"}]}')
     with pytest.raises(ValueError, match=message):
