@@ -2,18 +2,16 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from servers import free_ports, wait_until_it_answers
 
 if TYPE_CHECKING:  # importing them takes seconds that most tests need not wait for
     from transformers import LlavaProcessor, PreTrainedTokenizerFast
@@ -83,9 +81,7 @@ def ray_local() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an S3 server of this session's own, which this process's environment names from then on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port = int(bound.getsockname()[1])
+    (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     log = tmp_path_factory.mktemp("s3") / "server.log"
@@ -99,22 +95,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         }.items():
             patch.setenv(name, value)
         try:
-            _wait_until_it_answers(address, server, log)
+            wait_until_it_answers(address, server, log)
             yield address
         finally:
             server.terminate()
             server.wait()
-
-
-def _wait_until_it_answers(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.1)
 
 
 @pytest.fixture

@@ -4,19 +4,18 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from e2e_project import ROOT, Project
+from servers import free_ports, wait_until_it_answers
 
 from kill_rounds import audit, compare, references
 from stic_ray import storage
@@ -24,7 +23,6 @@ from stic_ray import storage
 pytestmark = pytest.mark.slow
 
 _BIN = Path(sys.executable).parent
-_START_TIMEOUT_S = 90.0
 _END_TIMEOUT_S = 5.0
 
 
@@ -45,19 +43,6 @@ class Head:
             text=True,
             timeout=300,
         )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, outside those that Ray gives its workers (10002 to 19999)."""
-    with ExitStack() as stack:
-        ports: list[int] = []
-        while len(ports) < count:
-            bound = stack.enter_context(socket.socket())
-            bound.bind(("", 0))
-            port = int(bound.getsockname()[1])
-            if not 10002 <= port <= 19999:
-                ports.append(port)
-    return ports
 
 
 def _descendants(pid: int) -> set[int]:
@@ -107,17 +92,9 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _wait_until_it_answers(process: "subprocess.Popen[bytes]", head: Head, log: Path) -> None:
+def _version_request(head: Head) -> urllib.request.Request:
     token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
-    request = urllib.request.Request(f"{head.address}/api/version", headers={"Authorization": f"Bearer {token}"})
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=5):
-                return
-        except OSError:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.5)
+    return urllib.request.Request(f"{head.address}/api/version", headers={"Authorization": f"Bearer {token}"})
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +102,7 @@ def head(s3_server: str) -> Iterator[Head]:
     """An isolated head of two CPUs, in an environment that names the S3 server."""
     folder = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))  # short: unix sockets lie below it
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port", "metrics-export-port")
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [str(_BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000"]
     command += [f"--temp-dir={folder / 'ray'}", *(f"--{name}={port}" for name, port in ports.items())]
     found = Head(address=f"http://127.0.0.1:{ports['dashboard-port']}", folder=folder, environment=_environment(folder))
@@ -133,7 +110,7 @@ def head(s3_server: str) -> Iterator[Head]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=found.environment, stdout=output, stderr=output, start_new_session=True)
     try:
-        _wait_until_it_answers(process, found, log)
+        wait_until_it_answers(_version_request(found), process, log)
         yield found
     finally:
         _end(process)
