@@ -40,5 +40,5 @@ test-fast: $(READY) ## The tests that take seconds
 
 bench: $(READY) ## Run benchmarks/NAME.py and write benchmarks/results/NAME.json (NAME=kills ARGS='...')
 	@test -n '$(NAME)' && test -f 'benchmarks/$(NAME).py' || { \
-	  echo "make bench NAME=x: x is one of:" $(filter-out harness,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
+	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py $(ARGS)

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 RECORD = "record.json"
 LEASE = "lease.json"
 LEASE_S = 60.0
+_READERS = 8  # files read at once
 _WAIT = "wait for it, or end it and start again"
 _SETTLE_S = 2.0  # longer than another taker needs from reading a dead lease to replacing it
 BASE_PREFIX = "base-"  # of the fingerprint of a model that no stage made
@@ -113,10 +115,15 @@ def load(uri: str) -> Artifact:
 
 def write_rows(uri: str, rows: list[Any], record: type, rejects: list[Reject]) -> None:
     """Put output rows and rejects into an artifact, each as one whole file; writing the same again changes nothing."""
-    if rows:
-        _write_table(storage.join(uri, "data"), to_table(rows, record))
-    if rejects:
-        _write_table(storage.join(uri, "rejects"), to_table(rejects, Reject))
+    write_tables(uri, to_table(rows, record), to_table(rejects, Reject))
+
+
+def write_tables(uri: str, rows: pa.Table, rejects: pa.Table) -> None:
+    """`write_rows` of tables with the records' schemas."""
+    if rows.num_rows:
+        _write_table(storage.join(uri, "data"), rows)
+    if rejects.num_rows:
+        _write_table(storage.join(uri, "rejects"), rejects)
 
 
 def _write_table(directory: str, table: pa.Table) -> str:
@@ -140,22 +147,35 @@ def reject_files(uri: str) -> list[str]:
 
 def read_file(uri: str, columns: list[str] | None = None) -> pa.Table:
     """One parquet file, by any filesystem."""
-    data = io.BytesIO(storage.read_bytes(uri))
-    return pq.read_table(data, columns=columns, use_threads=False, page_checksum_verification=True)
+    with _opened(uri) as file:
+        return file.read(columns=columns, use_threads=False)
+
+
+def read_schema(uri: str) -> pa.Schema:
+    """The columns of one parquet file, by any filesystem."""
+    with _opened(uri) as file:
+        return file.schema_arrow
+
+
+def count_rows(uri: str) -> int:
+    """The rows of one parquet file, by any filesystem."""
+    with _opened(uri) as file:
+        return int(file.metadata.num_rows)
+
+
+def _opened(uri: str) -> pq.ParquetFile:
+    """A parquet file; of a local one only what is asked for is read."""
+    source = storage.absolute(uri) if storage.is_local(uri) else io.BytesIO(storage.read_bytes(uri))
+    return pq.ParquetFile(source, page_checksum_verification=True)
 
 
 def iterate(uri: str, record: type) -> Iterator[list[Any]]:
     """An artifact's rows, file by file; an id that stands in several files is given once, from the first."""
-    seen: set[str] = set()
-    for file in data_files(uri):
-        rows = [row for row in from_table(read_file(file), record) if row.id not in seen]
-        seen.update(row.id for row in rows)
-        yield rows
-
-
-def read_schema(file: str) -> pa.Schema:
-    """The columns of one parquet file, by any filesystem."""
-    return pq.read_schema(io.BytesIO(storage.read_bytes(file)))
+    files = data_files(uri)
+    second = _again(files, "id")
+    for file in files:
+        table = read_file(file)
+        yield from_table(table.filter(pc.invert(second[file])) if file in second else table, record)
 
 
 def read(uri: str, record: type) -> list[Any]:
@@ -169,52 +189,84 @@ def read_rejects(uri: str) -> list[Reject]:
     return [rejects[key] for key in sorted(rejects)]
 
 
-def done_inputs(uri: str, input_column: str) -> set[str]:
-    """The inputs that are already output or reject in an unfinished artifact."""
-    done: set[str] = set()
-    for file in data_files(uri):
-        done.update(read_file(file, [input_column]).column(input_column).to_pylist())
-    for file in reject_files(uri):
-        done.update(read_file(file, ["id"]).column("id").to_pylist())
-    return done
+def packed_ids(column: pa.ChunkedArray) -> "np.ndarray[Any, Any]":
+    """Ids of 32 hex digits as 16 bytes each (dtype S16, which sorts and compares them), in the column's order."""
+    if not len(column):
+        return np.empty(0, dtype="S16")
+    text = pa.concat_arrays(column.cast(pa.binary()).cast(pa.binary(32)).chunks)
+    digits = np.frombuffer(text.buffers()[1], dtype=np.uint8)[text.offset * 32 :][: len(text) * 32]
+    values = _DIGITS[digits].reshape(-1, 2)
+    return (values[:, 0] << 4 | values[:, 1]).view("S16")
+
+
+_DIGITS = np.zeros(256, dtype=np.uint8)
+_DIGITS[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
+
+
+def unpacked_id(packed: bytes) -> str:
+    """The text of a packed id."""
+    return packed.ljust(16, b"\0").hex()
+
+
+def input_ids(files: Sequence[str], column: str) -> "list[np.ndarray[Any, Any]]":
+    """The values of a column of ids, packed, for each of these files in its rows' order."""
+    with ThreadPoolExecutor(_READERS) as readers:  # a wait each on an object store
+        return list(readers.map(lambda file: packed_ids(read_file(file, [column]).column(column)), files))
+
+
+def are_in(ids: "np.ndarray[Any, Any]", known: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Which of these ids are among the known ones, which are sorted."""
+    if not len(known):
+        return np.zeros(len(ids), dtype=bool)
+    place = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    return np.asarray(known[place] == ids)
+
+
+def merge_ids(parts: "Sequence[np.ndarray[Any, Any]]") -> "np.ndarray[Any, Any]":
+    """Packed ids of several arrays as one, sorted, each once."""
+    return np.unique(np.concatenate([np.empty(0, dtype="S16"), *parts]))
 
 
 def remove_duplicates(uri: str, input_column: str) -> None:
-    """Leave one row an id, the first in file-name order, and no reject of an input that has output.
+    """Leave every input in one file, the first in name order, and no reject of an input that has output.
 
-    A writer that was killed between a file's rename and its report is run again, perhaps with other rows in its
-    block: only then is there anything to remove.
+    An input's rows never part. A writer that was killed between a file's rename and its report is run again, perhaps
+    with other rows in its block: only then is there anything to remove.
     """
-    with_output = _keep_first(data_files(uri), "id", input_column, frozenset())
-    _keep_first(reject_files(uri), "id", "id", with_output)
+    files = data_files(uri)
+    _drop(_again(files, input_column))
+    rejects = reject_files(uri)
+    if rejects:
+        _drop(_again(rejects, "id", merge_ids(input_ids(data_files(uri), input_column))))
 
 
-def _keep_first(files: list[str], id_column: str, input_column: str, refused: frozenset[str]) -> frozenset[str]:
-    columns = [read_file(file, sorted({id_column, input_column})) for file in files]
-    if not columns:
-        return frozenset()
-    ids = np.concatenate([np.array(table.column(id_column).to_pylist(), dtype="S32") for table in columns])
-    inputs = frozenset(value for table in columns for value in table.column(input_column).to_pylist())
-    _, first = np.unique(ids, return_index=True)
-    keep = np.zeros(len(ids), dtype=bool)
-    keep[first] = True
-    if refused:
-        keep &= ~np.isin(ids, np.array(sorted(refused), dtype="S32"))
-    start = 0
-    replaced = []
-    written = set()  # what is kept of one file may have the very name of another one
-    for file, table in zip(files, columns, strict=True):
-        mask = keep[start : start + table.num_rows]
-        start += table.num_rows
-        if mask.all():
-            continue
+def _again(files: Sequence[str], column: str, known: "np.ndarray[Any, Any] | None" = None) -> dict[str, pa.Array]:
+    """By file: which of its rows have a known id, or one that stands in an earlier file; only files with such rows."""
+    parts = input_ids(files, column)
+    merged = merge_ids(parts)
+    first = np.full(len(merged), len(files), dtype=np.int32)
+    found = {}
+    for number, (file, ids) in enumerate(zip(files, parts, strict=True)):
+        place = np.searchsorted(merged, ids)
+        np.minimum.at(first, place, number)
+        mask = first[place] < number
+        if known is not None:
+            mask |= are_in(ids, known)
         if mask.any():
-            written.add(_write_table(os.path.dirname(file), read_file(file).filter(pa.array(mask))))
-        replaced.append(file)
-    for file in replaced:
+            found[file] = pa.array(mask)
+    return found
+
+
+def _drop(masks: Mapping[str, pa.Array]) -> None:
+    """Rewrite files without the rows that the masks say; a file's remaining rows are written before it goes."""
+    written = set()  # what is kept of one file may have the very name of another one
+    for file, mask in masks.items():
+        kept = read_file(file).filter(pc.invert(mask))
+        if kept.num_rows:
+            written.add(_write_table(os.path.dirname(file), kept))
+    for file in masks:
         if file not in written:
             storage.remove(file)
-    return inputs
 
 
 def drop_rows(artifact: Artifact, masks: Mapping[str, pa.Array]) -> None:
@@ -239,26 +291,30 @@ def drop_rows(artifact: Artifact, masks: Mapping[str, pa.Array]) -> None:
 
 def _counts(uri: str, dropped: Mapping[str, pa.Array]) -> dict[str, Any]:
     """Rows and rejects of an artifact's files, without those that are about to be dropped."""
-
-    def left(file: str, columns: list[str]) -> pa.Table:
-        table = read_file(file, columns)
-        return table.filter(pc.invert(dropped[file])) if file in dropped else table
-
     reasons: dict[str, str] = {}
     for file in reject_files(uri):
-        table = left(file, ["id", "reason"])
+        table = read_file(file, ["id", "reason"])
+        table = table.filter(pc.invert(dropped[file])) if file in dropped else table
         reasons.update(zip(table.column("id").to_pylist(), table.column("reason").to_pylist(), strict=True))
+    files = data_files(uri)
+    with ThreadPoolExecutor(_READERS) as readers:
+        rows = sum(readers.map(count_rows, files))
     return {
-        "rows": sum(left(file, ["id"]).num_rows for file in data_files(uri)),
+        "rows": rows - sum(dropped[file].true_count for file in files if file in dropped),
         "rejects": len(reasons),
         "rejects_by_reason": dict(sorted(Counter(reasons.values()).items())),
     }
 
 
-def commit(store: str, plan: Plan, figures: Mapping[str, Any]) -> Artifact:
+def count(uri: str) -> dict[str, Any]:
+    """The counts of an artifact's record, from its files: rows, rejects, rejects by reason."""
+    return _counts(uri, {})
+
+
+def commit(store: str, plan: Plan, figures: Mapping[str, Any], counts: Mapping[str, Any] | None = None) -> Artifact:
     """Write the record of an artifact whose files are all there; from now on it is reused.
 
-    `figures` adds to the record (seconds, throughput, metrics, manifest).
+    `figures` adds to the record (seconds, throughput, metrics, manifest); `counts` are `count`'s, where they are known.
 
     Raises:
         BusyError: the lease under which it was made is lost.
@@ -273,7 +329,7 @@ def commit(store: str, plan: Plan, figures: Mapping[str, Any]) -> Artifact:
         "kind": plan.kind,
         "parents": dict(plan.parents),
         "identity": plan.identity,
-        "counts": _counts(uri, {}),
+        "counts": dict(counts) if counts is not None else count(uri),
         "versions": versions(),
         "committed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **figures,

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 # column of the stage's own data that names the input a row came from, and how many rows an input gives (0: as many as
 # the parent has for it).
 _LINEAGE = {
+    "images": ("listing", "id", "id", 1),
+    "unique": ("images", "id", "id", 1),
     "responses": ("images", "id", "image_id", 2),
     "pairs": ("responses", "image_id", "image_id", 1),
     "references": ("pairs", "id", "id", 1),
@@ -25,8 +27,6 @@ _LINEAGE = {
     "fitting": ("descriptions", "id", "id", 1),
     "predictions": ("questions", "image_id", "image_id", 0),
 }
-
-_SOURCES = ("images", "samples", "questions")  # stages without a parent: their record says how many inputs they read
 
 
 def audit_run(run: str) -> list[str]:
@@ -76,7 +76,7 @@ def _audit_files(artifact: Artifact) -> list[str]:
     counts = artifact.record["counts"]
     if counts["rows"] != ids.total():
         faults.append(f"{ids.total()} rows, but the record says {counts['rows']}")
-    if artifact.record["stage"] in _SOURCES and artifact.record["inputs"] != ids.total() + num_rejects:
+    if not artifact.record["parents"] and artifact.record["inputs"] != ids.total() + num_rejects:
         faults.append(f"{artifact.record['inputs']} inputs were read, but {ids.total() + num_rejects} came out")
     if counts["rejects"] != num_rejects:
         faults.append(f"{num_rejects} rejects, but the record says {counts['rejects']}")
@@ -102,7 +102,7 @@ def _audit_lineage(artifact: Artifact, found: Mapping[str, Artifact]) -> list[st
         for role, fp in record["parents"].items()
         if fp not in found and not fp.startswith(BASE_PREFIX)
     ]
-    if missing or record["stage"] not in _LINEAGE:
+    if missing or not record["parents"] or record["stage"] not in _LINEAGE:
         return missing
     role, parent_column, own_column, rows_per_input = _LINEAGE[record["stage"]]
     try:

@@ -1,32 +1,43 @@
-"""The flow that every distributed stage shares: pending units -> CPU preparation -> actor pool -> whole files.
+"""The flow that every distributed stage shares: a parent's files -> units -> CPU preparation -> actors -> whole files.
 
 A *unit* is what a stage finishes as one (an image with its requests, a pair): its rows never part, so that the ids
-in the committed files say exactly which units are done. The output is the checkpoint.
+in the committed files say exactly which units are done. The output is the checkpoint. The driver holds file names and
+counts only: ids (16 bytes each) and rows stay on workers.
 """
 
 import gc
 import json
 import logging
 import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from PIL import Image
 
 from stic_ray import artifacts, sources, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Execution
 from stic_ray.images import BadImageError, decode
+from stic_ray.ledger import PREPARE, WORK, Guard, State, start_ledger
 from stic_ray.progress import Progress
-from stic_ray.records import Reject, from_table, schema
+from stic_ray.records import Reject, from_table, schema, to_table
 
 logger = logging.getLogger(__name__)
+_BLOCK_BYTES = 1 << 20  # of encoded images between two operators: what an actor's death costs is a block or a batch
+_FILES_PER_TASK = 256  # whose ids are read by one task
+_MAX_UNITS_PER_TASK = 4096  # that are read and prepared by one task
+_PREPARED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +60,15 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Task:
+    """A prepared unit as a worker gets it, its images decoded."""
+
+    id: str
+    images: list[Image.Image]
+    payload: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What became of a unit: its rows, or the reason why there are none."""
 
@@ -62,36 +82,83 @@ PREPARED = pa.schema(
     [("id", pa.string()), ("images", pa.list_(pa.binary())), ("payload", pa.string()), ("reason", pa.string())]
 )
 
-Worker = Callable[[list[Prepared]], list[Outcome]]
+
+class Worker(Protocol):
+    """What an actor holds: a model, mostly."""
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """One outcome a task, in any order."""
+        ...
+
+    def figures(self) -> Mapping[str, float]:
+        """What it adds up since its start, like tokens."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Where a stage's units come from: the data files of its parent.
+
+    `column` of the parent names the unit, all of whose rows stand in one file; `read` makes units (UNIT) of a file's
+    rows, on a worker.
+    """
+
+    parent: Artifact
+    column: str
+    read: Callable[[pa.Table], pa.Table]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """How a stage does its units: `prepare` on CPUs beside the actors; `worker(**worker_arguments)` is an actor's
-    callable that holds the model. `input_column` names the column of `record` that holds the unit's id. Without
-    `on_gpu` the actors ask for none of the pool's GPUs."""
+    """How a stage does its units with a model: `prepare` on CPUs beside the actors; `worker(**worker_arguments)` is
+    an actor's callable that holds the model. `input_column` names the column of `record` that holds the unit's id.
+    Without `on_gpu` the actors ask for none of the pool's GPUs."""
 
     record: type
     input_column: str
     prepare: Callable[[Unit], Prepared]
-    worker: type
-    worker_arguments: dict[str, Any]
+    worker: Callable[..., Worker]
+    worker_arguments: Mapping[str, Any]
     on_gpu: bool = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskWork:
+    """How a stage does its units with CPUs alone. `input_column` names the column of `record` with the unit's id."""
+
+    record: type
+    input_column: str
+    do: Callable[[Unit], Outcome]
+
+
+def one_by_one(rows: pa.Table) -> pa.Table:
+    """A unit a row: the payload is the row as JSON."""
+    payloads = [json.dumps(row) for row in rows.to_pylist()]
+    return pa.table([rows.column("id"), rows.column("image_uri"), payloads], schema=UNIT)
+
+
+def by_image(rows: pa.Table) -> pa.Table:
+    """A unit an image: the payload is the list of its rows as JSON."""
+    ordered = sorted(rows.to_pylist(), key=lambda row: (row["image_id"], row["id"]))
+    units = []
+    for image_id, group in groupby(ordered, key=lambda row: row["image_id"]):
+        asked = list(group)
+        units.append(Unit(id=image_id, image_uri=asked[0]["image_uri"], payload=json.dumps(asked)))
+    return to_table(units, Unit)
+
+
 def read_image(unit: Unit) -> Prepared:
-    """CPU work of a unit whose image goes to the model as it is: its bytes, proven to decode."""
+    """CPU work of a unit whose image goes to the model as it is: its bytes."""
     if not unit.image_uri:
         return Prepared(id=unit.id, images=[], payload=unit.payload, reason="")
     try:
         data = sources.read_image(unit.image_uri)
-        decode(data)
     except BadImageError as error:
         return Prepared(id=unit.id, images=[], payload="", reason=str(error))
     return Prepared(id=unit.id, images=[data], payload=unit.payload, reason="")
 
 
-def run_stage(*, store: str, plan: Plan, work: Work, units: Sequence[Unit], execution: Execution) -> Artifact:
+def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, execution: Execution) -> Artifact:
     """Do every unit that is not yet in the artifact and commit it. The caller holds the artifact's lease.
 
     Raises:
@@ -99,118 +166,285 @@ def run_stage(*, store: str, plan: Plan, work: Work, units: Sequence[Unit], exec
     """
     uri = storage.join(store, plan.name)
     start = time.monotonic()
-    done = artifacts.done_inputs(uri, work.input_column)
-    pending = [unit for unit in units if unit.id not in done]
-    if done:
-        logger.info("%s: %d of %d units stand from an earlier run", plan.stage, len(done), len(units))
+    files = artifacts.data_files(inputs.parent.uri)
+    survey = _survey(uri, work.input_column, files, inputs.column, execution)
+    total, pending = sum(survey.units.values()), sum(survey.pending.values())
+    figures: Mapping[str, float] = {}
+    if pending < total:
+        logger.info("%s: %d of %d units stand from an earlier run", plan.stage, total - pending, total)
     if pending:
-        with Progress(plan.stage, total=len(units), done=len(done)) as progress:
-            for report in _stream(uri, plan.stage, work, pending, execution):
+        ledger = start_ledger()
+        look = partial(_look, ledger, plan.stage)
+        with Progress(plan.stage, total=total, done=total - pending, look=lambda: _story(look())) as progress:
+            for report in _stream(uri, plan.stage, work, inputs, _Feed.of(survey, execution, ledger), execution):
                 progress.add(int(report["units"]), Counter(json.loads(str(report["reasons"]))))
-    artifacts.remove_duplicates(uri, work.input_column)
-    lost = {unit.id for unit in units} - artifacts.done_inputs(uri, work.input_column)
-    if lost:
-        raise RuntimeError(f"{plan.stage}: {len(lost)} units came out as neither output nor reject, like {min(lost)}")
+        state = look()
+        figures = {**state.figures, "retried_units": state.num_retried}
+        ray.get(on_worker(execution, artifacts.remove_duplicates, uri, work.input_column))
+        left = _survey(uri, work.input_column, files, inputs.column, execution)
+        lost = sum(left.pending.values())
+        if lost:
+            raise RuntimeError(f"{plan.stage}: {lost} units came out as neither output nor reject, like {left.example}")
+    seconds = round(time.monotonic() - start, 3)
     return finish_stage(
         store=store,
         plan=plan,
-        num_units=len(units),
-        seconds=time.monotonic() - start,
+        num_units=total,
+        figures={"seconds": seconds, "inputs_per_s": round(pending / max(seconds, 1e-9), 3), **figures},
         max_reject_rate=execution.max_reject_rate,
     )
 
 
-def finish_stage(*, store: str, plan: Plan, num_units: int, seconds: float, max_reject_rate: float) -> Artifact:
+def finish_stage(
+    *, store: str, plan: Plan, num_units: int, figures: Mapping[str, float], max_reject_rate: float
+) -> Artifact:
     """Check what came out and write the record.
 
     Raises:
         ValueError: more of the inputs were rejected than `max_reject_rate` allows, or all of them.
     """
     uri = storage.join(store, plan.name)
-    rejects = artifacts.read_rejects(uri)
-    if rejects and (len(rejects) > max_reject_rate * num_units or not artifacts.data_files(uri)):
-        reason, count = Counter(reject.reason for reject in rejects).most_common(1)[0]
+    counts = artifacts.count(uri)
+    if counts["rejects"] and (counts["rejects"] > max_reject_rate * num_units or not counts["rows"]):
+        reason, count = Counter(counts["rejects_by_reason"]).most_common(1)[0]
         storage.remove(storage.join(uri, "rejects"))  # so that the same command tries them again when they are mended
         raise ValueError(
-            f"{plan.stage}: {len(rejects)} of {num_units} inputs were rejected, most often: {reason} ({count}). Mend "
-            f"the inputs; up to {max_reject_rate:.0%} are accepted (execution.max_reject_rate), but never all"
+            f"{plan.stage}: {counts['rejects']} of {num_units} inputs were rejected, most often: {reason} ({count}). "
+            f"Mend the inputs; up to {max_reject_rate:.0%} are accepted (execution.max_reject_rate), but never all"
         )
-    rate = round(num_units / max(seconds, 1e-9), 3)
-    return artifacts.commit(store, plan, {"inputs": num_units, "seconds": round(seconds, 3), "inputs_per_s": rate})
+    return artifacts.commit(store, plan, {"inputs": num_units, **figures}, counts)
 
 
-def _stream(uri: str, stage: str, work: Work, pending: list[Unit], execution: Execution) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class _Survey:
+    """The units and those not yet done of each of the parent's files, one of the latter, and the done ids (a ref)."""
+
+    units: dict[str, int]
+    pending: dict[str, int]
+    example: str
+    done: Any
+
+
+def _survey(uri: str, input_column: str, files: Sequence[str], column: str, execution: Execution) -> _Survey:
+    """What is done and what is not, as the files say; counted on workers."""
+    ended = [(file, input_column) for file in artifacts.data_files(uri)]
+    ended += [(file, "id") for file in artifacts.reject_files(uri)]
+    parts = [on_worker(execution, _read_ids, chunk) for chunk in _chunks(ended, _FILES_PER_TASK)]
+    done = on_worker(execution, _merge, *parts) if parts else ray.put(artifacts.merge_ids([]))
+    counts = [on_worker(execution, _count_pending, chunk, column, done) for chunk in _chunks(files, _FILES_PER_TASK)]
+    units, pending, example = {}, {}, ""
+    for file, num_units, num_pending, one in (row for rows in ray.get(counts) for row in rows):
+        units[file], pending[file], example = num_units, num_pending, example or one
+    return _Survey(units=units, pending=pending, example=example, done=done)
+
+
+def on_worker(execution: Execution, function: Callable[..., Any], *arguments: Any) -> Any:
+    """A reference to what a function gives on a worker, with references among its arguments as their values."""
+    return ray.remote(num_cpus=execution.task_cpus, max_retries=-1)(function).remote(*arguments)
+
+
+def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _read_ids(files: Sequence[tuple[str, str]]) -> Any:
+    parts = []
+    for column, group in groupby(files, key=lambda pair: pair[1]):
+        parts += artifacts.input_ids([file for file, _ in group], column)
+    return artifacts.merge_ids(parts)
+
+
+def _merge(*parts: Any) -> Any:
+    return artifacts.merge_ids(parts)
+
+
+def _count_pending(files: Sequence[str], column: str, done: Any) -> list[tuple[str, int, int, str]]:
+    """A file's units, how many of them are not done, and one that is not."""
+    rows = []
+    for file, listed in zip(files, artifacts.input_ids(files, column), strict=True):
+        ids = np.unique(listed)
+        left = ids[~artifacts.are_in(ids, done)]
+        rows.append((file, len(ids), len(left), artifacts.unpacked_id(left[0]) if len(left) else ""))
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Feed:
+    """What the workers read: groups of the parent's files, the ids that are done (a ref), and the ledger."""
+
+    groups: list[list[str]]
+    done: Any
+    ledger: Any
+
+    @classmethod
+    def of(cls, survey: _Survey, execution: Execution, ledger: Any) -> "_Feed":
+        """Files with units to do, grouped so that every core has several tasks and no task is too small."""
+        cores = ray.cluster_resources().get("CPU", 1.0)
+        share = sum(survey.pending.values()) / (4 * cores)
+        size = min(max(share, execution.batch_size), _MAX_UNITS_PER_TASK)
+        groups: list[list[str]] = []
+        filled = size
+        for file, count in survey.pending.items():
+            if not count:
+                continue
+            if filled >= size:
+                groups.append([])
+                filled = 0
+            groups[-1].append(file)
+            filled += count
+        return cls(groups=groups, done=survey.done, ledger=ledger)
+
+
+def _look(ledger: Any, stage: str) -> State:
+    state: State = ray.get(ledger.state.remote(stage))
+    return state
+
+
+def _story(state: State) -> str:
+    """What a line of the log says beside the count of units."""
+    parts = [f"{state.num_waiting} waiting", f"{state.num_in_work} in work"]
+    if state.num_retried:
+        parts.append(f"{state.num_retried} done again")
+    if state.num_suspects:
+        parts.append(f"{state.num_suspects} to run alone")
+    parts += [f"{value:.0f} {name.replace('_', ' ')}" for name, value in state.figures.items() if value]
+    return ", ".join(parts)
+
+
+def _stream(
+    uri: str, stage: str, work: Work | TaskWork, inputs: Inputs, feed: _Feed, execution: Execution
+) -> Iterator[dict[str, Any]]:
     """Run the units through Ray Data; yields a small report for each written file."""
-    batch = execution.batch_size
-    pool = execution.pool
-    num_gpus = pool.num_gpus if work.on_gpu else 0.0
-    table = pa.Table.from_pylist([asdict(unit) for unit in pending], schema=UNIT)
-    blocks = [table.slice(start, batch) for start in range(0, table.num_rows, batch)]
-    prepared = ray.data.from_arrow(blocks).map_batches(
-        _prepare_batch,
-        fn_args=(work.prepare,),
-        batch_size=batch,
+    batch, pool, task_cpus = execution.batch_size, execution.pool, execution.task_cpus
+    places = ray.data.from_arrow([pa.table({"files": [group]}) for group in feed.groups])
+    places.context.target_max_block_size = _BLOCK_BYTES
+    answered = places.map_batches(
+        _read_batch,
+        fn_args=(feed.done, feed.ledger, stage, inputs, work),
+        batch_size=None,
         batch_format="pyarrow",
-        num_cpus=execution.task_cpus,
+        num_cpus=task_cpus,
     )
-    answered = prepared.map_batches(
-        _Actor,
-        fn_constructor_args=(work.worker, work.worker_arguments, work.record, pool.num_cpus, num_gpus),
-        batch_size=batch,
-        batch_format="pyarrow",
-        num_cpus=pool.num_cpus,
-        num_gpus=num_gpus,
-        compute=ray.data.ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size),
-    )
+    if isinstance(work, Work):
+        num_gpus = pool.num_gpus if work.on_gpu else 0.0
+        answered = answered.map_batches(
+            _Actor,
+            fn_constructor_args=(feed.ledger, stage, work, pool.num_cpus, num_gpus),
+            batch_size=batch,
+            batch_format="pyarrow",
+            num_cpus=pool.num_cpus,
+            num_gpus=num_gpus,
+            compute=ray.data.ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size),
+        )
     reports = answered.map_batches(
         _write_batch,
         fn_args=(uri, stage, work.record),
         batch_size=execution.rows_per_file,
         batch_format="pyarrow",
-        num_cpus=execution.task_cpus,
+        num_cpus=task_cpus,
     )
     yield from reports.iter_rows()
 
 
-def _prepare_batch(table: pa.Table, prepare: Callable[[Unit], Prepared]) -> pa.Table:
-    prepared = [prepare(unit) for unit in from_table(table, Unit)]
-    return pa.Table.from_pylist([asdict(row) for row in prepared], schema=PREPARED)
+def _read_batch(
+    places: pa.Table, done: Any, ledger: Any, stage: str, inputs: Inputs, work: Work | TaskWork
+) -> Iterator[pa.Table]:
+    """What the CPUs make of the units of some files that are not done: prepared units, or outcomes."""
+    known = ray.get(done)
+    for file in (file for group in places.column("files").to_pylist() for file in group):
+        rows = artifacts.read_file(file)
+        left = ~artifacts.are_in(artifacts.packed_ids(rows.column(inputs.column)), known)
+        if not left.any():
+            continue
+        units = from_table(inputs.read(rows.filter(pa.array(left))), Unit)
+        for chunk in _chunks(units, _PREPARED_AT_ONCE):
+            yield _prepare(chunk, ledger, stage, work) if isinstance(work, Work) else _do(chunk, ledger, stage, work)
+
+
+def _prepare(units: Sequence[Unit], ledger: Any, stage: str, work: Work) -> pa.Table:
+    guard: Guard[Unit, Prepared] = Guard(ledger, (stage, PREPARE), _unprepared)
+    rows = guard.do(units, lambda units: [work.prepare(unit) for unit in units])
+    return pa.table([[getattr(row, name) for row in rows] for name in PREPARED.names], schema=PREPARED)
+
+
+def _do(units: Sequence[Unit], ledger: Any, stage: str, work: TaskWork) -> pa.Table:
+    guard: Guard[Unit, Outcome] = Guard(ledger, (stage, WORK), _refuse)
+    return _to_outcomes(guard.do(units, lambda units: [work.do(unit) for unit in units]), work.record)
+
+
+def _unprepared(key: str, reason: str) -> Prepared:
+    return Prepared(id=key, images=[], payload="", reason=reason)
+
+
+def _refuse(key: str, reason: str) -> Outcome:
+    return Outcome(id=key, rows=[], reason=reason)
 
 
 class _Actor:
     """An actor of the pool: holds the stage's worker, turns prepared units into outcomes."""
 
-    def __init__(self, worker: type, arguments: dict[str, Any], record: type, num_cpus: float, num_gpus: float) -> None:
+    def __init__(self, ledger: Any, stage: str, work: Work, num_cpus: float, num_gpus: float) -> None:
         if num_gpus == 0:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what was not asked for is not used
-            import torch
-
-            torch.set_num_threads(max(1, int(num_cpus)))
         gc.disable()  # imports and weights are no garbage: to look for it among them takes a sixth of the start
-        self._work: Worker = worker(**arguments)
+        self._work = work.worker(**work.worker_arguments)
         gc.freeze()
         gc.enable()
-        self._schema = pa.schema(
-            [("id", pa.string()), ("rows", pa.list_(pa.struct(list(schema(record))))), ("reason", pa.string())]
-        )
+        if num_gpus == 0 and "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(max(1, int(num_cpus)))
+        self._record = work.record
+        self._guard: Guard[Prepared, Outcome] = Guard(ledger, (stage, WORK), _refuse, figures=self._work.figures)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        prepared = [Prepared(**row) for row in table.to_pylist()]
-        outcomes = [Outcome(id=p.id, rows=[], reason=p.reason) for p in prepared if p.reason]
-        fine = [p for p in prepared if not p.reason]
-        if fine:
-            outcomes += self._work(fine)
-        return pa.Table.from_pylist([asdict(outcome) for outcome in outcomes], schema=self._schema)
+        columns = (table.column(name).to_pylist() for name in PREPARED.names)
+        prepared = [
+            Prepared(id=key, images=images, payload=payload, reason=reason)
+            for key, images, payload, reason in zip(*columns, strict=True)
+        ]
+        return _to_outcomes(self._guard.do(prepared, self._answer), self._record)
+
+    def _answer(self, prepared: Sequence[Prepared]) -> list[Outcome]:
+        outcomes, tasks = [], []
+        for unit in prepared:
+            try:
+                images = [] if unit.reason else [decode(data) for data in unit.images]
+            except BadImageError as error:
+                outcomes.append(_refuse(unit.id, str(error)))
+                continue
+            if unit.reason:
+                outcomes.append(_refuse(unit.id, unit.reason))
+            else:
+                tasks.append(Task(id=unit.id, images=images, payload=unit.payload))
+        outcomes += self._work(tasks) if tasks else []
+        assert sorted(outcome.id for outcome in outcomes) == sorted(unit.id for unit in prepared)
+        return outcomes
+
+
+def _to_outcomes(outcomes: Sequence[Outcome], record: type) -> pa.Table:
+    """Outcomes as a table of id, reason and `rows`, a list of the record's structs."""
+    flat = to_table([row for outcome in outcomes for row in outcome.rows], record)
+    structs = pa.concat_arrays(flat.to_struct_array().chunks) if flat.num_rows else _no_structs(record)
+    offsets = np.cumsum([0, *(len(outcome.rows) for outcome in outcomes)], dtype=np.int32)
+    rows = pa.ListArray.from_arrays(pa.array(offsets), structs)
+    return pa.table(
+        {
+            "id": pa.array([outcome.id for outcome in outcomes], pa.string()),
+            "reason": pa.array([outcome.reason for outcome in outcomes], pa.string()),
+            "rows": rows,
+        }
+    )
+
+
+def _no_structs(record: type) -> pa.Array:
+    return pa.array([], pa.struct(list(schema(record))))
 
 
 def _write_batch(table: pa.Table, uri: str, stage: str, record: type) -> pa.Table:
     """Commit a block's units as one data file and one reject file; reports how many, and why some failed."""
-    reasons = table.column("reason").to_pylist()
-    rejects = [
-        Reject(id=i, stage=stage, reason=r) for i, r in zip(table.column("id").to_pylist(), reasons, strict=True) if r
-    ]
-    flat = pc.list_flatten(table.column("rows"))
-    rows = from_table(pa.Table.from_pylist(flat.to_pylist(), schema=schema(record)), record)
-    artifacts.write_rows(uri, rows, record, rejects)
-    counts = json.dumps(Counter(reason for reason in reasons if reason))
-    return pa.table({"units": [table.num_rows], "reasons": [counts]})
+    failed = table.filter(pc.not_equal(table.column("reason"), ""))
+    reasons = failed.column("reason").to_pylist()
+    rejects = [Reject(id=key, stage=stage, reason=r) for key, r in zip(failed["id"].to_pylist(), reasons, strict=True)]
+    structs = pc.list_flatten(table.column("rows"))
+    rows = pa.Table.from_struct_array(structs) if len(structs) else to_table([], record)
+    artifacts.write_tables(uri, rows.cast(schema(record)), to_table(rejects, Reject))
+    return pa.table({"units": [table.num_rows], "reasons": [json.dumps(Counter(reasons))]})

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import random
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -56,21 +55,17 @@ def decode(data: bytes) -> Image.Image:
     if not data:
         raise BadImageError("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(f"more than {MAX_PIXELS} pixels ({image.width} x {image.height})")
-            if max(image.size) > MAX_ASPECT * min(image.size):
-                raise BadImageError(
-                    f"one side is more than {MAX_ASPECT} times the other ({image.width} x {image.height})"
-                )
-            image.seek(0)
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImageError(f"more than {MAX_PIXELS} pixels ({image.width} x {image.height})")
+        if max(image.size) > MAX_ASPECT * min(image.size):
+            raise BadImageError(f"one side is more than {MAX_ASPECT} times the other ({image.width} x {image.height})")
+        image.seek(0)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise BadImageError("not an image, or of a kind that is not read") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise BadImageError(f"more than {MAX_PIXELS} pixels") from None
     except BadImageError:
         raise

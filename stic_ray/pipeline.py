@@ -9,7 +9,7 @@ from stic_ray.evaluate import predict
 from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
 from stic_ray.records import Prediction
 from stic_ray.run import Run, Step
-from stic_ray.stages import describe, fit, generate, images, pair, references, samples
+from stic_ray.stages import describe, fit, generate, images, listing, pair, references, samples, unique
 from stic_ray.train import driver
 from stic_ray.train.job import ChosenData, PairData, SampleData, TrainingData
 
@@ -24,11 +24,13 @@ def run(config: Config, command: list[str]) -> str:
         base = this.base_model()
 
         # Stage 1: preference pairs from unlabeled images, then regularised DPO.
-        listed = this.make("images", images.plan(config), partial(images.run, config))
+        listed = this.make("listing", listing.plan(config), partial(listing.run, config))
+        readable = this.make("images", images.plan(listed.fingerprint), partial(images.run, config, listed))
+        distinct = this.make("unique", unique.plan(readable.fingerprint), partial(unique.run, config, readable))
         responses = this.make(
             "responses",
-            generate.plan(config, listed.fingerprint, base),
-            partial(generate.run, config, listed),
+            generate.plan(config, distinct.fingerprint, base),
+            partial(generate.run, config, distinct),
         )
         pairs = this.make("pairs", pair.plan(config, responses.fingerprint), partial(pair.run, config, responses))
         refs = this.make(

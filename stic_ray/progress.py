@@ -2,8 +2,10 @@
 
 import logging
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
 
 logger = logging.getLogger(__name__)
@@ -13,20 +15,29 @@ _WIDTH = 28
 
 
 class Progress:
-    """Counts units of a stage; a context manager that closes with one line."""
+    """Counts units of a stage; a context manager that closes with one line.
 
-    def __init__(self, name: str, *, total: int, done: int = 0) -> None:
+    `total` None: nobody knows yet. `look` says what else there is to say; it is asked for each line of a log, so that
+    one comes every ten seconds, whether or not something was finished.
+    """
+
+    def __init__(self, name: str, *, total: int | None, done: int = 0, look: Callable[[], str] | None = None) -> None:
         self._name = name
         self._total = total
         self._done = done
+        self._look = look
         self._rejects: Counter[str] = Counter()
         self._start = time.monotonic()
         self._fresh = 0
         self._shown = 0.0
         self._terminal = sys.stderr.isatty()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> "Progress":
-        logger.info("%s: %d units to do", self._name, self._total - self._done)
+        if self._total is not None:
+            logger.info("%s: %d units to do", self._name, self._total - self._done)
+        self._thread.start()
         return self
 
     def add(self, units: int, rejects: Counter[str]) -> None:
@@ -34,27 +45,34 @@ class Progress:
         self._done += units
         self._fresh += units
         self._rejects.update(rejects)
-        now = time.monotonic()
-        if now - self._shown >= (BAR_EVERY_S if self._terminal else LINE_EVERY_S):
-            self._shown = now
-            self._show()
+        if self._terminal and time.monotonic() - self._shown >= BAR_EVERY_S:
+            self._shown = time.monotonic()
+            self._draw()
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
         if self._terminal:
             sys.stderr.write("\r\033[K")
         if kind is None:
             logger.info("%s: %s", self._name, self._state())
 
+    def _tick(self) -> None:
+        while not self._ended.wait(LINE_EVERY_S):
+            if self._terminal:
+                self._draw()
+            else:
+                more = f"; {self._look()}" if self._look is not None else ""
+                logger.info("%s: %s%s", self._name, self._state(), more)
+
     def _state(self) -> str:
         rate = self._fresh / max(time.monotonic() - self._start, 1e-9)
         rejected = f", {sum(self._rejects.values())} rejected" if self._rejects else ""
-        return f"{self._done}/{self._total} ({rate:.1f}/s{rejected})"
+        total = "" if self._total is None else f"/{self._total}"
+        return f"{self._done}{total} ({rate:.1f}/s{rejected})"
 
-    def _show(self) -> None:
-        if not self._terminal:
-            logger.info("%s: %s", self._name, self._state())
-            return
-        filled = round(_WIDTH * self._done / max(self._total, 1))
+    def _draw(self) -> None:
+        filled = round(_WIDTH * self._done / max(self._total or self._done, 1))
         bar = "#" * filled + "." * (_WIDTH - filled)
         sys.stderr.write(f"\r\033[K  {self._name} [{bar}] {self._state()}")
         sys.stderr.flush()

@@ -7,10 +7,25 @@ a row with an error ends in the artifact's rejects, never in its data.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """An image that a source lists, or a file that may hold several; nothing of it has been read yet.
+
+    `uri` is a file's, or a place inside one (see members.py). `error` says why it is not even read.
+    """
+
+    id: str
+    key: str
+    uri: str
+    error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +175,7 @@ class Reject:
     reason: str
 
 
-Record = ImageRef | Response | Pair | Reference | Sample | Question | Prediction | Reject
+Record = Found | ImageRef | Response | Pair | Reference | Sample | Question | Prediction | Reject
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
@@ -174,15 +189,33 @@ def _arrow_type(annotation: Any) -> pa.DataType:
     return pa.struct(list(schema(annotation)))
 
 
+@cache
 def schema(record: type) -> pa.Schema:
     """The Arrow schema of a record type: its fields in order, none of them null."""
+    return pa.schema([pa.field(name, _arrow_type(hint), nullable=False) for name, hint in _hints(record).items()])
+
+
+@cache
+def _hints(record: type) -> dict[str, Any]:
     hints = get_type_hints(record)
-    return pa.schema([pa.field(f.name, _arrow_type(hints[f.name]), nullable=False) for f in fields(record)])
+    return {f.name: hints[f.name] for f in fields(record)}
 
 
-def to_table(rows: list[Any], record: type) -> pa.Table:
-    """Rows of one record type as an Arrow table with exactly that record's schema."""
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(record))
+def _items(annotation: Any) -> type | None:
+    """The record type of a list's items, None for every other annotation."""
+    (item,) = get_args(annotation) if get_origin(annotation) is list else (None,)
+    return item if isinstance(item, type) and is_dataclass(item) else None
+
+
+def to_table(rows: Sequence[Any], record: type) -> pa.Table:
+    """Rows of one record type as an Arrow table with exactly that record's schema. Column by column: 5 us a row."""
+    columns = []
+    for field, hint in zip(schema(record), _hints(record).values(), strict=True):
+        values = [getattr(row, field.name) for row in rows]
+        if _items(hint) is not None:
+            values = [[vars(item) for item in value] for value in values]
+        columns.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(columns, schema=schema(record))
 
 
 def from_table(table: pa.Table, record: type) -> list[Any]:
@@ -191,13 +224,14 @@ def from_table(table: pa.Table, record: type) -> list[Any]:
     Raises:
         ValueError: the table's columns are not the record's.
     """
-    expected = schema(record)
-    if table.schema.names != expected.names:
-        raise ValueError(f"{record.__name__}: the table has columns {table.schema.names}, not {expected.names}")
-    rows = table.to_pylist()
-    if record is Sample:
-        rows = [{**row, "turns": [Turn(**turn) for turn in row["turns"]]} for row in rows]
-    return [record(**row) for row in rows]
+    hints = _hints(record)
+    if table.schema.names != list(hints):
+        raise ValueError(f"{record.__name__}: the table has columns {table.schema.names}, not {list(hints)}")
+    columns = []
+    for column, hint in zip(table.columns, hints.values(), strict=True):
+        values, item = column.to_pylist(), _items(hint)
+        columns.append(values if item is None else [[item(**tree) for tree in value] for value in values])
+    return [record(**dict(zip(hints, values, strict=True))) for values in zip(*columns, strict=True)]
 
 
 def make_id(*parts: object) -> str:

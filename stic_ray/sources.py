@@ -6,31 +6,18 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from stic_ray import members, storage
 from stic_ray.config import ImageFolder, ImageSource, LlavaImages, LlavaJson, ParquetImages, SavedDataset, WebDataset
 from stic_ray.images import MAX_BYTES, SUFFIXES, BadImageError
-from stic_ray.records import Reject, Sample, Turn, make_id
+from stic_ray.records import Found, Reject, Sample, Turn, make_id
 
 _ROLES = {"human": "user", "gpt": "assistant"}
 _PAUSES_S = (0.5, 2.0, 8.0)  # between attempts to read an image
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape one alone, UTF-8 cannot hold it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """An image that a source lists, or a `file` that may hold several; nothing of it has been read yet.
-
-    `uri` is a file's, or a place inside one (see members.py). `error` says why it is not even read.
-    """
-
-    id: str
-    key: str
-    uri: str
-    error: str = ""
 
 
 def image_id(key: str) -> str:
@@ -176,8 +163,8 @@ def in_shard(found: Found, shard: str) -> bool:
     return not shard or int(found.id[:16], 16) % int(parts) == int(part)
 
 
-def list_images(source: ImageSource, seed: int) -> list[Found]:
-    """The source's images, those of one file together, files by id; `sample` takes the smallest seeded hashes of id.
+def list_images(source: ImageSource, seed: int) -> Iterator[Found]:
+    """The source's images one after the other, those of one file together; `sample` keeps the smallest seeded hashes.
 
     Raises:
         ValueError: there are none.
@@ -189,12 +176,15 @@ def list_images(source: ImageSource, seed: int) -> list[Found]:
         if in_shard(image, source.shard)
     )
     if source.sample is not None:
-        images = iter(heapq.nsmallest(source.sample, images, key=lambda listed: make_id("sample", seed, listed[2].id)))
-    listed = sorted(itertools.islice(images, source.limit), key=lambda listed: listed[:2])
-    if not listed:
+        drawn = heapq.nsmallest(source.sample, images, key=lambda listed: make_id("sample", seed, listed[2].id))
+        images = iter(sorted(drawn, key=lambda listed: listed[:2]))
+    empty = True
+    for _, _, image in itertools.islice(images, source.limit):
+        empty = False
+        yield image
+    if empty:
         part = f" in shard {source.shard}" if source.shard else ""
         raise ValueError(f"unlabeled.uri {source.uri} holds no image{part}")
-    return [image for _, _, image in listed]
 
 
 def read_image(uri: str) -> bytes:

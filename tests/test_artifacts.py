@@ -14,6 +14,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -147,11 +148,26 @@ def test_read_rejects_gives_one_an_id_from_the_first_file(store: str) -> None:
     assert {row.id: row.reason for row in rejects}[_id(2)] == first
 
 
-def test_done_inputs_are_outputs_and_rejects(store: str) -> None:
+def test_packed_ids_are_the_ids_of_each_file_and_are_found_again(store: str) -> None:
     uri = storage.join(store, "a")
-    assert artifacts.done_inputs(uri, "id") == set()
-    artifacts.write_rows(uri, [_row(1)], Reference, [_reject(2)])
-    assert artifacts.done_inputs(uri, "id") == {_id(1), _id(2)}
+    artifacts.write_rows(uri, [_row(n) for n in range(300)], Reference, [])
+    artifacts.write_rows(uri, [_row(n) for n in range(400, 500)], Reference, [])
+    parts = artifacts.input_ids(artifacts.data_files(uri), "id")
+    for file, packed in zip(artifacts.data_files(uri), parts, strict=True):
+        listed = artifacts.read_file(file, ["id"]).column("id").to_pylist()
+        assert [artifacts.unpacked_id(value) for value in packed.tolist()] == listed
+        assert [artifacts.unpacked_id(v) for v in artifacts.packed_ids(pa.chunked_array([listed])[7:])] == listed[7:]
+    known = artifacts.merge_ids([*parts, *parts])
+    assert len(known) == 400 and artifacts.are_in(np.concatenate(parts), known).all()
+    others = artifacts.packed_ids(pa.chunked_array([[_id(n) for n in range(300, 400)]]))
+    assert not artifacts.are_in(others, known).any() and not artifacts.are_in(others, known[:0]).any()
+
+
+def test_packed_ids_keep_zeros_at_the_end_of_an_id() -> None:
+    ids = ["00" * 16, "ab" * 15 + "00", "0" * 31 + "1"]
+    packed = artifacts.packed_ids(pa.chunked_array([ids]))
+    assert [artifacts.unpacked_id(value) for value in packed.tolist()] == ids
+    assert artifacts.are_in(packed, artifacts.merge_ids([packed])).all()
 
 
 def test_remove_duplicates_leaves_what_read_saw(store: str) -> None:

@@ -1,18 +1,23 @@
 """The shared flow: what it sends pickles, what stands is not done again, and too many rejects stop it."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import ray.cloudpickle
 
 from stic_ray import artifacts, recipes
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Execution, Pool, parse_config, read_yaml
-from stic_ray.flow import Outcome, Prepared, Unit, Work, finish_stage, run_stage
-from stic_ray.records import Reference, Reject, make_id
+from stic_ray.flow import UNIT, Inputs, Outcome, Prepared, Task, TaskWork, Unit, Work, finish_stage, run_stage
+from stic_ray.ledger import POISON
+from stic_ray.records import Found, Reference, Reject, make_id
 from stic_ray.stages import describe, generate, references
 
+_NO_IMAGE = "not an image, or of a kind that is not read"
 _PLAN = Plan(stage="references", code_version=1, identity={}, kind="Reference")
 
 
@@ -41,53 +46,109 @@ def test_finish_stage_refuses_more_rejects_than_allowed_and_commits_nothing(
     bad = [Reject(id=make_id(n), stage="references", reason="empty file") for n in range(rejects)]
     artifacts.write_rows(uri, [_row(make_id("good"))], Reference, bad)
     if allowed:
-        finish_stage(store=str(tmp_path), plan=_PLAN, num_units=4, seconds=1.0, max_reject_rate=0.5)
+        finish_stage(store=str(tmp_path), plan=_PLAN, num_units=4, figures={}, max_reject_rate=0.5)
     else:
         with pytest.raises(ValueError, match=r"references: 3 of 4 inputs were rejected, most often: empty file \(3\)"):
-            finish_stage(store=str(tmp_path), plan=_PLAN, num_units=4, seconds=1.0, max_reject_rate=0.5)
+            finish_stage(store=str(tmp_path), plan=_PLAN, num_units=4, figures={}, max_reject_rate=0.5)
     assert (artifacts.find(str(tmp_path), _PLAN) is not None) is allowed
 
 
 def _prepare(unit: Unit) -> Prepared:
-    return Prepared(id=unit.id, images=[b"x"], payload=unit.payload, reason="odd" if unit.payload == "odd" else "")
+    images = [b"no image"] if unit.payload == _NO_IMAGE else []
+    return Prepared(id=unit.id, images=images, payload=unit.payload, reason="odd" if unit.payload == "odd" else "")
+
+
+def _outcome(unit: Task | Unit) -> Outcome:
+    reason = "hard" if unit.payload == "hard" else ""
+    return Outcome(id=unit.id, rows=[] if reason else [_row(unit.id)], reason=reason)
 
 
 class _Worker:
-    """Gives a row a unit, and says which units it was given."""
+    """Gives a row a unit, says which units it was given, and dies of some."""
 
     def __init__(self, *, log: str) -> None:
         self._log = Path(log)
+        self._num_seen = 0
 
-    def __call__(self, units: list[Prepared]) -> list[Outcome]:
+    def figures(self) -> dict[str, float]:
+        return {"seen_units": float(self._num_seen)}
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
         with self._log.open("a") as file:
-            file.writelines(f"{unit.id}\n" for unit in units)
-        return [
-            Outcome(
-                id=u.id, rows=[] if u.payload == "hard" else [_row(u.id)], reason="hard" if u.payload == "hard" else ""
-            )
-            for u in units
-        ]
+            file.write(f"{' '.join(task.id for task in tasks)}\n")
+        if any(task.payload == "deadly" for task in tasks):
+            os._exit(1)
+        self._num_seen += len(tasks)
+        return [_outcome(task) for task in tasks]
+
+
+def _read(rows: pa.Table) -> pa.Table:
+    return pa.table([rows.column("id"), rows.column("uri"), rows.column("key")], schema=UNIT)
+
+
+def _inputs(folder: Path, payloads: dict[str, str]) -> Inputs:
+    """Units with these payloads, in three of a parent's files."""
+    rows = [Found(id=key, key=payload, uri="") for key, payload in payloads.items()]
+    for part in range(3):
+        artifacts.write_rows(str(folder / "parent"), rows[part::3], Found, [])
+    return Inputs(parent=Artifact(uri=str(folder / "parent"), record={}), column="id", read=_read)
+
+
+def _work(folder: Path) -> Work:
+    arguments = {"log": str(folder / "log")}
+    return Work(record=Reference, input_column="id", prepare=_prepare, worker=_Worker, worker_arguments=arguments)
+
+
+_EXECUTION = Execution(pool=Pool(num_cpus=0.5), task_cpus=0.5, batch_size=7, rows_per_file=16)
 
 
 @pytest.mark.slow
-def test_run_stage_does_only_what_is_not_there_and_ends_every_unit_once(ray_local: None, tmp_path: Path) -> None:
-    payloads = {make_id(n): ("odd" if n % 10 == 1 else "hard" if n % 10 == 2 else "") for n in range(40)}
-    units = [Unit(id=key, image_uri="", payload=payload) for key, payload in payloads.items()]
+@pytest.mark.usefixtures("ray_local")
+def test_run_stage_does_only_what_is_not_there_and_ends_every_unit_once(tmp_path: Path) -> None:
+    kinds = {1: "odd", 2: "hard", 3: _NO_IMAGE}
+    payloads = {make_id(n): kinds.get(n % 10, "") for n in range(40)}
     uri = str(tmp_path / _PLAN.name)
     fine = [key for key, payload in payloads.items() if not payload]
     artifacts.write_rows(uri, [_row(key) for key in fine[:5]], Reference, [])
-    work = Work(
-        record=Reference,
-        input_column="id",
-        prepare=_prepare,
-        worker=_Worker,
-        worker_arguments={"log": str(tmp_path / "log")},
+    made = run_stage(
+        store=str(tmp_path), plan=_PLAN, work=_work(tmp_path), inputs=_inputs(tmp_path, payloads), execution=_EXECUTION
     )
-    execution = Execution(pool=Pool(num_cpus=0.5), task_cpus=0.5, batch_size=7, rows_per_file=16)
-    made = run_stage(store=str(tmp_path), plan=_PLAN, work=work, units=units, execution=execution)
     assert sorted(row.id for row in artifacts.read(made.uri, Reference)) == sorted(fine)
     assert made.num_rows == len(fine)
     reasons = {row.id: row.reason for row in artifacts.read_rejects(made.uri)}
     assert reasons == {key: payload for key, payload in payloads.items() if payload}
     given = (tmp_path / "log").read_text().split()
-    assert sorted(given) == sorted(key for key in payloads if key not in fine[:5] and payloads[key] != "odd")
+    assert sorted(given) == sorted(key for key in payloads if key not in fine[:5] and payloads[key] in ("", "hard"))
+    assert (made.record["inputs"], made.record["seen_units"], made.record["retried_units"]) == (40, len(given), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_run_stage_without_a_model_ends_every_unit_once(tmp_path: Path) -> None:
+    payloads = {make_id(n): "hard" if n % 10 == 2 else "" for n in range(40)}
+    made = run_stage(
+        store=str(tmp_path),
+        plan=_PLAN,
+        work=TaskWork(record=Reference, input_column="id", do=_outcome),
+        inputs=_inputs(tmp_path, payloads),
+        execution=_EXECUTION,
+    )
+    assert {row.id for row in artifacts.read(made.uri, Reference)} == {
+        key for key, text in payloads.items() if not text
+    }
+    assert {row.id for row in artifacts.read_rejects(made.uri)} == {key for key, text in payloads.items() if text}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_run_stage_rejects_what_kills_its_worker_twice_alone_and_nothing_else(tmp_path: Path) -> None:
+    payloads = {make_id(n): "deadly" if n in (3, 21) else "" for n in range(24)}
+    deadly = {key for key, payload in payloads.items() if payload}
+    made = run_stage(
+        store=str(tmp_path), plan=_PLAN, work=_work(tmp_path), inputs=_inputs(tmp_path, payloads), execution=_EXECUTION
+    )
+    assert {row.id: row.reason for row in artifacts.read_rejects(made.uri)} == dict.fromkeys(deadly, POISON)
+    assert {row.id for row in artifacts.read(made.uri, Reference)} == payloads.keys() - deadly
+    calls = (tmp_path / "log").read_text().splitlines()
+    assert {key: calls.count(key) for key in deadly} == dict.fromkeys(deadly, 2)  # alone
+    assert made.record["retried_units"] > 0

@@ -23,8 +23,12 @@ from stic_ray.config import (
     WebDataset,
 )
 from stic_ray.images import BadImageError
-from stic_ray.records import make_id
-from stic_ray.sources import image_id, list_images, read_instructions
+from stic_ray.records import Found, make_id
+from stic_ray.sources import image_id, read_instructions
+
+
+def _listed(source: ImageSource, seed: int = 0) -> list[Found]:
+    return list(sources.list_images(source, seed))
 
 
 @pytest.fixture
@@ -36,23 +40,23 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_list_images_are_the_image_files_sorted_by_id(photos: Path) -> None:
-    found = list_images(ImageFolder(uri=str(photos)), seed=0)
+def test_list_images_are_the_image_files(photos: Path) -> None:
+    found = _listed(ImageFolder(uri=str(photos)), seed=0)
     assert sorted(image.key for image in found) == ["a.JPG", "b.png", "deep/c.webp"]
-    assert [image.id for image in found] == sorted(make_id("image", image.key) for image in found)
+    assert [image.id for image in found] == [make_id("image", image.key) for image in found]
     assert all(storage.read_bytes(image.uri) == b"x" for image in found)
 
 
 def test_image_id_is_of_the_key_alone_wherever_the_folder_lies(photos: Path) -> None:
     storage.upload_directory(str(photos), "memory://elsewhere/photos")
-    remote = list_images(ImageFolder(uri="memory://elsewhere/photos"), seed=1)
-    assert [image.id for image in remote] == [image.id for image in list_images(ImageFolder(uri=str(photos)), seed=0)]
+    remote = _listed(ImageFolder(uri="memory://elsewhere/photos"), seed=1)
+    assert [image.id for image in remote] == [image.id for image in _listed(ImageFolder(uri=str(photos)), seed=0)]
     assert sources.image_id("b.png") in {image.id for image in remote}
     assert all(image.uri.startswith("memory://elsewhere/photos/") for image in remote)
 
 
 def _sampled(folder: Path, number: int, seed: int) -> set[str]:
-    found = list_images(ImageFolder(uri=str(folder), sample=number), seed)
+    found = _listed(ImageFolder(uri=str(folder), sample=number), seed)
     assert [image.id for image in found] == sorted(image.id for image in found)
     return {image.key for image in found}
 
@@ -151,7 +155,7 @@ def _containers(folder: Path) -> dict[str, ImageSource]:
 def test_list_images_of_every_kind_of_source_gives_every_image_once(tmp_path: Path, kind: str) -> None:
     source = _containers(tmp_path)[kind]
     sources.check_images(source)
-    found = list_images(source, seed=0)
+    found = _listed(source, seed=0)
     assert sorted(sources.read_image(image.uri) for image in found) == sorted(_png(shade) for shade in range(6))
     assert len({image.id for image in found}) == 6
     assert [image.id for image in found] == [image_id(image.key) for image in found]
@@ -166,7 +170,7 @@ def test_list_images_on_s3_are_those_of_the_local_source(tmp_path: Path, s3_buck
     if isinstance(remote, LlavaImages):
         remote = replace(remote, images=f"{s3_bucket}/folder")
     sources.check_images(remote)
-    expected, found = list_images(local, seed=0), list_images(remote, seed=0)
+    expected, found = _listed(local, seed=0), _listed(remote, seed=0)
     assert [image.id for image in found] == [image.id for image in expected]
     assert [sources.read_image(image.uri) for image in found] == [sources.read_image(image.uri) for image in expected]
     assert all(s3_bucket in image.uri for image in found)
@@ -188,19 +192,19 @@ def test_saved_dataset_is_what_the_library_saves(tmp_path: Path) -> None:
         (ParquetImages(uri=str(tmp_path / "data.parquet")), {0, 1, 2, 3, 4}),
     ):
         sources.check_images(source)
-        found = {sources.read_image(image.uri) for image in list_images(source, seed=0)}
+        found = {sources.read_image(image.uri) for image in _listed(source, seed=0)}
         assert found == {_png(shade) for shade in shades}
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet", "tars", "saved", "llava"])
 def test_shards_part_the_images_and_do_not_change_what_an_image_is(tmp_path: Path, kind: str) -> None:
     source = _containers(tmp_path)[kind]
-    whole = {image.id: image for image in list_images(source, seed=0)}
-    parts = [list_images(replace(source, shard=f"{part}/3"), seed=0) for part in range(3)]
+    whole = {image.id: image for image in _listed(source, seed=0)}
+    parts = [_listed(replace(source, shard=f"{part}/3"), seed=0) for part in range(3)]
     assert sorted(image.id for part in parts for image in part) == sorted(whole)
     assert all(image == whole[image.id] for part in parts for image in part)
-    assert len(list_images(replace(source, limit=4), seed=0)) == 4
-    sampled = {image.id for image in list_images(replace(source, sample=4), seed=0)}
+    assert len(_listed(replace(source, limit=4), seed=0)) == 4
+    sampled = {image.id for image in _listed(replace(source, sample=4), seed=0)}
     assert len(sampled) == 4 and sampled < set(whole)
 
 
@@ -211,13 +215,13 @@ def test_list_images_up_to_a_limit_are_the_same_ones_wherever_the_folder_lies(tm
     uri = f"memory://{tmp_path.name}"
     storage.upload_directory(str(tmp_path), uri)
     for limit in range(1, 7):
-        local, remote = (list_images(ImageFolder(uri=place, limit=limit), seed=0) for place in (str(tmp_path), uri))
+        local, remote = (_listed(ImageFolder(uri=place, limit=limit), seed=0) for place in (str(tmp_path), uri))
         assert [image.id for image in local] == [image.id for image in remote] and len(local) == limit
 
 
 @pytest.mark.parametrize("kind", ["parquet", "tars", "saved"])
 def test_list_images_of_one_file_stand_together_and_in_its_order(tmp_path: Path, kind: str) -> None:
-    keys = [image.key for image in list_images(_containers(tmp_path)[kind], seed=0)]
+    keys = [image.key for image in _listed(_containers(tmp_path)[kind], seed=0)]
     for half in (keys[:3], keys[3:]):
         assert len({key.rpartition("/")[0] for key in half}) == 1 and half == sorted(half)
 
@@ -226,7 +230,7 @@ def test_list_images_of_a_damaged_tar_has_what_is_before_the_damage_and_the_tar_
     source = _containers(tmp_path)["tars"]
     tar = tmp_path / "tars" / "0.tar"
     tar.write_bytes(tar.read_bytes()[:2100])
-    found = list_images(source, seed=0)
+    found = _listed(source, seed=0)
     assert [image.key for image in found if image.error] == ["0.tar"]
     assert sorted(image.key for image in found if not image.error) == [
         "0.tar/0.png",
@@ -241,16 +245,16 @@ def test_list_images_of_a_source_without_any_says_so(tmp_path: Path) -> None:
     source = _containers(tmp_path)["llava"]
     (tmp_path / "llava.json").write_text('[{"id": "text-only"}]')
     with pytest.raises(ValueError, match=r"llava\.json holds no image$"):
-        list_images(source, seed=0)
+        _listed(source, seed=0)
     with pytest.raises(ValueError, match=r"holds no image in shard [0-9]+/64$"):
         for part in range(64):
-            list_images(ImageFolder(uri=str(tmp_path / "folder"), shard=f"{part}/64"), seed=0)
+            _listed(ImageFolder(uri=str(tmp_path / "folder"), shard=f"{part}/64"), seed=0)
 
 
 def test_list_images_named_outside_their_root_are_not_read(tmp_path: Path) -> None:
     source = _containers(tmp_path)["llava"]
     (tmp_path / "llava.json").write_text(json.dumps([{"image": "../secret.png"}, {"image": "0.png"}]))
-    outside, inside = sorted(list_images(source, seed=0), key=lambda image: image.key)
+    outside, inside = sorted(_listed(source, seed=0), key=lambda image: image.key)
     assert outside.uri == "" and "leaves its root" in outside.error
     assert (inside.key, inside.error) == ("0.png", "")
 

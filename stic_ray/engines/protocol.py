@@ -34,6 +34,10 @@ class Completion:
 class Engine(Protocol):
     """Anything that answers requests."""
 
+    def figures(self) -> dict[str, float]:
+        """Sums since the start."""
+        ...
+
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order; a request that cannot be answered has an `error`."""
         ...
@@ -59,6 +63,10 @@ class Score:
 
 class Scorer(Protocol):
     """Anything that scores given answers."""
+
+    def figures(self) -> dict[str, float]:
+        """Sums since the start: `scored_tokens`."""
+        ...
 
     def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Score]:
         """One score a conversation, in order, with an `error` where there is none, as above `max_length` tokens."""

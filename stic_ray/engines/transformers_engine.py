@@ -56,6 +56,10 @@ class TransformersEngine:
         # In characters: prompts of one band are padded by less than a tenth of the tokens of reading their image again.
         self._band = max(1, vlm.beginning_length(self._processor) // 3)
 
+    def figures(self) -> dict[str, float]:
+        """None yet."""
+        return {}
+
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order; equal requests are answered once (POPE's files share questions).
 

@@ -17,6 +17,11 @@ class TransformersScorer:
         self._processor = vlm.load_processor(path)
         self._scorer = vlm.AnswerScorer(vlm.load_model(path, dtype).to(self._device))
         self._batch_size = batch_size
+        self._num_tokens = 0
+
+    def figures(self) -> dict[str, float]:
+        """Tokens read since the start, padding not counted."""
+        return {"scored_tokens": float(self._num_tokens)}
 
     @torch.inference_mode()
     def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Score]:
@@ -24,6 +29,7 @@ class TransformersScorer:
         encoded = [self._encode(conversation, max_length) for conversation in conversations]
         examples = {index: example for index, example in enumerate(encoded) if isinstance(example, vlm.Example)}
         scores = {index: refused for index, refused in enumerate(encoded) if isinstance(refused, Score)}
+        self._num_tokens += sum(len(example.input_ids) for example in examples.values())
         by_length = sorted(examples, key=lambda index: len(examples[index].input_ids))
         for start in range(0, len(by_length), self._batch_size):
             indices = by_length[start : start + self._batch_size]

@@ -7,7 +7,7 @@ the same actor has just written.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from itertools import groupby
 
 from PIL import Image
 
@@ -17,12 +17,12 @@ from stic_ray.config import Benchmark, Config, Sampling, to_tree
 from stic_ray.engines import start_engine
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.evaluate.benchmarks import DETAILED_TASK, read_questions
-from stic_ray.flow import Outcome, Prepared, Unit, Work, finish_stage, read_image, run_stage
-from stic_ray.images import decode
+from stic_ray.flow import Inputs, Outcome, Task, Work, by_image, finish_stage, read_image, run_stage
 from stic_ray.records import Prediction, Question
 
 CODE_VERSION = 2
 DAR_SUFFIX = "_dar"
+_ROWS_PER_FILE = 4096
 
 
 def plan_questions(config: Config, splits: Mapping[str, Benchmark]) -> Plan:
@@ -50,12 +50,16 @@ def run_questions(config: Config, splits: Mapping[str, Benchmark], plan: Plan) -
     ]
     questions.sort(key=lambda question: (question.image_id, question.id))
     uri = storage.join(config.store, plan.name)
-    step = 4096
-    for offset in range(0, len(questions), step):
-        artifacts.write_rows(uri, questions[offset : offset + step], Question, [])
-    artifacts.remove_duplicates(uri, "id")
-    seconds = time.monotonic() - start
-    return finish_stage(store=config.store, plan=plan, num_units=len(questions), seconds=seconds, max_reject_rate=0.0)
+    part: list[Question] = []
+    for _, asked in groupby(questions, key=lambda question: question.image_id):
+        part += asked
+        if len(part) >= _ROWS_PER_FILE:
+            artifacts.write_rows(uri, part, Question, [])
+            part = []
+    artifacts.write_rows(uri, part, Question, [])
+    artifacts.remove_duplicates(uri, "image_id")
+    figures = {"seconds": round(time.monotonic() - start, 3)}
+    return finish_stage(store=config.store, plan=plan, num_units=len(questions), figures=figures, max_reject_rate=0.0)
 
 
 def plan(config: Config, questions: str, model: str) -> Plan:
@@ -76,13 +80,6 @@ def plan(config: Config, questions: str, model: str) -> Plan:
 
 def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Artifact:
     """Make the artifact: greedy answers to every question."""
-    by_image: dict[str, list[Question]] = {}
-    for question in artifacts.read(questions.uri, Question):
-        by_image.setdefault(question.image_id, []).append(question)
-    units = [
-        Unit(id=image_id, image_uri=asked[0].image_uri, payload=json.dumps([asdict(q) for q in asked]))
-        for image_id, asked in sorted(by_image.items())
-    ]
     work = Work(
         record=Prediction,
         input_column="image_id",
@@ -96,7 +93,8 @@ def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Arti
             "infused": config.prompts.infused,
         },
     )
-    return run_stage(store=config.store, plan=plan, work=work, units=units, execution=config.execution)
+    inputs = Inputs(parent=questions, column="image_id", read=by_image)
+    return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)
 
 
 class Answerer:
@@ -107,16 +105,20 @@ class Answerer:
         self._sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
         self._infused = infused
 
-    def __call__(self, units: Sequence[Prepared]) -> list[Outcome]:
+    def figures(self) -> Mapping[str, float]:
+        """The engine's."""
+        return self._engine.figures()
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
         """A prediction a question; an image with a question that could not be answered is a reject."""
-        images = {unit.id: decode(unit.images[0]) for unit in units}
-        asked = [(unit.id, Question(**tree)) for unit in units for tree in json.loads(unit.payload)]
+        images = {unit.id: unit.images[0] for unit in tasks}
+        asked = [(unit.id, Question(**tree)) for unit in tasks for tree in json.loads(unit.payload)]
         first = [(i, q) for i, q in asked if q.task == DETAILED_TASK]
         answers = self._answer([(images[i], q.text) for i, q in first])
         descriptions = {i: answer.text for (i, _), answer in zip(first, answers, strict=True)}
         rest = [(i, q) for i, q in asked if q.task != DETAILED_TASK]
         answers += self._answer([(images[i], self._text(q, descriptions.get(i, ""))) for i, q in rest])
-        rows: dict[str, list[Prediction]] = {unit.id: [] for unit in units}
+        rows: dict[str, list[Prediction]] = {unit.id: [] for unit in tasks}
         reasons = dict.fromkeys(rows, "")
         for (image_id, question), answer in zip(first + rest, answers, strict=True):
             reasons[image_id] = reasons[image_id] or answer.error

@@ -4,19 +4,16 @@ The rows are the samples with their description; where it is put into the conver
 the control trains on exactly the same rows. A text-only sample passes as it is.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from stic_ray import artifacts, prompts
+from stic_ray import prompts
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Prompts, Sampling, to_tree
 from stic_ray.engines import start_engine
 from stic_ray.engines.protocol import Request
-from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
-from stic_ray.images import decode
+from stic_ray.flow import Inputs, Outcome, Task, Work, one_by_one, read_image, run_stage
 from stic_ray.records import Sample, make_seed, read_sample
 
 CODE_VERSION = 2
@@ -38,10 +35,7 @@ def plan(config: Config, samples: str, stage1: str) -> Plan:
 
 
 def run(config: Config, samples: Artifact, model_uri: str, plan: Plan) -> Artifact:
-    """Make the artifact: one unit a sample; samples of one image come together and share its description."""
-    rows = [sample for part in artifacts.iterate(samples.uri, Sample) for sample in part]
-    rows.sort(key=lambda sample: (sample.image_id, sample.id))
-    units = [Unit(id=row.id, image_uri=row.image_uri, payload=json.dumps(asdict(row))) for row in rows]
+    """Make the artifact: one unit a sample; samples of one image stand together and share its description."""
     work = Work(
         record=Sample,
         input_column="id",
@@ -56,7 +50,8 @@ def run(config: Config, samples: Artifact, model_uri: str, plan: Plan) -> Artifa
             "seed": config.seed,
         },
     )
-    return run_stage(store=config.store, plan=plan, work=work, units=units, execution=config.execution)
+    inputs = Inputs(parent=samples, column="id", read=one_by_one)
+    return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)
 
 
 class Describer:
@@ -77,13 +72,17 @@ class Describer:
         self._pool = pool
         self._seed = seed
 
-    def __call__(self, units: Sequence[Prepared]) -> list[Outcome]:
+    def figures(self) -> Mapping[str, float]:
+        """The engine's."""
+        return self._engine.figures()
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Every sample with its image's description, or the reason why not."""
-        samples = [read_sample(unit.payload) for unit in units]
+        samples = [read_sample(unit.payload) for unit in tasks]
         images: dict[str, Image.Image] = {}
-        for sample, unit in zip(samples, units, strict=True):
+        for sample, unit in zip(samples, tasks, strict=True):
             if unit.images and sample.image_id not in images:
-                images[sample.image_id] = decode(unit.images[0])
+                images[sample.image_id] = unit.images[0]
         answers = dict(zip(images, self._engine.generate([self._ask(i, im) for i, im in images.items()]), strict=True))
         outcomes = []
         for sample in samples:

@@ -4,17 +4,14 @@ Only a processor is needed, so this runs on CPUs; it is the only stage that a ch
 before training. The rows are the samples as they were; nothing is ever truncated.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 
-from stic_ray import artifacts, prompts
+from stic_ray import prompts
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config
 from stic_ray.engines import start_token_counter
 from stic_ray.engines.protocol import Conversation
-from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
-from stic_ray.images import decode
+from stic_ray.flow import Inputs, Outcome, Task, Work, one_by_one, read_image, run_stage
 from stic_ray.records import Sample, read_sample
 
 CODE_VERSION = 1
@@ -29,11 +26,6 @@ def plan(config: Config, described: str, model: str) -> Plan:
 
 def run(config: Config, described: Artifact, plan: Plan) -> Artifact:
     """Make the artifact: one unit and one row a sample."""
-    units = [
-        Unit(id=sample.id, image_uri=sample.image_uri, payload=json.dumps(asdict(sample)))
-        for part in artifacts.iterate(described.uri, Sample)
-        for sample in part
-    ]
     work = Work(
         record=Sample,
         input_column="id",
@@ -46,7 +38,8 @@ def run(config: Config, described: Artifact, plan: Plan) -> Artifact:
         },
         on_gpu=False,
     )
-    return run_stage(store=config.store, plan=plan, work=work, units=units, execution=config.execution)
+    inputs = Inputs(parent=described, column="id", read=one_by_one)
+    return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)
 
 
 class Fitter:
@@ -57,18 +50,22 @@ class Fitter:
         self._infused = infused
         self._max_length = max_length
 
-    def __call__(self, units: Sequence[Prepared]) -> list[Outcome]:
+    def figures(self) -> Mapping[str, float]:
+        """None: it only counts."""
+        return {}
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Every sample as it is, or the reason why it cannot be trained on."""
-        samples = [read_sample(unit.payload) for unit in units]
-        reasons = [self._reason(sample, unit) for sample, unit in zip(samples, units, strict=True)]
+        samples = [read_sample(unit.payload) for unit in tasks]
+        reasons = [self._reason(sample, unit) for sample, unit in zip(samples, tasks, strict=True)]
         return [
             Outcome(id=sample.id, rows=[] if reason else [sample], reason=reason)
             for sample, reason in zip(samples, reasons, strict=True)
         ]
 
-    def _reason(self, sample: Sample, unit: Prepared) -> str:
+    def _reason(self, sample: Sample, unit: Task) -> str:
         turns = prompts.infused_turns(sample, self._infused)
-        image = decode(unit.images[0]) if unit.images else None
+        image = unit.images[0] if unit.images else None
         try:
             length = self._counter.count_tokens(Conversation(turns=turns, image=image))
         except ValueError as error:

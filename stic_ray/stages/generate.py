@@ -4,18 +4,20 @@ Every draw (which prompt, which negative, which corruption, which sampling seed)
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stic_ray import artifacts, prompts, sources
+import pyarrow as pa
+
+from stic_ray import prompts, sources
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Negatives, Prompts, Sampling, to_tree
 from stic_ray.engines import start_engine
 from stic_ray.engines.protocol import Request
-from stic_ray.flow import Outcome, Prepared, Unit, Work, run_stage
+from stic_ray.flow import UNIT, Inputs, Outcome, Prepared, Task, Unit, Work, run_stage
 from stic_ray.images import BadImageError, corrupt, decode, draw_corruption, encode, hash_pixels
-from stic_ray.records import ImageRef, Response, make_id, make_seed
+from stic_ray.records import Response, make_id, make_seed
 
 CODE_VERSION = 2
 PREFERRED = "preferred"
@@ -80,11 +82,6 @@ def plan(config: Config, images: str, model: str) -> Plan:
 
 def run(config: Config, images: Artifact, plan: Plan) -> Artifact:
     """Make the artifact: one unit an image, two rows each."""
-    units = [
-        Unit(id=ref.id, image_uri=ref.uri, payload="")
-        for rows in artifacts.iterate(images.uri, ImageRef)
-        for ref in rows
-    ]
     work = Work(
         record=Response,
         input_column="image_id",
@@ -98,7 +95,12 @@ def run(config: Config, images: Artifact, plan: Plan) -> Artifact:
             "model": plan.parents["model"],
         },
     )
-    return run_stage(store=config.store, plan=plan, work=work, units=units, execution=config.execution)
+    inputs = Inputs(parent=images, column="id", read=_units)
+    return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)
+
+
+def _units(rows: pa.Table) -> pa.Table:
+    return pa.table([rows.column("id"), rows.column("uri"), [""] * rows.num_rows], schema=UNIT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +124,12 @@ class Prepare:
             draw.corruption and seen.tobytes() == image.tobytes() for draw, seen in zip(draws, corrupted, strict=True)
         ):
             return Prepared(id=unit.id, images=[], payload="", reason="its corruption leaves every pixel as it was")
-        images = [encode(seen) if draw.corruption else data for draw, seen in zip(draws, corrupted, strict=True)]
-        payload = json.dumps({"image_uri": unit.image_uri, "draws": [vars(draw) for draw in draws]})
+        images = [data]
+        numbers = []  # of the image that each draw sees: those that see the clean one share it
+        for draw, seen in zip(draws, corrupted, strict=True):
+            numbers.append(len(images) if draw.corruption else 0)
+            images += [encode(seen)] if draw.corruption else []
+        payload = json.dumps({"image_uri": unit.image_uri, "images": numbers, "draws": [vars(draw) for draw in draws]})
         return Prepared(id=unit.id, images=images, payload=payload, reason="")
 
 
@@ -135,18 +141,21 @@ class Responder:
         self._sampling = sampling
         self._model = model
 
-    def __call__(self, units: Sequence[Prepared]) -> list[Outcome]:
+    def figures(self) -> Mapping[str, float]:
+        """The engine's."""
+        return self._engine.figures()
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Two responses a unit, or the engine's reason why not."""
         requests = []
-        stories: list[tuple[Prepared, dict[str, Any], Draw, str]] = []
-        for unit in units:
+        stories: list[tuple[Task, dict[str, Any], Draw, str]] = []
+        for unit in tasks:
             story = json.loads(unit.payload)
-            for data, drawn in zip(unit.images, story["draws"], strict=True):
-                draw = Draw(**drawn)
-                image = decode(data)
+            for number, drawn in zip(story["images"], story["draws"], strict=True):
+                draw, image = Draw(**drawn), unit.images[number]
                 stories.append((unit, story, draw, hash_pixels(image)))
                 requests.append(Request(prompt=draw.prompt, image=image, sampling=self._sampling, seed=draw.seed))
-        outcomes = {unit.id: Outcome(id=unit.id, rows=[], reason="") for unit in units}
+        outcomes = {unit.id: Outcome(id=unit.id, rows=[], reason="") for unit in tasks}
         for (unit, story, draw, seen), answer in zip(stories, self._engine.generate(requests), strict=True):
             outcome = outcomes[unit.id]
             if answer.error or outcome.reason:

@@ -5,16 +5,14 @@ A pair that is longer than training allows is rejected here, before training: no
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from stic_ray import artifacts
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config
 from stic_ray.engines import start_scorer
 from stic_ray.engines.protocol import Conversation, Score
-from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
-from stic_ray.images import decode
-from stic_ray.records import Pair, Reference, Turn
+from stic_ray.flow import Inputs, Outcome, Task, Work, one_by_one, read_image, run_stage
+from stic_ray.records import Reference, Turn
 
 CODE_VERSION = 2
 
@@ -30,11 +28,6 @@ def plan(config: Config, pairs: str, model: str) -> Plan:
 
 def run(config: Config, pairs: Artifact, plan: Plan) -> Artifact:
     """Make the artifact: one unit and one row a pair."""
-    units = [
-        Unit(id=pair.id, image_uri=pair.image_uri, payload=json.dumps([pair.prompt, pair.chosen, pair.rejected]))
-        for rows in artifacts.iterate(pairs.uri, Pair)
-        for pair in rows
-    ]
     work = Work(
         record=Reference,
         input_column="id",
@@ -47,7 +40,8 @@ def run(config: Config, pairs: Artifact, plan: Plan) -> Artifact:
             "max_length": config.stage1.max_length,
         },
     )
-    return run_stage(store=config.store, plan=plan, work=work, units=units, execution=config.execution)
+    inputs = Inputs(parent=pairs, column="id", read=one_by_one)
+    return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)
 
 
 class ReferenceScorer:
@@ -57,19 +51,22 @@ class ReferenceScorer:
         self._scorer = start_scorer(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
         self._max_length = max_length
 
-    def __call__(self, units: Sequence[Prepared]) -> list[Outcome]:
+    def figures(self) -> Mapping[str, float]:
+        """The scorer's."""
+        return self._scorer.figures()
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
         """One reference a unit, or the reason why there is none, mostly its length (stage1.max_length)."""
         conversations = []
-        for unit in units:
-            image = decode(unit.images[0])
-            prompt, *answers = json.loads(unit.payload)
-            for answer in answers:
-                turns = [Turn(role="user", text=prompt), Turn(role="assistant", text=answer)]
-                conversations.append(Conversation(turns=turns, image=image))
+        for unit in tasks:
+            pair = json.loads(unit.payload)
+            for answer in (pair["chosen"], pair["rejected"]):
+                turns = [Turn(role="user", text=pair["prompt"]), Turn(role="assistant", text=answer)]
+                conversations.append(Conversation(turns=turns, image=unit.images[0]))
         scores = self._scorer.score(conversations, self._max_length)
         return [
             _outcome(unit.id, chosen, rejected)
-            for unit, chosen, rejected in zip(units, scores[::2], scores[1::2], strict=True)
+            for unit, chosen, rejected in zip(tasks, scores[::2], scores[1::2], strict=True)
         ]
 
 

@@ -35,6 +35,6 @@ def run(config: Config, plan: Plan) -> Artifact:
         store=config.store,
         plan=plan,
         num_units=len(samples) + len(rejects),
-        seconds=time.monotonic() - start,
+        figures={"seconds": round(time.monotonic() - start, 3)},
         max_reject_rate=config.execution.max_reject_rate,
     )

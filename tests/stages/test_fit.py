@@ -1,6 +1,5 @@
 """Fitting: every sample passes as it is or is a reject with the reason, before anything trains."""
 
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from stic_ray.flow import Prepared
+from stic_ray.flow import Task
 from stic_ray.records import Sample, Turn, read_sample
 from stic_ray.stages.fit import Fitter
 
@@ -20,10 +19,9 @@ def _sample(number: int, *, answer: str = "a dog", description: str = "a dog") -
     return Sample(id=str(number), image_id="i", image_uri="i.png", description=description, turns=turns)
 
 
-def _unit(sample: Sample) -> Prepared:
-    buffer = io.BytesIO()
-    Image.new("RGB", (30, 40), "red").save(buffer, "PNG")
-    return Prepared(id=sample.id, images=[buffer.getvalue()], payload=json.dumps(asdict(sample)), reason="")
+def _unit(sample: Sample) -> Task:
+    image = Image.new("RGB", (30, 40), "red")
+    return Task(id=sample.id, images=[image], payload=json.dumps(asdict(sample)))
 
 
 @pytest.fixture
@@ -48,14 +46,14 @@ def test_fitter_passes_what_fits_as_it_is_and_says_why_others_do_not(fitter: Fit
 def test_fitter_counts_image_and_description(tiny_llava: Path) -> None:
     """The longest limit that refuses a sample grows with its image (4 tokens and a line's end) and its description."""
 
-    def smallest_limit(sample: Sample, unit: Prepared) -> int:
+    def smallest_limit(sample: Sample, unit: Task) -> int:
         for limit in range(1, 200):
             if not Fitter(model_uri=str(tiny_llava), infused=_INFUSED, max_length=limit)([unit])[0].reason:
                 return limit
         raise AssertionError(sample.id)
 
     plain, described = _sample(0, description=""), _sample(1)
-    text_only = Prepared(id="0", images=[], payload=_unit(plain).payload, reason="")
+    text_only = Task(id="0", images=[], payload=_unit(plain).payload)
     assert smallest_limit(plain, _unit(plain)) == smallest_limit(plain, text_only) + 5
     assert smallest_limit(described, _unit(described)) > smallest_limit(plain, _unit(plain))
 

@@ -9,10 +9,10 @@ from PIL import Image
 
 from stic_ray import artifacts, recipes, sources
 from stic_ray.artifacts import Artifact
-from stic_ray.config import parse_config, read_yaml
+from stic_ray.config import Config, parse_config, read_yaml
 from stic_ray.records import ImageRef
 from stic_ray.sources import image_id
-from stic_ray.stages import images
+from stic_ray.stages import images, listing, unique
 
 
 def _jpeg(shade: int) -> bytes:
@@ -29,10 +29,11 @@ def _write_tar(path: Path, files: dict[str, bytes]) -> None:
             archive.addfile(info, io.BytesIO(data))
 
 
-def _run(folder: Path, *overrides: str) -> Artifact:
+def _run(folder: Path, *overrides: str) -> tuple[Artifact, Config]:
     settings = [f"store={folder / 'store'}", f"unlabeled.uri={folder}", "unlabeled.sample=null", *overrides]
     config = parse_config(read_yaml(recipes.read("embedded"), "embedded"), settings)
-    return images.run(config, images.plan(config))
+    listed = listing.run(config, listing.plan(config))
+    return images.run(config, listed, images.plan(listed.fingerprint)), config
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -42,9 +43,10 @@ def test_run_on_tars_keeps_every_image_once_and_says_what_is_wrong_with_the_othe
     _write_tar(tmp_path / "c.tar", {"5.jpg": _jpeg(5), "6.jpg": _jpeg(6)})
     whole = (tmp_path / "c.tar").read_bytes()
     (tmp_path / "c.tar").write_bytes(whole[: whole.index(b"6.jpg") + 512 + 10])
-    made = _run(tmp_path, "unlabeled.type=WebDataset")
+    read, config = _run(tmp_path, "unlabeled.type=WebDataset")
+    made = unique.run(config, read, unique.plan(read.fingerprint))
     kept = {ref.key: ref for ref in artifacts.read(made.uri, ImageRef)}
-    rejected = {reject.id: reject.reason for reject in artifacts.read_rejects(made.uri)}
+    rejected = {row.id: row.reason for part in (read, made) for row in artifacts.read_rejects(part.uri)}
     (stays,) = kept.keys() & {"a.tar/2.jpg", "b.tar/same.jpg"}
     (goes,) = {"a.tar/2.jpg", "b.tar/same.jpg"} - {stays}
     assert image_id(stays) < image_id(goes)
@@ -63,5 +65,5 @@ def test_plan_changes_with_what_is_taken_of_the_source(tmp_path: Path) -> None:
     for overrides in ([], ["unlabeled.shard=0/2"], ["unlabeled.shard=1/2"], ["unlabeled.limit=1"], ["seed=1"]):
         settings = [f"store={tmp_path}", f"unlabeled.uri={tmp_path}", "unlabeled.sample=null", *overrides]
         config = parse_config(read_yaml(recipes.read("embedded"), "embedded"), settings)
-        plans.append(images.plan(config).fingerprint)
+        plans.append(listing.plan(config).fingerprint)
     assert len(set(plans)) == 4 and plans[0] == plans[-1]  # without a sample nothing is drawn

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from stic_ray import artifacts, recipes
 from stic_ray.config import Config, parse_config, read_yaml
 from stic_ray.records import Pair, Response, make_id
@@ -35,6 +37,7 @@ def _response(image_id: str, role: str, text: str) -> Response:
     )
 
 
+@pytest.mark.usefixtures("ray_local")
 def test_run_keeps_the_whole_story_and_rejects_equal_and_empty_answers(tmp_path: Path) -> None:
     config = _config(tmp_path)
     answers = {str(n): (f"good {n}", f"bad {n}") for n in range(30)} | {"same": ("x", "x"), "empty": ("x", "")}

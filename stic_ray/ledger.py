@@ -1,0 +1,242 @@
+"""The ledger: an actor that knows which units are in which worker, so that one which kills workers is found out.
+
+A worker writes its units down before it works on them and crosses them off afterwards. Whoever gets units that a dead
+worker never crossed off has suspects: they run alone, and one that was alone in a dying worker twice is rejected. The
+ledger also adds up what the workers report: for the log, the artifact's record and Ray's metrics. It lives as long as
+its driver; a new driver starts with a clean one.
+"""
+
+import os
+import re
+import socket
+import threading
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import ray
+from ray.util import metrics
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+MAX_DEATHS_ALONE = 2
+POISON = f"its worker died {MAX_DEATHS_ALONE} times while it was the only one in it"
+PREPARE = "prepare"  # the phases of a unit
+WORK = "work"
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass
+class _Phase:
+    """Units by id: `busy` with their worker and whether they are alone in it."""
+
+    busy: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    suspects: set[str] = field(default_factory=set)
+    deaths_alone: Counter[str] = field(default_factory=Counter)
+    num_done: int = 0
+    num_retried: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How a stage stands: units prepared and waiting, in the workers, under suspicion, done again; sums of figures."""
+
+    num_waiting: int
+    num_in_work: int
+    num_suspects: int
+    num_retried: int
+    figures: Mapping[str, float]
+
+
+class Ledger:
+    """The actor's class; every method is short, so that one ledger serves a cluster."""
+
+    def __init__(self) -> None:
+        self._phases: dict[tuple[str, str], _Phase] = defaultdict(_Phase)
+        self._figures: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._units = metrics.Counter("stic_ray_units", "units done", ("stage",))
+        self._rejects = metrics.Counter("stic_ray_rejects", "units rejected, by reason", ("stage", "reason"))
+        self._retried = metrics.Counter("stic_ray_retried_units", "units whose worker died", ("stage", "phase"))
+        self._sums = metrics.Counter("stic_ray_figures", "what workers add up, like tokens", ("stage", "figure"))
+        self._depths = metrics.Gauge("stic_ray_queue", "units prepared or in work", ("stage", "where"))
+
+    def begin(self, stage: str, phase: str, worker: str, ids: Sequence[str]) -> dict[str, int]:
+        """Write units down; the suspects among them are not, and come back with how often each died alone."""
+        book = self._phases[stage, phase]
+        suspects = {}
+        retried = 0
+        for key in ids:
+            holder, alone = book.busy.get(key, (worker, False))
+            if holder != worker:
+                retried += 1
+                book.deaths_alone[key] += alone
+                book.suspects.add(key)
+                del book.busy[key]
+            if key in book.suspects:
+                suspects[key] = book.deaths_alone[key]
+            else:
+                book.busy[key] = (worker, False)
+        if retried:
+            book.num_retried += retried
+            self._retried.inc(retried, {"stage": stage, "phase": phase})
+        return suspects
+
+    def begin_alone(self, stage: str, phase: str, worker: str, key: str) -> None:
+        """Write a suspect down that is about to run with no other unit in its worker."""
+        self._phases[stage, phase].busy[key] = (worker, True)
+
+    def end(
+        self, stage: str, phase: str, ids: Sequence[str], reasons: Mapping[str, int], figures: Mapping[str, float]
+    ) -> None:
+        """Cross units off, with the reasons why some failed and what their worker adds to the figures."""
+        book = self._phases[stage, phase]
+        for key in ids:
+            book.busy.pop(key, None)
+            if book.deaths_alone[key] < MAX_DEATHS_ALONE:  # else it stays known: its block may be done again
+                book.suspects.discard(key)
+                del book.deaths_alone[key]
+        book.num_done += len(ids)
+        for reason, count in reasons.items():
+            self._rejects.inc(count, {"stage": stage, "reason": _NUMBER.sub("N", reason)[:80]})
+        if phase == WORK:
+            self._units.inc(len(ids), {"stage": stage})
+        for name, value in figures.items():
+            self._figures[stage][name] += value
+            if value > 0:
+                self._sums.inc(value, {"stage": stage, "figure": name})
+        state = self.state(stage)
+        self._depths.set(state.num_waiting, {"stage": stage, "where": "waiting"})
+        self._depths.set(state.num_in_work, {"stage": stage, "where": "in work"})
+
+    def state(self, stage: str) -> State:
+        """How a stage stands now."""
+        phases = [self._phases[stage, phase] for phase in (PREPARE, WORK)]
+        prepared, work = phases
+        return State(
+            num_waiting=max(0, prepared.num_done - work.num_done - len(work.busy)),
+            num_in_work=len(work.busy),
+            num_suspects=sum(len(phase.suspects) for phase in phases),
+            num_retried=sum(phase.num_retried for phase in phases),
+            figures=dict(self._figures[stage]),
+        )
+
+    def isolating(self) -> list[str]:
+        """The workers that have a suspect alone, each as PID@HOST-TOKEN."""
+        return sorted({worker for book in self._phases.values() for worker, alone in book.busy.values() if alone})
+
+
+def start_ledger() -> Any:
+    """The ledger of this driver, started at the first call, beside the driver."""
+    context = ray.get_runtime_context()
+    beside = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)
+    return (
+        ray.remote(Ledger)
+        .options(
+            name=f"stic_ray-ledger-{context.get_job_id()}",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            scheduling_strategy=beside,
+        )
+        .remote()
+    )
+
+
+class Given(Protocol):
+    """What a worker works on: anything that is about one unit."""
+
+    @property
+    def id(self) -> str:
+        """The unit's id."""
+        ...
+
+
+class Made(Protocol):
+    """What a worker makes of a unit, with the reason where it failed."""
+
+    @property
+    def id(self) -> str:
+        """The unit's id."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, "" when fine."""
+        ...
+
+
+In = TypeVar("In", bound=Given)
+Out = TypeVar("Out", bound=Made)
+
+_WORKER = f"{os.getpid()}@{socket.gethostname()}-{uuid.uuid4().hex[:8]}"  # of this process
+
+
+class Guard(Generic[In, Out]):
+    """Does one phase of a stage's units in one worker under the ledger, up to `slots` calls at once.
+
+    `refuse` makes the reject of a unit that kills workers; `figures` gives the worker's sums since its start.
+    """
+
+    def __init__(
+        self,
+        ledger: Any,
+        where: tuple[str, str],
+        refuse: Callable[[str, str], Out],
+        *,
+        figures: Callable[[], Mapping[str, float]] = dict,
+        slots: int = 1,
+    ) -> None:
+        self._ledger = ledger
+        self._where = where
+        self._refuse = refuse
+        self._figures = figures
+        self._told: Mapping[str, float] = {}
+        self._telling = threading.Lock()
+        self._slots = threading.Semaphore(slots)
+        self._num_slots = slots
+        self._isolation = threading.Lock()
+
+    def do(self, units: Sequence[In], work: Callable[[Sequence[In]], Sequence[Out]]) -> list[Out]:
+        """What `work` makes of the units, suspects one by one."""
+        with self._slots:  # before they are written down: who waits for a slot dies with a worker innocently
+            suspects = _wait(self._ledger.begin.remote(*self._where, _WORKER, [unit.id for unit in units]))
+            innocent = [unit for unit in units if unit.id not in suspects]
+            made = self._end(work(innocent)) if innocent else []
+        for unit in units:
+            if unit.id not in suspects:
+                continue
+            if suspects[unit.id] >= MAX_DEATHS_ALONE:
+                made += self._end([self._refuse(unit.id, POISON)])
+                continue
+            with self._alone():
+                _wait(self._ledger.begin_alone.remote(*self._where, _WORKER, unit.id))
+                made += self._end(work([unit]))
+        return made
+
+    def _end(self, made: Sequence[Out]) -> list[Out]:
+        reasons = Counter(outcome.reason for outcome in made if outcome.reason)
+        with self._telling:
+            now = self._figures()
+            fresh = {name: value - self._told.get(name, 0.0) for name, value in now.items()}
+            self._told = now
+        self._ledger.end.remote(*self._where, [outcome.id for outcome in made], dict(reasons), fresh)
+        return list(made)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nothing else runs in this worker."""
+        with self._isolation:
+            for _ in range(self._num_slots):
+                self._slots.acquire()
+            try:
+                yield
+            finally:
+                self._slots.release(self._num_slots)
+
+
+def _wait(answer: Any) -> Any:
+    """`ray.get` for a moment: it would give this worker's cores away, and Ray start another worker on them."""
+    return answer.future().result()
