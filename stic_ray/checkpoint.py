@@ -5,7 +5,8 @@ import json
 from stic_ray import storage
 
 _MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
-SUPPORTED = ("llava",)  # model_type of the families that vlm.py knows
+SUPPORTED = ("idefics3", "llava")  # model_type of the families that vlm.py knows
+_SERVED_BY_VLLM = ("Idefics3ForConditionalGeneration", "LlavaForConditionalGeneration")  # what its tests compare
 
 
 def check_checkpoint(uri: str) -> None:
@@ -33,6 +34,22 @@ def check_checkpoint(uri: str) -> None:
     templates = ("chat_template.jinja", "chat_template.json")
     if not any(name in files for name in templates) and not any(entry.get("chat_template") for entry in settings):
         raise ValueError(f"model.path {uri} has no chat template: save one with its processor (chat_template.jinja)")
+
+
+def is_served_by_vllm(uri: str) -> bool:
+    """Whether vLLM answers for a checkpoint as transformers does, by the architecture in its config.json.
+
+    Raises:
+        ValueError: there is no config.json, or it is damaged.
+    """
+    config = storage.join(uri, "config.json")
+    try:
+        architectures = _read(config).get("architectures")
+    except FileNotFoundError:
+        raise ValueError(
+            f"model.path {uri} holds no config.json: give a checkpoint directory of transformers"
+        ) from None
+    return isinstance(architectures, list) and any(name in _SERVED_BY_VLLM for name in architectures)
 
 
 def _is_whole(uri: str) -> bool:

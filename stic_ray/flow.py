@@ -160,7 +160,12 @@ def _stream(uri: str, stage: str, work: Work, pending: list[Unit], execution: Ex
         batch_format="pyarrow",
         num_cpus=pool.num_cpus,
         num_gpus=num_gpus,
-        compute=ray.data.ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.min_size,
+            max_size=pool.max_size,
+            max_concurrent_calls_per_actor=pool.concurrent_batches,
+            enable_true_multi_threading=pool.concurrent_batches > 1,
+        ),
     )
     reports = answered.map_batches(
         _write_batch,

@@ -12,8 +12,8 @@ from PIL import Image
 
 from stic_ray import artifacts, prompts
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Config, Prompts, Sampling, to_tree
-from stic_ray.engines import start_engine
+from stic_ray.config import Config, Prompts, Sampling, Transformers, Vllm, to_tree
+from stic_ray.engines import engine_name, resolve_engine, start_engine
 from stic_ray.engines.protocol import Request
 from stic_ray.flow import Outcome, Prepared, Unit, Work, read_image, run_stage
 from stic_ray.images import decode
@@ -28,7 +28,7 @@ def plan(config: Config, samples: str, stage1: str) -> Plan:
         "seed": config.seed,
         "simple": to_tree(config.prompts.simple),
         "sampling": to_tree(config.sampling),
-        "engine": "transformers",
+        "engine": engine_name(config.engine, config.model.path),
         "dtype": config.model.dtype,
     }
     parents = {"samples": samples, "model": stage1}
@@ -48,6 +48,7 @@ def run(config: Config, samples: Artifact, model_uri: str, plan: Plan) -> Artifa
         prepare=read_image,
         worker=Describer,
         worker_arguments={
+            "engine": resolve_engine(config.engine, config.model.path),
             "model_uri": model_uri,
             "dtype": config.model.dtype,
             "batch_size": config.execution.batch_size,
@@ -65,6 +66,7 @@ class Describer:
     def __init__(
         self,
         *,
+        engine: Transformers | Vllm,
         model_uri: str,
         dtype: str,
         batch_size: int,
@@ -72,7 +74,7 @@ class Describer:
         pool: Prompts,
         seed: int,
     ) -> None:
-        self._engine = start_engine(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
+        self._engine = start_engine(settings=engine, model_uri=model_uri, dtype=dtype, batch_size=batch_size)
         self._sampling = sampling
         self._pool = pool
         self._seed = seed

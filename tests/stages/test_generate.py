@@ -12,11 +12,11 @@ import ray.cloudpickle
 from PIL import Image
 
 from stic_ray import flow
-from stic_ray.config import ColorJitter, Downsize, Negatives, Prompts, Sampling
+from stic_ray.config import ColorJitter, Downsize, Negatives, Prompts, Sampling, Transformers
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.flow import Prepared, Unit
 from stic_ray.images import corrupt, decode, encode, hash_pixels
-from stic_ray.records import Response, Turn, make_id
+from stic_ray.records import Response, make_id
 from stic_ray.stages import generate
 from stic_ray.stages.generate import (
     CORRUPTED,
@@ -107,7 +107,14 @@ _PREPARE = Prepare(seed=0, pool=_POOL, negatives=_NEGATIVES)
 
 def _responder(tiny_llava: Path) -> Responder:
     sampling = Sampling(temperature=1.0, max_new_tokens=6)
-    return Responder(model_uri=str(tiny_llava), dtype="float32", batch_size=4, sampling=sampling, model="base-1")
+    return Responder(
+        engine=Transformers(),
+        model_uri=str(tiny_llava),
+        dtype="float32",
+        batch_size=4,
+        sampling=sampling,
+        model="base-1",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +161,7 @@ class _Recorder:
             for r in requests
         ]
 
-    def count_tokens(self, turns: Sequence[Turn], image: Image.Image | None) -> int:
+    def figures(self) -> dict[str, float]:
         raise AssertionError
 
 
