@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, Idefics3Processor
 
 from stic_ray.checkpoint import check_checkpoint
 from stic_ray.records import Turn
@@ -113,6 +113,12 @@ def render_prompt(processor: Any, prompt: str, *, has_image: bool) -> str:
     return render(processor, [Turn(role="user", text=prompt)], has_image=has_image, answer_next=True)
 
 
+def tokenize(processor: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Rendered prompts as token ids, an image's marker still a single one."""
+    ids: list[list[int]] = _tokenize(processor, texts)["input_ids"] if texts else []
+    return ids
+
+
 def encode_prompts(processor: Any, texts: Sequence[str], images: Sequence[Image.Image | None]) -> PromptBatch:
     """Rendered prompts with their images (of all or of none) as one batch."""
     different = {id(image): image for image in images if image is not None}
@@ -165,7 +171,8 @@ def _process_images(processor: Any, images: list[Image.Image]) -> tuple[dict[str
     if not images:
         return {}, []
     # Each in a list of its own: families that cut an image into tiles take a list as the images of one prompt.
-    processed = processor.image_processor([[image] for image in images], return_tensors="pt")
+    tiled = {"return_row_col_info": True} if isinstance(processor, Idefics3Processor) else {}
+    processed = processor.image_processor([[image] for image in images], return_tensors="pt", **tiled)
     placeholders = [processor.replace_image_token(processed, image_idx=index) for index in range(len(images))]
     notes = {*processor.unused_input_names, *_NOTES}
     tensors = {name: value for name, value in processed.items() if name not in notes}
