@@ -1,11 +1,14 @@
 """What a checkpoint directory must hold, known from its small files alone: checked before anything heavy starts."""
 
+import importlib.util
 import json
 
 from stic_ray import storage
 
 _MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
-SUPPORTED = ("llava",)  # model_type of the families that vlm.py knows
+SUPPORTED = ("idefics3", "llava")  # model_type of the families that vlm.py knows
+# What vLLM is compared on, and whether its own class of it imports torchvision.
+_SERVED_BY_VLLM = {"Idefics3ForConditionalGeneration": False, "LlavaForConditionalGeneration": True}
 
 
 def check_checkpoint(uri: str) -> None:
@@ -33,6 +36,34 @@ def check_checkpoint(uri: str) -> None:
     templates = ("chat_template.jinja", "chat_template.json")
     if not any(name in files for name in templates) and not any(entry.get("chat_template") for entry in settings):
         raise ValueError(f"model.path {uri} has no chat template: save one with its processor (chat_template.jinja)")
+
+
+def is_served_by_vllm(uri: str) -> bool:
+    """Whether vLLM answers for a checkpoint as transformers does, by the architecture in its config.json.
+
+    Raises:
+        ValueError: there is no config.json, or it is damaged.
+    """
+    return _architecture(uri) in _SERVED_BY_VLLM
+
+
+def implementation_in_vllm(uri: str) -> str:
+    """The `model_impl` that vLLM serves a checkpoint with: its own class, or transformers' where that cannot be.
+
+    torchvision has no build that imports beside a CPU build of torch; where it is, it must be one that does.
+    """
+    needed = _SERVED_BY_VLLM[_architecture(uri)]
+    return "transformers" if needed and importlib.util.find_spec("torchvision") is None else "vllm"
+
+
+def _architecture(uri: str) -> str:
+    try:
+        architectures = _read(storage.join(uri, "config.json")).get("architectures")
+    except FileNotFoundError:
+        raise ValueError(
+            f"model.path {uri} holds no config.json: give a checkpoint directory of transformers"
+        ) from None
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else ""
 
 
 def _is_whole(uri: str) -> bool:

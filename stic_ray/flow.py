@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from PIL import Image
 
 from stic_ray import artifacts, sources, storage
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Execution
+from stic_ray.config import Execution, Pool
 from stic_ray.images import BadImageError, decode
 from stic_ray.ledger import PREPARE, WORK, Guard, State, start_ledger
 from stic_ray.progress import Progress
@@ -329,12 +329,17 @@ def _stream(
         num_gpus = pool.num_gpus if work.on_gpu else 0.0
         answered = answered.map_batches(
             _Actor,
-            fn_constructor_args=(feed.ledger, stage, work, pool.num_cpus, num_gpus),
+            fn_constructor_args=(feed.ledger, stage, work, replace(pool, num_gpus=num_gpus)),
             batch_size=batch,
             batch_format="pyarrow",
             num_cpus=pool.num_cpus,
             num_gpus=num_gpus,
-            compute=ray.data.ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=pool.min_size,
+                max_size=pool.max_size,
+                max_concurrent_calls_per_actor=pool.concurrent_batches,
+                enable_true_multi_threading=pool.concurrent_batches > 1,
+            ),
         )
     reports = answered.map_batches(
         _write_batch,
@@ -383,17 +388,19 @@ def _refuse(key: str, reason: str) -> Outcome:
 class _Actor:
     """An actor of the pool: holds the stage's worker, turns prepared units into outcomes."""
 
-    def __init__(self, ledger: Any, stage: str, work: Work, num_cpus: float, num_gpus: float) -> None:
-        if num_gpus == 0:
+    def __init__(self, ledger: Any, stage: str, work: Work, pool: Pool) -> None:
+        if pool.num_gpus == 0:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what was not asked for is not used
         gc.disable()  # imports and weights are no garbage: to look for it among them takes a sixth of the start
         self._work = work.worker(**work.worker_arguments)
         gc.freeze()
         gc.enable()
-        if num_gpus == 0 and "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(max(1, int(num_cpus)))
+        if pool.num_gpus == 0 and "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(max(1, int(pool.num_cpus)))
         self._record = work.record
-        self._guard: Guard[Prepared, Outcome] = Guard(ledger, (stage, WORK), _refuse, figures=self._work.figures)
+        self._guard: Guard[Prepared, Outcome] = Guard(
+            ledger, (stage, WORK), _refuse, figures=self._work.figures, slots=pool.concurrent_batches
+        )
 
     def __call__(self, table: pa.Table) -> pa.Table:
         columns = (table.column(name).to_pylist() for name in PREPARED.names)

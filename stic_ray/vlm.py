@@ -15,17 +15,29 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, Idefics3Processor
 
 from stic_ray.checkpoint import check_checkpoint
 from stic_ray.records import Turn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-# Weights of the language model's blocks, as every LLaVA-like class names them since transformers 5.
-_LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
-_PROJECTOR = "multi_modal_projector."
-_VISION = "vision_tower."
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a family's class calls its parts, below `model.`: language model, projector and vision tower."""
+
+    language: str
+    projector: str
+    vision: str
+
+
+_PARTS = {
+    "idefics3": _Parts(language="text_model", projector="connector", vision="vision_model"),
+    "llava": _Parts(language="language_model", projector="multi_modal_projector", vision="vision_tower"),
+}
+# What image processors say of an image beside its tensors: how many rows and columns of tiles it was cut into.
+_NOTES = ("rows", "cols")
 # transformers 5 drops this level when it saves; published checkpoints and vLLM's own classes have it.
 _EXPORT_KEYS = ((re.compile(r"^(?:model\.)?vision_tower\.(?!vision_model\.)"), "vision_tower.vision_model."),)
 
@@ -101,6 +113,12 @@ def render_prompt(processor: Any, prompt: str, *, has_image: bool) -> str:
     return render(processor, [Turn(role="user", text=prompt)], has_image=has_image, answer_next=True)
 
 
+def tokenize(processor: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Rendered prompts as token ids, an image's marker still a single one."""
+    ids: list[list[int]] = _tokenize(processor, texts)["input_ids"] if texts else []
+    return ids
+
+
 def encode_prompts(processor: Any, texts: Sequence[str], images: Sequence[Image.Image | None]) -> PromptBatch:
     """Rendered prompts with their images (of all or of none) as one batch."""
     different = {id(image): image for image in images if image is not None}
@@ -152,9 +170,12 @@ def _process_images(processor: Any, images: list[Image.Image]) -> tuple[dict[str
     """The model's image tensors, and the text that each image stands for in a prompt."""
     if not images:
         return {}, []
-    processed = processor.image_processor(images, return_tensors="pt")
+    # Each in a list of its own: families that cut an image into tiles take a list as the images of one prompt.
+    tiled = {"return_row_col_info": True} if isinstance(processor, Idefics3Processor) else {}
+    processed = processor.image_processor([[image] for image in images], return_tensors="pt", **tiled)
     placeholders = [processor.replace_image_token(processed, image_idx=index) for index in range(len(images))]
-    tensors = {name: value for name, value in processed.items() if name not in processor.unused_input_names}
+    notes = {*processor.unused_input_names, *_NOTES}
+    tensors = {name: value for name, value in processed.items() if name not in notes}
     return tensors, placeholders
 
 
@@ -183,9 +204,17 @@ def _last_index(row: Sequence[int], token: int) -> int:
     return len(row) - 1 - row[::-1].index(token)
 
 
-def end_token_ids(processor: Any, model: Any) -> list[int]:
+def load_generation_config(path: str) -> GenerationConfig:
+    """The checkpoint's generation settings without its weights; as its class has them where no file says."""
+    try:
+        return GenerationConfig.from_pretrained(path, local_files_only=True)
+    except OSError:  # no generation_config.json
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(path, local_files_only=True))
+
+
+def end_token_ids(processor: Any, settings: GenerationConfig) -> list[int]:
     """Token ids that end an answer: of the generation settings, of the tokenizer, and what the template writes."""
-    configured = model.generation_config.eos_token_id
+    configured = settings.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in [*ids, processor.tokenizer.eos_token_id, *_template_ends(processor)] if i is not None})
 
@@ -297,8 +326,16 @@ def collate(processor: Any, examples: Sequence[Example]) -> dict[str, Tensor]:
     batch = {"input_ids": input_ids_BT, "attention_mask": mask_BT, "trained": trained_BT}
     names = sorted({name for example in examples for name in example.image_inputs})
     for name in names:
-        batch[name] = torch.cat([e.image_inputs[name] for e in examples if name in e.image_inputs])
+        batch[name] = _concatenate([e.image_inputs[name] for e in examples if name in e.image_inputs])
     return batch
+
+
+def _concatenate(tensors: list[Tensor]) -> Tensor:
+    """Image tensors [1, ...] as one; an image of fewer tiles gets empty ones, which the model drops."""
+    if len({tensor.shape for tensor in tensors}) > 1:
+        tiles = max(tensor.shape[1] for tensor in tensors)
+        tensors = [torch.cat([t, t.new_zeros(1, tiles - t.shape[1], *t.shape[2:])], dim=1) for t in tensors]
+    return torch.cat(tensors)
 
 
 class AnswerScorer(nn.Module):
@@ -356,33 +393,47 @@ def add_lora(model: Any, *, rank: int, lora_alpha: int, projector: bool) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
+    parts = _PARTS[model.config.model_type]
     config = LoraConfig(
         r=rank,
         lora_alpha=lora_alpha,
         lora_dropout=0.0,
-        target_modules=_LORA_TARGETS,
-        modules_to_save=[_PROJECTOR.rstrip(".")] if projector else None,
+        target_modules=rf".*{parts.language}\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
+        modules_to_save=[parts.projector] if projector else None,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
 
 
+def load_adapter(model: Any, adapted: Any, path: str, name: str) -> Any:
+    """peft's view of a model with a saved adapter in it; `adapted` is that view where it has one already, else None."""
+    from peft import PeftModel
+
+    if adapted is None:
+        return PeftModel.from_pretrained(model, path, adapter_name=name).eval()
+    adapted.load_adapter(path, adapter_name=name)
+    return adapted.eval()
+
+
 def unfreeze_language_model(model: Any, *, projector: bool) -> None:
     """Train the language model with its embeddings and head, and the projector if asked; the vision tower is frozen."""
+    parts = _PARTS[model.config.model_type]
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_VISION not in name and (projector or _PROJECTOR not in name))
+        path = name.split(".")
+        parameter.requires_grad_(parts.vision not in path and (projector or parts.projector not in path))
 
 
 def projector_parameters(model: Any) -> list[nn.Parameter]:
     """The parameters between vision tower and language model: of an adapted model, those that the adapter replaces."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if _PROJECTOR in name]
+    projector = f"{_PARTS[model.config.model_type].projector}."
+    named = [(name, parameter) for name, parameter in model.named_parameters() if projector in name]
     return [parameter for name, parameter in named if ".original_module." not in name]
 
 
 def sharding_units(model: Any) -> list[nn.Module]:
     """The blocks that are sharded one by one (FSDP): the language model's layers."""
     body = model.get_base_model() if hasattr(model, "peft_config") else model
-    return list(body.model.language_model.layers)
+    return list(getattr(body.model, _PARTS[body.config.model_type].language).layers)
 
 
 def save_checkpoint(model: Any, processor: Any, directory: str) -> None:

@@ -288,7 +288,19 @@ _LEAVES: list[Any] = [
     Benchmark(images="a", objects="b", vocabulary="c", pope_random="d", questions="g"),
     Evaluation(test=Benchmark(images="a"), dev=Benchmark(images="b"), resamples=2, max_new_tokens=3),
     Evaluation(test=Benchmark(images="a")),
-    Pool(min_size=2, max_size=3, num_cpus=0.5, num_gpus=0.25),
+    config.Auto(),
+    config.Transformers(),
+    config.Vllm(),
+    config.Vllm(
+        tensor_parallel=2,
+        max_model_len=3,
+        max_concurrent=4,
+        gpu_memory_share=0.5,
+        cpu_cache_gib=0.5,
+        max_lora_rank=8,
+        eager=True,
+    ),
+    Pool(min_size=2, max_size=3, num_cpus=0.5, num_gpus=0.25, concurrent_batches=4),
     config.Execution(pool=Pool(max_size=2), task_cpus=0.1, train_gpus=1.0, max_reject_rate=0.0),
 ]
 

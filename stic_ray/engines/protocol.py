@@ -1,45 +1,67 @@
 """The protocols of generation and scoring: requests in, one answer for each out, in order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from PIL import Image
 
 from stic_ray.config import Sampling
-from stic_ray.records import Turn
+from stic_ray.records import Turn, make_seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt on one image (None: text only). `seed` alone decides what is drawn, whatever the batch."""
+    """One prompt on one image (None: text only). `seed` alone decides what is drawn, whatever the batch.
+
+    `adapter` is the URI of a directory with a LoRA adapter of peft for the model; "" asks the model as it is.
+    """
 
     prompt: str
     image: Image.Image | None
     sampling: Sampling
     seed: int
+    adapter: str = ""
+
+
+def draws(request: Request, number: int) -> list[Request]:
+    """Requests for so many independent answers to one: each has a seed of its own, that no batch can change."""
+    return [replace(request, seed=make_seed(request.seed, index)) for index in range(number)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """An answer without its end token. `finish_reason` is "stop" (end token), "length", or "" with an `error`."""
+    """An answer without its end token. `finish_reason` is "stop" (end token), "length", or "" with an `error`.
+
+    `num_cached_tokens` of the prompt came from the engine's prefix cache.
+    """
 
     text: str
     num_prompt_tokens: int
     num_tokens: int
     finish_reason: str
     error: str = ""
+    num_cached_tokens: int = 0
+
+
+def refused(reason: str, num_prompt_tokens: int = 0) -> Completion:
+    """The completion of a request that an engine does not answer."""
+    return Completion(text="", num_prompt_tokens=num_prompt_tokens, num_tokens=0, finish_reason="", error=reason)
 
 
 class Engine(Protocol):
-    """Anything that answers requests."""
-
-    def figures(self) -> dict[str, float]:
-        """Sums since the start."""
-        ...
+    """Anything that answers requests, of several threads at once."""
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion a request, in order; a request that cannot be answered has an `error`."""
+        """One completion a request, in order; a request that cannot be answered has an `error`.
+
+        Raises:
+            ValueError: an adapter is not there or does not fit the model.
+        """
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """Counts since the start: `requests`, `refused`, `prompt_tokens`, `cached_tokens`, `new_tokens`."""
         ...
 
 

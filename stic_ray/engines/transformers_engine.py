@@ -1,7 +1,10 @@
 """Generation with transformers: length-sorted batches, early exit, draws that do not depend on the batch."""
 
 import itertools
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +12,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from stic_ray import storage, vlm
 from stic_ray.config import Sampling
-from stic_ray.engines.protocol import Completion, Request
+from stic_ray.engines import adapters
+from stic_ray.engines.counters import Counters
+from stic_ray.engines.protocol import Completion, Request, refused
 
 
 class GumbelSampling(LogitsProcessor):  # type: ignore[misc]
@@ -41,56 +46,105 @@ def _nucleus(logits_BV: Tensor, top_p: float) -> Tensor:
     return logits_BV.masked_fill(dropped_BV, float("-inf"))
 
 
+class _Adapters:
+    """LoRA adapters in a model, each loaded when it is first asked for, and again once its files have changed."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._adapted: Any = None  # peft's view of the model; None until the first adapter puts its layers in
+        self._versions: dict[str, str] = {}
+
+    @contextmanager
+    def applied(self, uri: str) -> Iterator[None]:
+        """The model with the adapter at `uri`, "" for none, until the end of the block.
+
+        Raises:
+            ValueError: it is not there or does not fit the model.
+        """
+        if uri:
+            outdated = self._load(uri)
+            self._adapted.set_adapter(self._versions[uri])
+            if outdated:
+                self._adapted.delete_adapter(outdated)
+            yield
+        elif self._adapted is None:
+            yield
+        else:
+            with self._adapted.disable_adapter():
+                yield
+
+    def _load(self, uri: str) -> str:
+        """Have an adapter in the model; returns the one that it takes the place of, "" where there is none."""
+        path, version = adapters.locate(uri)
+        known = self._versions.get(uri, "")
+        if version == known:
+            return ""
+        try:
+            self._adapted = vlm.load_adapter(self._model, self._adapted, path, version)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ValueError(f"adapter {uri} does not fit the model: {error}") from error
+        self._versions[uri] = version
+        return "" if known in self._versions.values() else known
+
+
 class TransformersEngine:
-    """An engine on `generate`; works for every model that transformers loads."""
+    """An engine on `generate`; works for every model that transformers loads. One thread at a time computes."""
 
     def __init__(self, model_uri: str, dtype: str, batch_size: int) -> None:
         path = storage.local_copy(model_uri)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._processor = vlm.load_processor(path)
         self._model = vlm.load_model(path, dtype).to(self._device)
-        self._ends = vlm.end_token_ids(self._processor, self._model)
+        self._ends = vlm.end_token_ids(self._processor, self._model.generation_config)
         self._model.generation_config = GenerationConfig()  # a checkpoint's penalties would bend what is drawn
         self._limit = int(self._model.config.get_text_config().max_position_embeddings)
         self._batch_size = batch_size
+        self._adapters = _Adapters(self._model)
+        self._counters = Counters()
+        self._lock = threading.Lock()
         # In characters: prompts of one band are padded by less than a tenth of the tokens of reading their image again.
         self._band = max(1, vlm.beginning_length(self._processor) // 3)
-
-    def figures(self) -> dict[str, float]:
-        """None yet."""
-        return {}
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order; equal requests are answered once (POPE's files share questions).
 
         Batches hold prompts of one sampling and like length, those on one image side by side, so that it is read once.
         """
-        first: dict[tuple[int, str, Sampling, int], int] = {}
-        same = [first.setdefault((id(r.image), r.prompt, r.sampling, r.seed), i) for i, r in enumerate(requests)]
+        first: dict[tuple[int, str, Sampling, int, str], int] = {}
+        same = [
+            first.setdefault((id(r.image), r.prompt, r.sampling, r.seed, r.adapter), i) for i, r in enumerate(requests)
+        ]
         texts = [vlm.render_prompt(self._processor, r.prompt, has_image=r.image is not None) for r in requests]
 
         marker = self._processor.image_token
         completions = {
-            index: _refused(f"the prompt holds {marker}, which stands for an image")
+            index: refused(f"the prompt holds {marker}, which stands for an image")
             for index, (request, text) in enumerate(zip(requests, texts, strict=True))
             if text.count(marker) != (request.image is not None)
         }
 
-        def likeness(index: int) -> tuple[bool, float, float, int]:
+        def likeness(index: int) -> tuple[str, bool, float, float, int]:
             s = requests[index].sampling
-            return (requests[index].image is None, s.temperature, s.top_p, s.max_new_tokens)
+            return (requests[index].adapter, requests[index].image is None, s.temperature, s.top_p, s.max_new_tokens)
 
         accepted = [index for index in first.values() if index not in completions]
         seen: dict[int, int] = {}
         number = [seen.setdefault(id(request.image), len(seen)) for request in requests]
         accepted.sort(key=lambda i: (likeness(i), len(texts[i]) // self._band, number[i], len(texts[i])))
-        for _, alike in itertools.groupby(accepted, key=likeness):
+        for (adapter, *_), alike in itertools.groupby(accepted, key=likeness):
             group = list(alike)
-            for start in range(0, len(group), self._batch_size):
-                batch = group[start : start + self._batch_size]
-                answers = self._generate_batch([requests[i] for i in batch], [texts[i] for i in batch])
-                completions.update(zip(batch, answers, strict=True))
-        return [completions[index] for index in same]
+            with self._lock, self._adapters.applied(adapter):
+                for start in range(0, len(group), self._batch_size):
+                    batch = group[start : start + self._batch_size]
+                    answers = self._generate_batch([requests[i] for i in batch], [texts[i] for i in batch])
+                    completions.update(zip(batch, answers, strict=True))
+        answered = [completions[index] for index in same]
+        self._counters.add(answered)
+        return answered
+
+    def figures(self) -> dict[str, float]:
+        """Counts since the start; an image that prompts of one batch share is not called cached."""
+        return self._counters.read()
 
     @torch.inference_mode()
     def _generate_batch(self, requests: list[Request], texts: list[str]) -> list[Completion]:
@@ -121,12 +175,12 @@ class TransformersEngine:
     def _without_too_long(
         self, requests: list[Request], texts: list[str], lengths: list[int], too_long: list[bool]
     ) -> list[Completion]:
-        kept = [index for index, refused in enumerate(too_long) if not refused]
+        kept = [index for index, over in enumerate(too_long) if not over]
         answers = iter(self._generate_batch([requests[i] for i in kept], [texts[i] for i in kept]) if kept else [])
         reason = f"prompt and answer need more than the model's {self._limit} positions"
         return [
-            _refused(reason, num_prompt_tokens=length) if refused else next(answers)
-            for refused, length in zip(too_long, lengths, strict=True)
+            refused(reason, num_prompt_tokens=length) if over else next(answers)
+            for over, length in zip(too_long, lengths, strict=True)
         ]
 
     def _completion(self, ids: list[int], num_prompt_tokens: int) -> Completion:
@@ -138,7 +192,3 @@ class TransformersEngine:
             num_tokens=len(answer),
             finish_reason="length" if end is None else "stop",
         )
-
-
-def _refused(reason: str, num_prompt_tokens: int = 0) -> Completion:
-    return Completion(text="", num_prompt_tokens=num_prompt_tokens, num_tokens=0, finish_reason="", error=reason)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from stic_ray import artifacts, prompts, storage
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Benchmark, Config, Sampling, to_tree
-from stic_ray.engines import start_engine
+from stic_ray.config import Benchmark, Config, Sampling, Transformers, Vllm, to_tree
+from stic_ray.engines import engine_name, resolve_engine, start_engine
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.evaluate.benchmarks import DETAILED_TASK, read_questions
 from stic_ray.flow import Inputs, Outcome, Task, Work, by_image, finish_stage, read_image, run_stage
@@ -69,7 +69,7 @@ def plan(config: Config, questions: str, model: str) -> Plan:
     identity = {
         "max_new_tokens": config.evaluation.max_new_tokens,
         "infused": config.prompts.infused,
-        "engine": "transformers",
+        "engine": engine_name(config.engine, config.model.path),
         "dtype": config.model.dtype,
     }
     parents = {"questions": questions, "model": model}
@@ -86,6 +86,7 @@ def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Arti
         prepare=read_image,
         worker=Answerer,
         worker_arguments={
+            "engine": resolve_engine(config.engine, config.model.path),
             "model_uri": model_uri,
             "dtype": config.model.dtype,
             "batch_size": config.execution.batch_size,
@@ -100,8 +101,17 @@ def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Arti
 class Answerer:
     """An actor's work: descriptions first, then every question, those of describe-and-respond with the description."""
 
-    def __init__(self, *, model_uri: str, dtype: str, batch_size: int, max_new_tokens: int, infused: str) -> None:
-        self._engine = start_engine(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
+    def __init__(
+        self,
+        *,
+        engine: Transformers | Vllm,
+        model_uri: str,
+        dtype: str,
+        batch_size: int,
+        max_new_tokens: int,
+        infused: str,
+    ) -> None:
+        self._engine = start_engine(settings=engine, model_uri=model_uri, dtype=dtype, batch_size=batch_size)
         self._sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
         self._infused = infused
 

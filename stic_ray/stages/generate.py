@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from stic_ray import prompts, sources
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Config, Negatives, Prompts, Sampling, to_tree
-from stic_ray.engines import start_engine
+from stic_ray.config import Config, Negatives, Prompts, Sampling, Transformers, Vllm, to_tree
+from stic_ray.engines import engine_name, resolve_engine, start_engine
 from stic_ray.engines.protocol import Request
 from stic_ray.flow import UNIT, Inputs, Outcome, Prepared, Task, Unit, Work, run_stage
 from stic_ray.images import BadImageError, corrupt, decode, draw_corruption, encode, hash_pixels
@@ -71,7 +71,7 @@ def plan(config: Config, images: str, model: str) -> Plan:
         "prompts": {name: to_tree(getattr(config.prompts, name)) for name in ("detailed", "simple", "misleading")},
         "negatives": to_tree(config.negatives),
         "sampling": to_tree(config.sampling),
-        "engine": "transformers",
+        "engine": engine_name(config.engine, config.model.path),
         "dtype": config.model.dtype,
     }
     parents = {"images": images, "model": model}
@@ -88,6 +88,7 @@ def run(config: Config, images: Artifact, plan: Plan) -> Artifact:
         prepare=Prepare(seed=config.seed, pool=config.prompts, negatives=config.negatives),
         worker=Responder,
         worker_arguments={
+            "engine": resolve_engine(config.engine, config.model.path),
             "model_uri": config.model.path,
             "dtype": config.model.dtype,
             "batch_size": config.execution.batch_size,
@@ -136,8 +137,17 @@ class Prepare:
 class Responder:
     """An actor's work: all requests of all images of a batch through one engine."""
 
-    def __init__(self, *, model_uri: str, dtype: str, batch_size: int, sampling: Sampling, model: str) -> None:
-        self._engine = start_engine(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
+    def __init__(
+        self,
+        *,
+        engine: Transformers | Vllm,
+        model_uri: str,
+        dtype: str,
+        batch_size: int,
+        sampling: Sampling,
+        model: str,
+    ) -> None:
+        self._engine = start_engine(settings=engine, model_uri=model_uri, dtype=dtype, batch_size=batch_size)
         self._sampling = sampling
         self._model = model
 

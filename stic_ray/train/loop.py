@@ -108,7 +108,7 @@ def _shard(scorer: vlm.AnswerScorer, world: int, device: torch.device) -> None:
 
 
 def _optimizer(scorer: nn.Module, training: Training) -> torch.optim.Optimizer:
-    projector = {id(p) for p in vlm.projector_parameters(scorer)}
+    projector = {id(p) for p in vlm.projector_parameters(scorer.model)}
     trained = [p for p in scorer.parameters() if p.requires_grad]
     groups = [{"params": [p for p in trained if id(p) not in projector], "lr": training.lr}]
     if training.projector_lr is not None:

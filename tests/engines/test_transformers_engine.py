@@ -1,5 +1,8 @@
 """Generation: the same answers whatever stands beside a request, and draws from the right distribution."""
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from random_models import save_random_adapter
 
 from stic_ray import engines, vlm
-from stic_ray.config import Sampling
-from stic_ray.engines.protocol import Completion, Request
+from stic_ray.config import Auto, Sampling, Transformers, Vllm
+from stic_ray.engines.protocol import Completion, Request, draws
 from stic_ray.engines.transformers_engine import GumbelSampling, TransformersEngine
 
 _GREEDY = Sampling(temperature=0.0, max_new_tokens=5)
@@ -26,7 +30,7 @@ _PROMPTS = (
 
 @pytest.fixture(scope="module")
 def engine(tiny_llava: Path) -> TransformersEngine:
-    started = engines.start_engine(model_uri=str(tiny_llava), dtype="float32", batch_size=3)
+    started = engines.start_engine(settings=Transformers(), model_uri=str(tiny_llava), dtype="float32", batch_size=3)
     assert isinstance(started, TransformersEngine)
     return started
 
@@ -185,7 +189,118 @@ def test_generate_nothing_gives_nothing(engine: TransformersEngine) -> None:
     assert engine.generate([]) == []
 
 
+# Which engine
+
+
+def test_auto_is_vllm_where_it_is_installed_and_serves_the_model(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[object] = [None]
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: found[0])
+    assert engines.resolve_engine(Auto(), str(tiny_llava)) == Transformers()
+    found[0] = object()
+    assert engines.resolve_engine(Auto(), str(tiny_llava)) == Vllm()
+    assert engines.engine_name(Auto(), str(tiny_llava)) == "vllm"
+    (tmp_path / "config.json").write_text('{"architectures": ["OtherForConditionalGeneration"]}')
+    assert engines.engine_name(Auto(), str(tmp_path)) == "transformers"
+    with pytest.raises(ValueError, match=r"engine\.type is Vllm.* set engine\.type=Transformers"):
+        engines.resolve_engine(Vllm(), str(tmp_path))
+
+
+def test_engine_settings_are_no_part_of_its_name(tiny_llava: Path) -> None:
+    settings = [Vllm(), Vllm(tensor_parallel=4, gpu_memory_share=0.5, max_concurrent=8)]
+    assert {engines.engine_name(s, str(tiny_llava)) for s in settings} == {"vllm"}
+
+
+def test_vllm_that_is_not_installed_is_one_line(tiny_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"engine\.type is Vllm, which is not installed here"):
+        engines.start_engine(settings=Vllm(), model_uri=str(tiny_llava), dtype="float32", batch_size=1)
+
+
+# Adapters
+
+
+@pytest.fixture
+def own_engine(tiny_llava: Path) -> TransformersEngine:
+    """An engine that no other test has put an adapter into."""
+    return TransformersEngine(str(tiny_llava), "float32", 3)
+
+
+def test_generate_with_adapters_equals_the_merged_models_and_leaves_the_base_as_it_is(
+    own_engine: TransformersEngine, tiny_llava: Path, tmp_path: Path
+) -> None:
+    base = [_request(number, _GREEDY) for number in range(4)]
+    plain = own_engine.generate(base)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    expected = [save_random_adapter(tiny_llava, folder, seed=seed) for seed, folder in enumerate(folders)]
+    mixed = [
+        replace(request, adapter=adapter) for request in base for adapter in ("", str(folders[0]), str(folders[1]))
+    ]
+    answers = own_engine.generate(mixed)
+    assert answers[0::3] == plain
+    for offset, merged in enumerate(expected, start=1):
+        engine = TransformersEngine(str(merged), "float32", 3)
+        assert [a.text for a in answers[offset::3]] == [a.text for a in engine.generate(base)]
+        assert answers[offset::3] != plain
+    assert own_engine.generate(base) == plain
+
+
+def test_generate_uses_the_adapter_that_lies_at_a_place_now(
+    own_engine: TransformersEngine, tiny_llava: Path, tmp_path: Path
+) -> None:
+    place, later = tmp_path / "adapter", tmp_path / "later"
+    save_random_adapter(tiny_llava, place, seed=0)
+    save_random_adapter(tiny_llava, later, seed=1)
+    requests = [replace(_request(number, _GREEDY), adapter=str(place)) for number in range(4)]
+    before = own_engine.generate(requests)
+    shutil.rmtree(place)
+    shutil.copytree(later, place)
+    after = own_engine.generate(requests)
+    assert after != before
+    assert after == own_engine.generate([replace(request, adapter=str(later)) for request in requests])
+
+
+def test_generate_without_the_adapter_asked_for_is_one_line(engine: TransformersEngine, tmp_path: Path) -> None:
+    request = replace(_request(0, _GREEDY), adapter=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"adapter .*nowhere: there is no such directory"):
+        engine.generate([request])
+    with pytest.raises(ValueError, match=r"holds no adapter_config\.json"):
+        engine.generate([replace(request, adapter=str(tmp_path))])
+
+
+# Threads and figures
+
+
+def test_generate_by_several_threads_equals_one_after_another(engine: TransformersEngine) -> None:
+    parts = [_mixed()[start:] + _mixed()[:start] for start in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(engine.generate, parts)) == [engine.generate(part) for part in parts]
+
+
+def test_figures_count_what_was_asked_since_the_start(own_engine: TransformersEngine) -> None:
+    long = Request(prompt="dog " * 600, image=None, sampling=_GREEDY, seed=0)
+    answers = own_engine.generate([_request(0, _GREEDY), _request(1, _GREEDY)])
+    own_engine.generate([long])
+    assert own_engine.figures() == {
+        "requests": 3,
+        "refused": 1,
+        "prompt_tokens": sum(answer.num_prompt_tokens for answer in answers),
+        "cached_tokens": 0,
+        "new_tokens": sum(answer.num_tokens for answer in answers),
+    }
+
+
 # The draws
+
+
+def test_draws_are_as_many_requests_with_seeds_of_their_own() -> None:
+    request = _request(0, _WARM)
+    three = draws(request, 3)
+    assert len({r.seed for r in three} | {r.seed for r in draws(replace(request, seed=1), 3)}) == 6
+    assert draws(request, 2) == three[:2]
+    assert all(replace(r, seed=request.seed) == request for r in three)
+
 
 _LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5])
 

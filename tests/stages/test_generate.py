@@ -12,7 +12,7 @@ import ray.cloudpickle
 from PIL import Image
 
 from stic_ray import flow
-from stic_ray.config import ColorJitter, Downsize, Negatives, Prompts, Sampling
+from stic_ray.config import ColorJitter, Downsize, Negatives, Prompts, Sampling, Transformers
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.flow import Task, Unit
 from stic_ray.images import corrupt, decode, encode, hash_pixels
@@ -112,7 +112,14 @@ def _task(unit: Unit) -> Task:
 
 def _responder(tiny_llava: Path) -> Responder:
     sampling = Sampling(temperature=1.0, max_new_tokens=6)
-    return Responder(model_uri=str(tiny_llava), dtype="float32", batch_size=4, sampling=sampling, model="base-1")
+    return Responder(
+        engine=Transformers(),
+        model_uri=str(tiny_llava),
+        dtype="float32",
+        batch_size=4,
+        sampling=sampling,
+        model="base-1",
+    )
 
 
 @pytest.fixture(scope="module")

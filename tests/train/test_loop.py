@@ -210,7 +210,7 @@ def test_projector_trains_at_its_own_rate_or_not_at_all(tiny_llava: Path, weight
         groups = loop._optimizer(scorer, job.training).param_groups
         assert [group["lr"] for group in groups] == ([0.25] if rate is None else [0.25, 0.5])
         assert {group["weight_decay"] for group in groups} == {0.125}
-        projector = {id(parameter) for parameter in vlm.projector_parameters(scorer)}
+        projector = {id(parameter) for parameter in vlm.projector_parameters(scorer.model)}
         assert not projector & {id(parameter) for parameter in groups[0]["params"]}
         if rate is not None:
             assert {id(parameter) for parameter in groups[1]["params"]} == projector

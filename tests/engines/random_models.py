@@ -1,0 +1,183 @@
+"""Random checkpoints and adapters for tests that compare engines; their answers vary with the image and the prompt.
+
+Heads are 32 wide, the least that vLLM has CPU kernels for.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from stic_ray import vlm
+
+_HEAD = 32
+_SENTENCES = (
+    "a small dog sits on the green grass next to a wooden bench",
+    "describe the image in detail , and name every object that you see",
+    "what color is the car in front of the house ? it is red",
+    "is there a cat in the picture ? yes , a black cat sleeps near the window",
+)
+_PART = "{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% endif %}"
+_CONTENT = "{% for part in message['content'] %}" + _PART + "{% endfor %}"
+_TEMPLATES = {
+    "llava": "{{ bos_token }}{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+    + _CONTENT
+    + "{{ eos_token if message['role'] == 'assistant' else ' ' }}{% endfor %}"
+    + "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}",
+    "idefics3": "{{ bos_token }}{% for message in messages %}{{ message['role'] | capitalize + ':' }}"
+    + _CONTENT
+    + "{{ '<end_of_utterance>\n' }}{% endfor %}"
+    + "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
+}
+_IDEFICS3 = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+_TILES = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a random model is; an image, or a tile of one, is `tile_px` wide in patches of 14."""
+
+    tile_px: int = 56
+    hidden: int = 128
+    layers: int = 2
+    vocabulary: int = 512
+    positions: int = 1024
+    spread: float = 0.08
+
+
+def save_random_model(family: str, folder: Path, size: Size, *, seed: int = 0) -> Path:
+    """Save a random checkpoint of a family; an Idefics3 cuts large images into up to 3 x 3 tiles."""
+    tokenizer = _train_tokenizer(family, size.vocabulary)
+    model, processor = (_llava if family == "llava" else _idefics3)(tokenizer, size)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if (
+                parameter.dim() > 1
+            ):  # spread out, so that no answer repeats one token and few logits are near each other
+                parameter.normal_(0, size.spread, generator=generator)
+    vlm.save_checkpoint(model, processor, str(folder))
+    return folder
+
+
+def save_random_adapter(model: Path, folder: Path, *, seed: int, rank: int = 8) -> Path:
+    """Save a LoRA adapter that changes answers, and the model with it merged beside it, whose folder is returned."""
+    adapted = vlm.add_lora(vlm.load_model(str(model), "float32"), rank=rank, lora_alpha=2 * rank, projector=False)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if ".lora_" in name:
+                parameter.normal_(0, 0.1, generator=generator)
+    adapted.save_pretrained(folder)
+    merged = folder.with_name(f"{folder.name}-merged")
+    vlm.save_checkpoint(adapted.merge_and_unload(), vlm.load_processor(str(model)), str(merged))
+    return merged
+
+
+def _llava(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessor(
+            size={"shortest_edge": size.tile_px}, crop_size={"height": size.tile_px, "width": size.tile_px}
+        ),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=_TEMPLATES["llava"],
+    )
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**_vision_sizes(size), projection_dim=64),
+        text_config=_text_config(tokenizer, size),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=(size.tile_px // 14) ** 2,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    return LlavaForConditionalGeneration(config), processor
+
+
+def _idefics3(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:
+    processor = Idefics3Processor(
+        image_processor=Idefics3ImageProcessor(
+            size={"longest_edge": 3 * size.tile_px}, max_image_size={"longest_edge": size.tile_px}
+        ),
+        tokenizer=tokenizer,
+        image_seq_len=(size.tile_px // 14) ** 2 // 4,
+        chat_template=_TEMPLATES["idefics3"],
+    )
+    config = Idefics3Config(
+        vision_config=_vision_sizes(size),
+        text_config=_text_config(tokenizer, size).to_dict(),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    return Idefics3ForConditionalGeneration(config), processor
+
+
+def _vision_sizes(size: Size) -> dict[str, int]:
+    return {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": size.tile_px,
+        "patch_size": 14,
+    }
+
+
+def _text_config(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=size.hidden,
+        intermediate_size=2 * size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.hidden // _HEAD,
+        num_key_value_heads=size.hidden // _HEAD // 2,
+        head_dim=_HEAD,
+        vocab_size=size.vocabulary,
+        max_position_embeddings=size.positions,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+
+
+def _train_tokenizer(family: str, vocabulary: int) -> PreTrainedTokenizerFast:
+    extra = ("<image>", *(_IDEFICS3 + _TILES if family == "idefics3" else ()))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=min(vocabulary, 500),
+        special_tokens=["<unk>", "<s>", "</s>", "<pad>", *extra],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_SENTENCES, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        padding_side="left",
+        additional_special_tokens=list(extra),
+    )
