@@ -84,12 +84,12 @@ def kill_in_stage(command: list[str], cwd: Path, artifact: Path, delay_s: float,
         return not (artifact / artifacts.RECORD).exists()
     finally:
         driver.send_signal(signal.SIGSTOP)  # or it would start others while they are listed
-        orphans |= _descendants(driver.pid)
+        orphans |= descendants(driver.pid)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
 
 
-def _descendants(pid: int) -> dict[int, str]:
+def descendants(pid: int) -> dict[int, str]:
     """The processes below one, each with its start time, since numbers are used again."""
     stats = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
     found = {pid}
@@ -98,6 +98,11 @@ def _descendants(pid: int) -> dict[int, str]:
         if not more:
             return {child: stats[child][19] for child in found - {pid}}
         found |= more
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that one has started and that still live."""
+    return [child for child in descendants(pid) if _stat(child)[1:2] == [str(pid)]]
 
 
 def _stat(pid: int) -> list[str]:

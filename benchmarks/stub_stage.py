@@ -1,5 +1,8 @@
 """A stage without a model, for benchmarks of everything around it; importable, so that workers find it by name."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,3 +71,43 @@ def read_names(rows: pa.Table) -> pa.Table:
 def read_images(rows: pa.Table) -> pa.Table:
     """Units with their image."""
     return pa.table([rows.column("id"), rows.column("uri"), [""] * rows.num_rows], schema=UNIT)
+
+
+_ENGINE = """
+import sys, time
+for line in sys.stdin:
+    time.sleep(float(line))
+    print("done", flush=True)
+"""
+ENGINE_MARK = "stub-engine"  # on its command line
+POISON_MARK = "poison"
+
+
+class ProcessStub:
+    """A worker whose engine is a process of its own: it dies with it, and of poison; it logs every unit that it did."""
+
+    def __init__(self, *, log: str, unit_s: float) -> None:
+        self._log = log
+        self._unit_s = unit_s
+        command = [sys.executable, "-c", _ENGINE, ENGINE_MARK]
+        self._engine = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def figures(self) -> Mapping[str, float]:
+        """None."""
+        return {}
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """One row a unit, when the engine has answered."""
+        assert self._engine.stdin is not None and self._engine.stdout is not None
+        if any(task.payload.endswith(POISON_MARK) for task in tasks):
+            os._exit(1)
+        try:
+            self._engine.stdin.write(f"{self._unit_s * len(tasks)}\n")
+            self._engine.stdin.flush()
+        except BrokenPipeError:
+            os._exit(1)
+        if not self._engine.stdout.readline():
+            os._exit(1)
+        with open(self._log, "a") as file:
+            file.write(f"{len(tasks)}\n")
+        return Stub()(tasks)

@@ -34,9 +34,10 @@ from stic_ray.progress import Progress
 from stic_ray.records import Reject, from_table, schema, to_table
 
 logger = logging.getLogger(__name__)
-_BLOCK_BYTES = 1 << 20  # of encoded images between two operators: what an actor's death costs is a block or a batch
+_BLOCK_BYTES = 4 << 20  # of encoded images between two operators
 _FILES_PER_TASK = 256  # whose ids are read by one task
-_MAX_UNITS_PER_TASK = 4096  # that are read and prepared by one task
+_MAX_UNITS_PER_TASK = 4096  # that are read and done by one task
+_BATCHES_PER_TASK = 4  # that are read and prepared by one task, and lost with an actor
 _PREPARED_AT_ONCE = 256
 
 
@@ -174,9 +175,11 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
         logger.info("%s: %d of %d units stand from an earlier run", plan.stage, total - pending, total)
     if pending:
         ledger = start_ledger()
+        most = _MAX_UNITS_PER_TASK if isinstance(work, TaskWork) else _BATCHES_PER_TASK * execution.batch_size
+        feed = _Feed.of(survey, most, execution, ledger)
         look = partial(_look, ledger, plan.stage)
         with Progress(plan.stage, total=total, done=total - pending, look=lambda: _story(look())) as progress:
-            for report in _stream(uri, plan.stage, work, inputs, _Feed.of(survey, execution, ledger), execution):
+            for report in _stream(uri, plan.stage, work, inputs, feed, execution):
                 progress.add(int(report["units"]), Counter(json.loads(str(report["reasons"]))))
         state = look()
         figures = {**state.figures, "retried_units": state.num_retried}
@@ -270,28 +273,31 @@ def _count_pending(files: Sequence[str], column: str, done: Any) -> list[tuple[s
 
 @dataclass(frozen=True, kw_only=True)
 class _Feed:
-    """What the workers read: groups of the parent's files, the ids that are done (a ref), and the ledger."""
+    """What the workers read: groups of places, the ids that are done (a ref), and the ledger.
 
-    groups: list[list[str]]
+    A place is a file with the first and the last but one of its units that are not done, counted from 0.
+    """
+
+    groups: list[list[tuple[str, int, int]]]
     done: Any
     ledger: Any
 
     @classmethod
-    def of(cls, survey: _Survey, execution: Execution, ledger: Any) -> "_Feed":
-        """Files with units to do, grouped so that every core has several tasks and no task is too small."""
-        cores = ray.cluster_resources().get("CPU", 1.0)
-        share = sum(survey.pending.values()) / (4 * cores)
-        size = min(max(share, execution.batch_size), _MAX_UNITS_PER_TASK)
-        groups: list[list[str]] = []
-        filled = size
+    def of(cls, survey: _Survey, most: int, execution: Execution, ledger: Any) -> "_Feed":
+        """Every unit that is not done, `most` to a group, and fewer where that keeps some core idle."""
+        share = sum(survey.pending.values()) / (4 * ray.cluster_resources().get("CPU", 1.0))
+        size = int(min(max(share, execution.batch_size), most))
+        groups: list[list[tuple[str, int, int]]] = []
+        room = 0
         for file, count in survey.pending.items():
-            if not count:
-                continue
-            if filled >= size:
-                groups.append([])
-                filled = 0
-            groups[-1].append(file)
-            filled += count
+            start = 0
+            while start < count:
+                if not room:
+                    groups.append([])
+                    room = size
+                stop = min(count, start + room)
+                groups[-1].append((file, start, stop))
+                start, room = stop, room - (stop - start)
         return cls(groups=groups, done=survey.done, ledger=ledger)
 
 
@@ -316,7 +322,7 @@ def _stream(
 ) -> Iterator[dict[str, Any]]:
     """Run the units through Ray Data; yields a small report for each written file."""
     batch, pool, task_cpus = execution.batch_size, execution.pool, execution.task_cpus
-    places = ray.data.from_arrow([pa.table({"files": [group]}) for group in feed.groups])
+    places = ray.data.from_arrow([pa.table({"places": [json.dumps(group)]}) for group in feed.groups])
     places.context.target_max_block_size = _BLOCK_BYTES
     answered = places.map_batches(
         _read_batch,
@@ -356,12 +362,14 @@ def _read_batch(
 ) -> Iterator[pa.Table]:
     """What the CPUs make of the units of some files that are not done: prepared units, or outcomes."""
     known = ray.get(done)
-    for file in (file for group in places.column("files").to_pylist() for file in group):
+    for file, start, stop in (place for group in places.column("places").to_pylist() for place in json.loads(group)):
         rows = artifacts.read_file(file)
-        left = ~artifacts.are_in(artifacts.packed_ids(rows.column(inputs.column)), known)
-        if not left.any():
-            continue
-        units = from_table(inputs.read(rows.filter(pa.array(left))), Unit)
+        ids = artifacts.packed_ids(rows.column(inputs.column))
+        different, first = np.unique(ids, return_index=True)
+        left = ~artifacts.are_in(different, known)
+        order = np.argsort(first[left])[start:stop]  # as they stand in the file
+        chosen = artifacts.are_in(ids, np.sort(different[left][order]))
+        units = from_table(inputs.read(rows.filter(pa.array(chosen))), Unit)
         for chunk in _chunks(units, _PREPARED_AT_ONCE):
             yield _prepare(chunk, ledger, stage, work) if isinstance(work, Work) else _do(chunk, ledger, stage, work)
 
