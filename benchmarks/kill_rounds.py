@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from stic_ray import artifacts, storage
-from stic_ray.records import Found, ImageRef, Pair, Prediction, Question, Reference, Response, Sample
+from stic_ray.records import Found, ImageRef, Pair, PerceptualHash, Prediction, Question, Reference, Response, Sample
 
 RECORDS: dict[str, type] = {
-    record.__name__: record for record in (Found, ImageRef, Response, Pair, Reference, Sample, Question, Prediction)
+    record.__name__: record
+    for record in (Found, ImageRef, PerceptualHash, Response, Pair, Reference, Sample, Question, Prediction)
 }
 # What a model wrote or computed: equal up to rounding, since a restart may batch the rows differently.
 WRITTEN = {"text", "num_tokens", "finish_reason", "chosen", "rejected", "description", "chosen_logp", "rejected_logp"}

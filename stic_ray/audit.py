@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 # the parent has for it).
 _LINEAGE = {
     "images": ("listing", "id", "id", 1),
+    "hashes": ("images", "id", "id", 1),
     "unique": ("images", "id", "id", 1),
     "responses": ("images", "id", "image_id", 2),
     "pairs": ("responses", "image_id", "image_id", 1),

@@ -86,6 +86,24 @@ ImageSource = ImageFolder | ParquetImages | WebDataset | SavedDataset | LlavaIma
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExactDuplicates:
+    """Of unlabeled images with the very same bytes one stays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearDuplicates:
+    """Also of those that look the same: their perceptual hashes (pHash, 64 bits) differ in at most so many bits."""
+
+    max_distance: int
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.max_distance <= 10, "max_distance", self.max_distance, "between 0 and 10 bits")
+
+
+Duplicates = ExactDuplicates | NearDuplicates
+
+
+@dataclass(frozen=True, kw_only=True)
 class LlavaJson:
     """Instruction samples in LLaVA's JSON with the root of their images; `sample` as in `ImageFolder`."""
 
@@ -372,6 +390,7 @@ class Config:
     stage2: Training
     stage2_control: Training | None
     evaluation: Evaluation | None = None
+    duplicates: Duplicates = field(default_factory=ExactDuplicates)
     engine: EngineSettings = field(default_factory=Auto)
     execution: Execution = field(default_factory=Execution)
     store: str = "./store"
@@ -442,6 +461,7 @@ def to_tree(value: Any) -> Any:
 
 _VARIANTS = {
     *get_args(ImageSource),
+    *get_args(Duplicates),
     *get_args(EngineSettings),
     Downsize,
     ColorJitter,

@@ -61,12 +61,30 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
         artifacts=lineage,
     )
     _write_json(storage.join(home, "artifacts.json"), lineage)
-    storage.write_bytes(storage.join(home, "config.yaml"), yaml.safe_dump(to_tree(config), sort_keys=False).encode())
+    _write_config(run, home)
     storage.write_bytes(storage.join(home, METRICS), _metrics(run).encode())
     _write_models(run, home)
     _write_json(storage.join(home, "summary.json"), summary)
     storage.write_bytes(storage.join(home, "report.md"), render_report(report).encode())
     return _closing(run, home, summary)
+
+
+def write_stages(run: Run, name: str) -> str:
+    """Write what stages that ran without the rest leave in `runs/NAME/`, and return the closing lines."""
+    home = storage.join(run.config.runs, name)
+    _write_json(storage.join(home, "artifacts.json"), {role: made.uri for role, made in run.artifacts.items()})
+    _write_config(run, home)
+    lines = []
+    for role, made in run.artifacts.items():
+        counts = made.record["counts"]
+        lines.append(f"{role:<14}{counts['rows']:>9} rows {counts['rejects']:>7} rejects  {made.uri}")
+    lines.append(f"references    {home}/artifacts.json")
+    return "\n".join([*lines, ""])
+
+
+def _write_config(run: Run, home: str) -> None:
+    text = yaml.safe_dump(to_tree(run.config), sort_keys=False)
+    storage.write_bytes(storage.join(home, "config.yaml"), text.encode())
 
 
 def _summary(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,40 @@ _PLACES = (
 )
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a command line starts: a function of `pipeline` by name, so that nothing heavy is imported before."""
+
+    function: str
+    script: str
+    console: str
+    description: str
+
+
+PIPELINE = Job(
+    function="run",
+    script="jobs/stic_pipeline.py",
+    console="stic-pipeline",
+    description="Self-train a vision-language model on unlabeled images (STIC), and measure what it gained.",
+)
+PREFERENCES = Job(
+    function="build_preferences",
+    script="jobs/build_preferences.py",
+    console="stic-build-preferences",
+    description="Preference pairs from unlabeled images, by the model's own answers; nothing is trained.",
+)
+DESCRIPTIONS = Job(
+    function="describe_samples",
+    script="jobs/describe.py",
+    console="stic-describe",
+    description="Describe the images of the instruction samples with model.path; nothing is trained.",
+)
+
+
+def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Namespace:
     """The command line; exits with usage on a wrong one."""
     parser = argparse.ArgumentParser(
-        description="Self-train a vision-language model on unlabeled images (STIC), and measure what it gained.",
+        description=job.description,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -149,9 +180,9 @@ def _check_writable(name: str, uri: str) -> None:
             ) from None
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the pipeline; exit status 0 when it is done, 2 for a mistake in the call or its inputs."""
-    arguments = parse_arguments(argv)
+def main(argv: list[str] | None = None, job: Job = PIPELINE) -> int:
+    """Run a job; exit status 0 when it is done, 2 for a mistake in the call or its inputs."""
+    arguments = parse_arguments(argv, job)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("stic_ray").setLevel(logging.INFO)
     try:
@@ -163,8 +194,8 @@ def main(argv: list[str] | None = None) -> int:
         from stic_ray import pipeline
 
         # As it was called: the job of a checkout, or the command that the package installs.
-        program = "python jobs/stic_pipeline.py" if sys.argv[0].endswith(".py") else "stic-pipeline"
-        sys.stdout.write(pipeline.run(config, command=[program, *(argv or sys.argv[1:])]))
+        program = f"python {job.script}" if sys.argv[0].endswith(".py") else job.console
+        sys.stdout.write(getattr(pipeline, job.function)(config, command=[program, *(argv or sys.argv[1:])]))
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -173,3 +204,13 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(130)  # Ray's processes end with this one; its shutdown breaks under threads that wait for trainings
     return 0
+
+
+def build_preferences(argv: list[str] | None = None) -> int:
+    """`main` of the pairs alone."""
+    return main(argv, PREFERENCES)
+
+
+def describe(argv: list[str] | None = None) -> int:
+    """`main` of the descriptions alone."""
+    return main(argv, DESCRIPTIONS)

@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import ray
@@ -130,12 +131,16 @@ class Ledger:
 def start_ledger() -> Any:
     """The ledger of this driver, started at the first call, beside the driver."""
     context = ray.get_runtime_context()
-    beside = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)
+    return _start(context.gcs_address, context.get_job_id())
+
+
+@cache  # it lives while somebody holds it: between two stages nobody would
+def _start(cluster: str, job: str) -> Any:
+    beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return (
         ray.remote(Ledger)
         .options(
-            name=f"stic_ray-ledger-{context.get_job_id()}",
-            get_if_exists=True,
+            name=f"stic_ray-ledger-{job}",
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,

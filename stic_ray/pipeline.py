@@ -3,13 +3,14 @@
 from functools import partial
 
 from stic_ray import artifacts, deliver
-from stic_ray.config import Config, Training
+from stic_ray.artifacts import Artifact
+from stic_ray.config import Config, NearDuplicates, Training
 from stic_ray.deliver import Measured
 from stic_ray.evaluate import predict
 from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
 from stic_ray.records import Prediction
 from stic_ray.run import Run, Step
-from stic_ray.stages import describe, fit, generate, images, listing, pair, references, samples, unique
+from stic_ray.stages import describe, fit, generate, hashes, images, listing, pair, references, samples, unique
 from stic_ray.train import driver
 from stic_ray.train.job import ChosenData, PairData, SampleData, TrainingData
 
@@ -24,15 +25,7 @@ def run(config: Config, command: list[str]) -> str:
         base = this.base_model()
 
         # Stage 1: preference pairs from unlabeled images, then regularised DPO.
-        listed = this.make("listing", listing.plan(config), partial(listing.run, config))
-        readable = this.make("images", images.plan(listed.fingerprint), partial(images.run, config, listed))
-        distinct = this.make("unique", unique.plan(readable.fingerprint), partial(unique.run, config, readable))
-        responses = this.make(
-            "responses",
-            generate.plan(config, distinct.fingerprint, base),
-            partial(generate.run, config, distinct),
-        )
-        pairs = this.make("pairs", pair.plan(config, responses.fingerprint), partial(pair.run, config, responses))
+        pairs = make_pairs(this, base)
         refs = this.make(
             "references",
             references.plan(config, pairs.fingerprint, base),
@@ -84,6 +77,54 @@ def run(config: Config, command: list[str]) -> str:
         measured = evaluate_models(this, models)
         with this.explained("report"):
             return deliver.write_run(this, measured, command)
+
+
+def make_pairs(this: Run, base: str) -> Artifact:
+    """Preference pairs of the model's own answers to unlabeled images; `base` is the model's fingerprint."""
+    config = this.config
+    listed = this.make("listing", listing.plan(config), partial(listing.run, config))
+    readable = this.make("images", images.plan(listed.fingerprint), partial(images.run, config, listed))
+    looks = None
+    if isinstance(config.duplicates, NearDuplicates):
+        looks = this.make("hashes", hashes.plan(readable.fingerprint), partial(hashes.run, config, readable))
+    distinct = this.make(
+        "unique",
+        unique.plan(config, readable.fingerprint, looks.fingerprint if looks else ""),
+        partial(unique.run, config, readable, looks),
+    )
+    responses = this.make(
+        "responses",
+        generate.plan(config, distinct.fingerprint, base),
+        partial(generate.run, config, distinct),
+    )
+    return this.make("pairs", pair.plan(config, responses.fingerprint), partial(pair.run, config, responses))
+
+
+def build_preferences(config: Config, command: list[str]) -> str:
+    """Pairs alone, from unlabeled images; returns where they are.
+
+    Raises:
+        ValueError: inputs that cannot be used, with the field or file and the remedy.
+    """
+    with Run(config) as this:
+        make_pairs(this, this.base_model())
+        return deliver.write_stages(this, f"{config.name}-preferences")
+
+
+def describe_samples(config: Config, command: list[str]) -> str:
+    """Descriptions of the instruction samples' images by `model.path` alone; returns where they are.
+
+    Raises:
+        ValueError: inputs that cannot be used, with the field or file and the remedy.
+    """
+    with Run(config) as this:
+        instructions = this.make("samples", samples.plan(config), partial(samples.run, config))
+        this.make(
+            "descriptions",
+            describe.plan(config, instructions.fingerprint, this.base_model()),
+            partial(describe.run, config, instructions, config.model.path),
+        )
+        return deliver.write_stages(this, f"{config.name}-descriptions")
 
 
 def _training(

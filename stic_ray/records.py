@@ -41,6 +41,15 @@ class ImageRef:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PerceptualHash:
+    """What an image looks like, in 64 bits as 16 hex digits: alike images differ in few of them."""
+
+    id: str
+    bits: str
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Response:
     """One answer of a model to one request on one image.
 
@@ -175,7 +184,7 @@ class Reject:
     reason: str
 
 
-Record = Found | ImageRef | Response | Pair | Reference | Sample | Question | Prediction | Reject
+Record = Found | ImageRef | PerceptualHash | Response | Pair | Reference | Sample | Question | Prediction | Reject
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 

@@ -32,12 +32,13 @@ class Project:
     def run_home(self) -> Path:
         return self.home / "runs" / "own"
 
-    def command(self, *overrides: str) -> list[str]:
-        job = str(ROOT / "jobs" / "stic_pipeline.py")
-        return [sys.executable, job, "--config", str(self.home / "own.yaml"), *overrides]
+    def command(self, *overrides: str, job: str = "stic_pipeline.py") -> list[str]:
+        return [sys.executable, str(ROOT / "jobs" / job), "--config", str(self.home / "own.yaml"), *overrides]
 
-    def run(self, *overrides: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(self.command(*overrides), cwd=self.home, capture_output=True, text=True, timeout=600)
+    def run(self, *overrides: str, job: str = "stic_pipeline.py") -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            self.command(*overrides, job=job), cwd=self.home, capture_output=True, text=True, timeout=600
+        )
 
     def finish(self, *overrides: str) -> None:
         done = self.run(*overrides)

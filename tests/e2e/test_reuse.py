@@ -7,6 +7,8 @@ import pytest
 import yaml
 from e2e_project import Project
 
+from stic_ray.audit import audit_run
+
 pytestmark = pytest.mark.slow
 
 
@@ -44,3 +46,21 @@ def test_changed_prompt_redoes_what_depends_on_it_and_no_more(finished: Project,
     project.finish("prompts.infused='{question} {description}'", "prompts.misleading=['describe a dog']")
     added = sorted(name.rpartition("-")[0] for name in project.made() - before)
     assert added == ["descriptions", "fitting", "pairs", "references", "responses", "stage1", "stage2"]
+
+
+def test_stages_alone_make_what_the_pipeline_reuses_and_leave_references(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "alone")
+    before = project.made()
+    done = project.run(job="build_preferences.py")
+    assert done.returncode == 0, done.stderr
+    assert project.made() == before  # the very artifacts of the pipeline
+    found = json.loads((project.home / "runs" / "own-preferences" / "artifacts.json").read_text())
+    assert list(found) == ["listing", "images", "unique", "responses", "pairs"]
+    assert all(f"{role} " in done.stdout and uri in done.stdout for role, uri in found.items())
+    done = project.run("sampling.max_new_tokens=5", job="describe.py")
+    assert done.returncode == 0, done.stderr
+    added = sorted(name.rpartition("-")[0] for name in project.made() - before)
+    assert added == ["descriptions"]  # by the base: the pipeline's are by the stage-1 model
+    home = project.home / "runs" / "own-descriptions"
+    assert list(json.loads((home / "artifacts.json").read_text())) == ["samples", "descriptions"]
+    assert audit_run(str(home)) == audit_run(str(project.home / "runs" / "own-preferences")) == []

@@ -2,17 +2,19 @@
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from stic_ray import artifacts, recipes, sources
 from stic_ray.artifacts import Artifact
-from stic_ray.config import Config, parse_config, read_yaml
+from stic_ray.config import Config, NearDuplicates, parse_config, read_yaml
 from stic_ray.records import ImageRef
 from stic_ray.sources import image_id
-from stic_ray.stages import images, listing, unique
+from stic_ray.stages import hashes, images, listing, unique
 
 
 def _jpeg(shade: int) -> bytes:
@@ -44,7 +46,7 @@ def test_run_on_tars_keeps_every_image_once_and_says_what_is_wrong_with_the_othe
     whole = (tmp_path / "c.tar").read_bytes()
     (tmp_path / "c.tar").write_bytes(whole[: whole.index(b"6.jpg") + 512 + 10])
     read, config = _run(tmp_path, "unlabeled.type=WebDataset")
-    made = unique.run(config, read, unique.plan(read.fingerprint))
+    made = unique.run(config, read, None, unique.plan(config, read.fingerprint, ""))
     kept = {ref.key: ref for ref in artifacts.read(made.uri, ImageRef)}
     rejected = {row.id: row.reason for part in (read, made) for row in artifacts.read_rejects(part.uri)}
     (stays,) = kept.keys() & {"a.tar/2.jpg", "b.tar/same.jpg"}
@@ -67,3 +69,41 @@ def test_plan_changes_with_what_is_taken_of_the_source(tmp_path: Path) -> None:
         config = parse_config(read_yaml(recipes.read("embedded"), "embedded"), settings)
         plans.append(listing.plan(config).fingerprint)
     assert len(set(plans)) == 4 and plans[0] == plans[-1]  # without a sample nothing is drawn
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_near_duplicates_go_only_when_asked_for_and_the_smallest_id_stays(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    scenes = [np.kron(rng.integers(0, 256, (6, 6, 3)), np.ones((16, 16, 1))).astype(np.uint8) for _ in range(3)]
+    for number, scene in enumerate(scenes):
+        for quality in (95, 60, 30):
+            Image.fromarray(scene).save(tmp_path / f"{number}-{quality}.jpg", quality=quality)
+    read, config = _run(tmp_path)
+    exact = unique.run(config, read, None, unique.plan(config, read.fingerprint, ""))
+    assert exact.num_rows == 9
+    near_config = replace(config, duplicates=NearDuplicates(max_distance=10))
+    looks = hashes.run(config, read, hashes.plan(read.fingerprint))
+    plan = unique.plan(near_config, read.fingerprint, looks.fingerprint)
+    made = unique.run(near_config, read, looks, plan)
+    kept = {ref.key for ref in artifacts.read(made.uri, ImageRef)}
+    smallest = {min((f"{n}-{quality}.jpg" for quality in (95, 60, 30)), key=image_id) for n in range(3)}
+    assert kept == smallest
+    assert {reject.reason for reject in artifacts.read_rejects(made.uri)} == {unique.NEAR}
+
+
+@pytest.mark.parametrize("max_distance", [0, 3, 8])
+def test_near_to_an_earlier_is_what_comparing_all_says(max_distance: int) -> None:
+    rng = np.random.default_rng(max_distance)
+    seeds = rng.integers(0, 2**63, 40, dtype=np.uint64)
+    bits = []
+    for seed in rng.choice(seeds, 300):
+        flips = rng.choice(64, rng.integers(0, 7), replace=False)
+        bits.append(int(seed) ^ sum(1 << int(flip) for flip in flips))
+    kept: list[int] = []
+    expected = []
+    for value in bits:
+        near = any((value ^ other).bit_count() <= max_distance for other in kept)
+        expected.append(near)
+        kept += [] if near else [value]
+    assert unique.near_to_an_earlier(np.array(bits, dtype=np.uint64), max_distance).tolist() == expected
+    assert 0 < sum(expected) < len(bits)

@@ -1,0 +1,151 @@
+"""The ledger: whose worker died is a suspect, runs alone, and is condemned by two deaths alone and nothing less."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from stic_ray import ledger
+from stic_ray.ledger import MAX_DEATHS_ALONE, POISON, WORK, Guard, Ledger
+
+_WHERE = ("responses", WORK)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    id: str
+    reason: str = ""
+
+
+class _Method:
+    """A method of a ledger in this process, called as an actor's."""
+
+    def __init__(self, method: Any) -> None:
+        self._method = method
+
+    def remote(self, *arguments: Any) -> "_Method":
+        self._value = self._method(*arguments)
+        return self
+
+    def future(self) -> "_Method":
+        return self
+
+    def result(self) -> Any:
+        return self._value
+
+
+class _Handle:
+    def __init__(self, actor: Ledger) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> _Method:
+        return _Method(getattr(self._actor, name))
+
+
+def _units(names: str) -> list[_Unit]:
+    return [_Unit(name) for name in names]
+
+
+def _guard(actor: Ledger, worker: str, monkeypatch: pytest.MonkeyPatch, **more: Any) -> "Guard[_Unit, _Unit]":
+    monkeypatch.setattr(ledger, "_WORKER", worker)
+    return Guard(_Handle(actor), _WHERE, lambda key, reason: _Unit(key, reason), **more)
+
+
+class _DeathError(BaseException):
+    """What stands for a SIGKILL: nothing is crossed off."""
+
+
+def _die_of(deadly: str, calls: list[str]) -> Any:
+    def work(units: Sequence[_Unit]) -> Sequence[_Unit]:
+        calls.append("".join(unit.id for unit in units))
+        if deadly in calls[-1]:
+            raise _DeathError
+        return units
+
+    return work
+
+
+def test_unit_that_kills_workers_is_found_and_its_company_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor, calls = Ledger(), list[str]()
+    made: list[_Unit] = []
+    for attempt in range(5):
+        try:
+            made = _guard(actor, f"worker {attempt}", monkeypatch).do(_units("abcd"), _die_of("c", calls))
+            break
+        except _DeathError:
+            continue
+    assert calls == ["abcd", "a", "b", "c", "ab", "c", "ab", "d"]
+    assert sorted(made, key=lambda unit: unit.id) == [_Unit("a"), _Unit("b"), _Unit("c", POISON), _Unit("d")]
+    assert calls.count("c") == MAX_DEATHS_ALONE
+
+
+def test_condemned_unit_stays_condemned_when_its_batch_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor, calls = Ledger(), list[str]()
+    for attempt in range(3):
+        with pytest.raises(_DeathError):
+            _guard(actor, f"worker {attempt}", monkeypatch).do(_units("ab"), _die_of("b", calls))
+    for attempt in range(2):
+        made = _guard(actor, f"later {attempt}", monkeypatch).do(_units("ab"), _die_of("b", calls))
+        assert _Unit("b", POISON) in made
+    assert calls.count("b") == MAX_DEATHS_ALONE
+
+
+def test_death_in_company_twice_condemns_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = Ledger()
+    for attempt in range(2):
+        with pytest.raises(_DeathError):
+            _guard(actor, f"worker {attempt}", monkeypatch).do(_units("ab"), _die_of("a" if attempt else "ab", []))
+    assert actor.state("responses").num_suspects == 2
+    made = _guard(actor, "worker 2", monkeypatch).do(_units("ab"), lambda units: units)
+    assert made == _units("ab")
+    assert actor.state("responses").num_suspects == 0
+
+
+def test_suspect_runs_when_no_other_call_is_in_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = Ledger()
+    with pytest.raises(_DeathError):
+        _guard(actor, "first", monkeypatch).do(_units("s"), _die_of("s", []))
+    guard = _guard(actor, "second", monkeypatch, slots=2)
+    now: set[str] = set()
+    together: list[set[str]] = []
+
+    def work(units: Sequence[_Unit]) -> Sequence[_Unit]:
+        now.update(unit.id for unit in units)
+        together.append(set(now))
+        time.sleep(0.2)
+        now.difference_update(unit.id for unit in units)
+        return units
+
+    calls = [threading.Thread(target=guard.do, args=(_units(name), work)) for name in ("a", "s", "b", "c")]
+    for call in calls:
+        call.start()
+        time.sleep(0.02)
+    for call in calls:
+        call.join()
+    assert {"s"} in together and all(company == {"s"} for company in together if "s" in company)
+    assert any(len(company) == 2 for company in together)  # the others did share
+
+
+def test_figures_are_what_was_added_since_the_last_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor, tokens = Ledger(), {"tokens": 0.0}
+    guard = _guard(actor, "one", monkeypatch, figures=lambda: dict(tokens))
+    for number in (3.0, 4.0):
+        tokens["tokens"] += number
+        guard.do(_units("ab"), lambda units: [_Unit("a"), _Unit("b", "too long")])
+    state = actor.state("responses")
+    assert state.figures == {"tokens": 7.0}
+    assert (state.num_in_work, state.num_retried) == (0, 0)
+
+
+def test_isolating_names_the_worker_only_while_it_has_a_suspect_alone() -> None:
+    actor = Ledger()
+    actor.begin(*_WHERE, "12@host-x", ["a", "b"])
+    assert actor.isolating() == []
+    assert actor.begin(*_WHERE, "34@host-y", ["a", "b"]) == {"a": 0, "b": 0}
+    actor.begin_alone(*_WHERE, "34@host-y", "a")
+    assert actor.isolating() == ["34@host-y"]
+    actor.end(*_WHERE, ["a"], {}, {})
+    assert actor.isolating() == []
