@@ -340,6 +340,7 @@ def _stream(
             batch_format="pyarrow",
             num_cpus=pool.num_cpus,
             num_gpus=num_gpus,
+            memory=1,  # a byte: Ray would do the tasks' work inside of actors that ask for the same as they do
             compute=ray.data.ActorPoolStrategy(
                 min_size=pool.min_size,
                 max_size=pool.max_size,

@@ -56,6 +56,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._phases: dict[tuple[str, str], _Phase] = defaultdict(_Phase)
+        self._alone: dict[str, tuple[_Phase, str]] = {}  # by worker
         self._figures: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._units = metrics.Counter("stic_ray_units", "units done", ("stage",))
         self._rejects = metrics.Counter("stic_ray_rejects", "units rejected, by reason", ("stage", "reason"))
@@ -66,6 +67,7 @@ class Ledger:
     def begin(self, stage: str, phase: str, worker: str, ids: Sequence[str]) -> dict[str, int]:
         """Write units down; the suspects among them are not, and come back with how often each died alone."""
         book = self._phases[stage, phase]
+        self._end_alone(worker)
         suspects = {}
         retried = 0
         for key in ids:
@@ -86,7 +88,17 @@ class Ledger:
 
     def begin_alone(self, stage: str, phase: str, worker: str, key: str) -> None:
         """Write a suspect down that is about to run with no other unit in its worker."""
-        self._phases[stage, phase].busy[key] = (worker, True)
+        book = self._phases[stage, phase]
+        self._end_alone(worker)
+        book.busy[key] = (worker, True)
+        self._alone[worker] = (book, key)
+
+    def _end_alone(self, worker: str) -> None:
+        """Cross off what a worker had alone: it has survived it, whether or not its message about that came through."""
+        book, key = self._alone.pop(worker, (None, ""))
+        if book is not None and book.busy.get(key) == (worker, True):
+            del book.busy[key]
+            book.suspects.discard(key)
 
     def end(
         self, stage: str, phase: str, ids: Sequence[str], reasons: Mapping[str, int], figures: Mapping[str, float]

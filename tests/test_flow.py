@@ -54,11 +54,15 @@ def test_finish_stage_refuses_more_rejects_than_allowed_and_commits_nothing(
 
 
 def _prepare(unit: Unit) -> Prepared:
+    if unit.payload == "deadly to prepare":
+        os._exit(1)
     images = [b"no image"] if unit.payload == _NO_IMAGE else []
     return Prepared(id=unit.id, images=images, payload=unit.payload, reason="odd" if unit.payload == "odd" else "")
 
 
 def _outcome(unit: Task | Unit) -> Outcome:
+    if unit.payload == "deadly to do":
+        os._exit(1)
     reason = "hard" if unit.payload == "hard" else ""
     return Outcome(id=unit.id, rows=[] if reason else [_row(unit.id)], reason=reason)
 
@@ -125,7 +129,7 @@ def test_run_stage_does_only_what_is_not_there_and_ends_every_unit_once(tmp_path
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_run_stage_without_a_model_ends_every_unit_once(tmp_path: Path) -> None:
-    payloads = {make_id(n): "hard" if n % 10 == 2 else "" for n in range(40)}
+    payloads = {make_id(n): "hard" if n % 10 == 2 else "deadly to do" if n == 9 else "" for n in range(40)}
     made = run_stage(
         store=str(tmp_path),
         plan=_PLAN,
@@ -136,13 +140,15 @@ def test_run_stage_without_a_model_ends_every_unit_once(tmp_path: Path) -> None:
     assert {row.id for row in artifacts.read(made.uri, Reference)} == {
         key for key, text in payloads.items() if not text
     }
-    assert {row.id for row in artifacts.read_rejects(made.uri)} == {key for key, text in payloads.items() if text}
+    reasons = {row.id: row.reason for row in artifacts.read_rejects(made.uri)}
+    assert reasons == {key: "hard" if text == "hard" else POISON for key, text in payloads.items() if text}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_run_stage_rejects_what_kills_its_worker_twice_alone_and_nothing_else(tmp_path: Path) -> None:
-    payloads = {make_id(n): "deadly" if n in (3, 21) else "" for n in range(24)}
+    kinds = {3: "deadly", 11: "deadly to prepare", 21: "deadly"}
+    payloads = {make_id(n): kinds.get(n, "") for n in range(24)}
     deadly = {key for key, payload in payloads.items() if payload}
     made = run_stage(
         store=str(tmp_path), plan=_PLAN, work=_work(tmp_path), inputs=_inputs(tmp_path, payloads), execution=_EXECUTION
@@ -150,5 +156,6 @@ def test_run_stage_rejects_what_kills_its_worker_twice_alone_and_nothing_else(tm
     assert {row.id: row.reason for row in artifacts.read_rejects(made.uri)} == dict.fromkeys(deadly, POISON)
     assert {row.id for row in artifacts.read(made.uri, Reference)} == payloads.keys() - deadly
     calls = (tmp_path / "log").read_text().splitlines()
-    assert {key: calls.count(key) for key in deadly} == dict.fromkeys(deadly, 2)  # alone
+    alone = {key: calls.count(key) for key in deadly if payloads[key] == "deadly"}
+    assert len(alone) == 2 and set(alone.values()) == {2}
     assert made.record["retried_units"] > 0

@@ -149,3 +149,16 @@ def test_isolating_names_the_worker_only_while_it_has_a_suspect_alone() -> None:
     assert actor.isolating() == ["34@host-y"]
     actor.end(*_WHERE, ["a"], {}, {})
     assert actor.isolating() == []
+
+
+def test_lost_message_of_a_survivor_is_no_evidence() -> None:
+    actor = Ledger()
+    actor.begin(*_WHERE, "first", ["a", "b"])
+    actor.begin(*_WHERE, "second", ["a", "b"])
+    for worker in ("second", "third", "fourth"):
+        actor.begin_alone(*_WHERE, worker, "a")  # that it has ended never arrives
+        actor.begin_alone(*_WHERE, worker, "b")  # but it goes on, and dies of b
+        found = actor.begin(*_WHERE, f"{worker}'s follower", ["a", "b"])
+        assert "a" not in found
+        actor.end(*_WHERE, ["a"], {}, {})
+    assert found == {"b": 3}

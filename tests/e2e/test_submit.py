@@ -1,15 +1,18 @@
 """The same run as a submitted job, on a Ray head that is started beside it."""
 
 import os
+import re
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +21,15 @@ from e2e_project import ROOT, Project
 from servers import free_ports, wait_until_it_answers
 
 from kill_rounds import audit, compare, references
-from stic_ray import storage
+from stic_ray import artifacts, storage
 
 pytestmark = pytest.mark.slow
 
 _BIN = Path(sys.executable).parent
 _END_TIMEOUT_S = 5.0
+_EXPORT_S = 12.0  # a worker's metrics are exported every ten seconds
+_METRIC = re.compile(r"^(ray_stic_ray_\w+)\{(.*)\} ([0-9.e+-]+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Head:
     """A running head: where jobs are submitted, and the folder that holds all that its nodes write."""
 
     address: str
+    metrics: str
     folder: Path
     environment: dict[str, str]
 
@@ -105,7 +112,12 @@ def head(s3_server: str) -> Iterator[Head]:
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [str(_BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000"]
     command += [f"--temp-dir={folder / 'ray'}", *(f"--{name}={port}" for name, port in ports.items())]
-    found = Head(address=f"http://127.0.0.1:{ports['dashboard-port']}", folder=folder, environment=_environment(folder))
+    found = Head(
+        address=f"http://127.0.0.1:{ports['dashboard-port']}",
+        metrics=f"http://127.0.0.1:{ports['metrics-export-port']}/metrics",
+        folder=folder,
+        environment=_environment(folder),
+    )
     log = folder / "head.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=found.environment, stdout=output, stderr=output, start_new_session=True)
@@ -120,7 +132,8 @@ def head(s3_server: str) -> Iterator[Head]:
 def test_submitted_job_on_s3_makes_what_a_local_run_makes(head: Head, finished: Project, s3_bucket: str) -> None:
     config = str(finished.home / "own.yaml")
     settings = [f"store={s3_bucket}/store", f"runs={s3_bucket}/runs"]
-    done = head.submit("python", "jobs/stic_pipeline.py", "--config", config, *settings)
+    with _scraped(head) as metrics:
+        done = head.submit("python", "jobs/stic_pipeline.py", "--config", config, *settings)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     home = f"{s3_bucket}/runs/own"
     made = references(home)
@@ -134,6 +147,35 @@ def test_submitted_job_on_s3_makes_what_a_local_run_makes(head: Head, finished: 
     for part in ("report.md", "stage1/adapter/adapter_model.safetensors", "stage2/merged/model.safetensors"):
         assert storage.size(f"{home}/{part}") > 0
     _check_upload(head)
+    counts = artifacts.load(made["responses"]).record
+    assert metrics["ray_stic_ray_units_total", "responses"] == counts["inputs"]
+    assert metrics["ray_stic_ray_figures_total", "responses"] > 0  # tokens
+
+
+@contextmanager
+def _scraped(head: Head) -> Iterator[dict[tuple[str, str], float]]:
+    """The largest value of our metrics by name and stage, as Prometheus would read them in the meantime."""
+    found: dict[tuple[str, str], float] = {}
+    ended = threading.Event()
+
+    def scrape() -> None:
+        while not ended.wait(1.0):
+            try:
+                text = urllib.request.urlopen(head.metrics, timeout=5).read().decode()
+            except OSError:
+                continue
+            for name, labels, value in _METRIC.findall(text):
+                key = (name, dict(_LABEL.findall(labels)).get("stage", ""))
+                found[key] = max(found.get(key, 0.0), float(value))
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield found
+    finally:
+        time.sleep(_EXPORT_S)
+        ended.set()
+        thread.join()
 
 
 def _check_upload(head: Head) -> None:
