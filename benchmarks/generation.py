@@ -85,7 +85,7 @@ def make_setting(folder: Path, num_images: int) -> Setting:
     """A random LLaVA of 20 million weights to whom an image is 576 tokens, and photos of a usual size."""
     from random_models import Size, save_random_model
 
-    size = Size(tile_px=336, hidden=384, layers=6, vocabulary=16384, positions=2048, spread=0.02)
+    size = Size(tile_px=336, hidden=256, layers=4, vocabulary=40960, positions=2048, spread=0.02)
     save_random_model("llava", folder / "model", size)
     (folder / "images").mkdir()
     rng = np.random.default_rng(0)
