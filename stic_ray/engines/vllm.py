@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # reports nothing to anyone
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -62,6 +63,8 @@ def engine_arguments(path: str, dtype: str, settings: Vllm) -> dict[str, Any]:
         "distributed_executor_backend": "mp" if settings.tensor_parallel > 1 else "uni",
         "enforce_eager": settings.eager,
         "enable_prefix_caching": True,
+        # A prompt is read whole: a part of one draws, too, and vLLM 0.32 dies of taking that back on a CPU.
+        "enable_chunked_prefill": False,
         "limit_mm_per_prompt": {"image": 1},
         "model_impl": implementation_in_vllm(path),
         "generation_config": "vllm",  # a checkpoint's penalties would bend what is drawn
@@ -145,7 +148,10 @@ class VllmEngine:
         threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
         arguments = AsyncEngineArgs(**engine_arguments(path, dtype, settings), disable_log_stats=True)
         self._engine: AsyncLLM = asyncio.run_coroutine_threadsafe(_start(arguments), self._loop).result()
-        self._guard = _guard()
+        self._processes = multiprocessing.active_children()
+        self._guard = _guard(self._processes)
+        self._ended = False
+        threading.Thread(target=self._die_with_them, name="vllm-watch", daemon=True).start()
         self._limit = int(self._engine.model_config.max_model_len)
         self._adapters = _Adapters(settings.max_lora_rank)
         self._turns = _Turns() if current_platform.is_cpu() and settings.max_lora_rank else None
@@ -158,9 +164,7 @@ class VllmEngine:
         try:
             completions = self._generate(requests)
         except EngineDeadError:
-            logger.error("the engine's process is dead: this one ends too, so that another takes its place")
-            sys.stderr.flush()
-            os._exit(1)
+            _die()
         self._counters.add(completions)
         return completions
 
@@ -170,11 +174,18 @@ class VllmEngine:
 
     def shut_down(self) -> None:
         """End the engine's processes; nothing can be asked of it any more."""
-        asyncio.run_coroutine_threadsafe(_stop(self._engine), self._loop).result()
-        del self._engine
+        self._ended = True
         self._guard.kill()
         self._guard.wait()
+        asyncio.run_coroutine_threadsafe(_stop(self._engine), self._loop).result()
+        del self._engine
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _die_with_them(self) -> None:
+        """vLLM 0.32 lets requests wait for ever whose engine was killed while it worked on them."""
+        multiprocessing.connection.wait([process.sentinel for process in self._processes])
+        if not self._ended:
+            _die()
 
     def _generate(self, requests: Sequence[Request]) -> list[Completion]:
         if self._turns is None:
@@ -275,16 +286,21 @@ async def _stop(engine: AsyncLLM) -> None:
     engine.shutdown()
 
 
-def _guard() -> "subprocess.Popen[bytes]":
+def _die() -> NoReturn:
+    logger.error("the engine's process is dead: this one ends too, so that another takes its place")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _guard(processes: "list[multiprocessing.process.BaseProcess]") -> "subprocess.Popen[bytes]":
     """A process that ends the engine's processes once this one is gone, killed without a word: they would stay on.
 
-    It looks every second. On a GPU what stays would hold the memory that the next engine needs.
+    It reads from a pipe that nobody writes to, and that the system closes with this process. On a GPU what stays would
+    hold the memory that the next engine needs.
     """
-    children = [str(process.pid) for process in multiprocessing.active_children()]
-    watch = 'while kill -0 "$0"; do sleep 1; done; kill -9 "$@"'
     return subprocess.Popen(
-        ["sh", "-c", watch, str(os.getpid()), *children],
-        stdin=subprocess.DEVNULL,
+        ["sh", "-c", 'read line; kill -9 "$@"', "guard", *(str(process.pid) for process in processes)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

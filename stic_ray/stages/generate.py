@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from stic_ray import prompts, sources
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Negatives, Prompts, Sampling, Transformers, Vllm, to_tree
 from stic_ray.engines import engine_name, resolve_engine, start_engine
 from stic_ray.engines.protocol import Request
-from stic_ray.flow import UNIT, Inputs, Outcome, Prepared, Task, Unit, Work, run_stage
+from stic_ray.flow import Inputs, Outcome, Prepared, Task, Unit, Work, image_alone, run_stage
 from stic_ray.images import BadImageError, corrupt, decode, draw_corruption, encode, hash_pixels
 from stic_ray.records import Response, make_id, make_seed
 
@@ -96,12 +94,8 @@ def run(config: Config, images: Artifact, plan: Plan) -> Artifact:
             "model": plan.parents["model"],
         },
     )
-    inputs = Inputs(parent=images, column="id", read=_units)
+    inputs = Inputs(parent=images, column="id", read=image_alone)
     return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)
-
-
-def _units(rows: pa.Table) -> pa.Table:
-    return pa.table([rows.column("id"), rows.column("uri"), [""] * rows.num_rows], schema=UNIT)
 
 
 @dataclass(frozen=True, kw_only=True)

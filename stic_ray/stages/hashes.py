@@ -2,12 +2,10 @@
 
 import importlib.util
 
-import pyarrow as pa
-
 from stic_ray import sources
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config
-from stic_ray.flow import UNIT, Inputs, Outcome, TaskWork, Unit, run_stage
+from stic_ray.flow import Inputs, Outcome, TaskWork, Unit, image_alone, run_stage
 from stic_ray.images import BadImageError, decode
 from stic_ray.records import PerceptualHash
 
@@ -33,13 +31,9 @@ def run(config: Config, images: Artifact, plan: Plan) -> Artifact:
         store=config.store,
         plan=plan,
         work=TaskWork(record=PerceptualHash, input_column="id", do=_hash),
-        inputs=Inputs(parent=images, column="id", read=_units),
+        inputs=Inputs(parent=images, column="id", read=image_alone),
         execution=config.execution,
     )
-
-
-def _units(rows: pa.Table) -> pa.Table:
-    return pa.table([rows.column("id"), rows.column("uri"), [""] * rows.num_rows], schema=UNIT)
 
 
 def _hash(unit: Unit) -> Outcome:
