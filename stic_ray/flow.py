@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -29,7 +28,7 @@ from stic_ray import artifacts, sources, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Execution, Pool
 from stic_ray.images import BadImageError, decode
-from stic_ray.ledger import PREPARE, WORK, Guard, State, start_ledger
+from stic_ray.ledger import PREPARE, WORK, Book, Guard, State, open_book
 from stic_ray.progress import Progress
 from stic_ray.records import Reject, from_table, schema, to_table
 
@@ -179,14 +178,13 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
     if pending < total:
         logger.info("%s: %d of %d units stand from an earlier run", plan.stage, total - pending, total)
     if pending:
-        ledger = start_ledger()
+        book = open_book(plan.name)
         most = _MAX_UNITS_PER_TASK if isinstance(work, TaskWork) else _BATCHES_PER_TASK * execution.batch_size
-        feed = _Feed.of(survey, most, execution, ledger)
-        look = partial(_look, ledger, plan.stage)
-        with Progress(plan.stage, total=total, done=total - pending, look=lambda: _story(look())) as progress:
-            for report in _stream(uri, plan.stage, work, inputs, feed, execution):
+        feed = _Feed.of(survey, most, execution)
+        with Progress(plan.stage, total=total, done=total - pending, look=lambda: _story(book.state())) as progress:
+            for report in _stream(uri, book, work, inputs, feed, execution):
                 progress.add(int(report["units"]), Counter(json.loads(str(report["reasons"]))))
-        state = look()
+        state = book.state()
         figures = {**state.figures, "retried_units": state.num_retried}
         ray.get(on_worker(execution, artifacts.remove_duplicates, uri, work.input_column))
         left = _survey(uri, work.input_column, files, inputs.column, execution)
@@ -278,17 +276,16 @@ def _count_pending(files: Sequence[str], column: str, done: Any) -> list[tuple[s
 
 @dataclass(frozen=True, kw_only=True)
 class _Feed:
-    """What the workers read: groups of places, the ids that are done (a ref), and the ledger.
+    """What the workers read: groups of places, and the ids that are done (a ref).
 
     A place is a file with the first and the last but one of its units that are not done, counted from 0.
     """
 
     groups: list[list[tuple[str, int, int]]]
     done: Any
-    ledger: Any
 
     @classmethod
-    def of(cls, survey: _Survey, most: int, execution: Execution, ledger: Any) -> "_Feed":
+    def of(cls, survey: _Survey, most: int, execution: Execution) -> "_Feed":
         """Every unit that is not done, `most` to a group, and fewer where that keeps some core idle."""
         share = sum(survey.pending.values()) / (4 * ray.cluster_resources().get("CPU", 1.0))
         size = int(min(max(share, execution.batch_size), most))
@@ -303,12 +300,7 @@ class _Feed:
                 stop = min(count, start + room)
                 groups[-1].append((file, start, stop))
                 start, room = stop, room - (stop - start)
-        return cls(groups=groups, done=survey.done, ledger=ledger)
-
-
-def _look(ledger: Any, stage: str) -> State:
-    state: State = ray.get(ledger.state.remote(stage))
-    return state
+        return cls(groups=groups, done=survey.done)
 
 
 def _story(state: State) -> str:
@@ -323,7 +315,7 @@ def _story(state: State) -> str:
 
 
 def _stream(
-    uri: str, stage: str, work: Work | TaskWork, inputs: Inputs, feed: _Feed, execution: Execution
+    uri: str, book: Book, work: Work | TaskWork, inputs: Inputs, feed: _Feed, execution: Execution
 ) -> Iterator[dict[str, Any]]:
     """Run the units through Ray Data; yields a small report for each written file."""
     batch, pool, task_cpus = execution.batch_size, execution.pool, execution.task_cpus
@@ -331,7 +323,7 @@ def _stream(
     places.context.target_max_block_size = _BLOCK_BYTES
     answered = places.map_batches(
         _read_batch,
-        fn_args=(feed.done, feed.ledger, stage, inputs, work),
+        fn_args=(feed.done, book, inputs, work),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=task_cpus,
@@ -340,7 +332,7 @@ def _stream(
         num_gpus = pool.num_gpus if work.on_gpu else 0.0
         answered = answered.map_batches(
             _Actor,
-            fn_constructor_args=(feed.ledger, stage, work, replace(pool, num_gpus=num_gpus)),
+            fn_constructor_args=(book, work, replace(pool, num_gpus=num_gpus)),
             batch_size=batch,
             batch_format="pyarrow",
             num_cpus=pool.num_cpus,
@@ -355,7 +347,7 @@ def _stream(
         )
     reports = answered.map_batches(
         _write_batch,
-        fn_args=(uri, stage, work.record),
+        fn_args=(uri, work.record),
         batch_size=execution.rows_per_file,
         batch_format="pyarrow",
         num_cpus=task_cpus,
@@ -363,9 +355,7 @@ def _stream(
     yield from reports.iter_rows()
 
 
-def _read_batch(
-    places: pa.Table, done: Any, ledger: Any, stage: str, inputs: Inputs, work: Work | TaskWork
-) -> Iterator[pa.Table]:
+def _read_batch(places: pa.Table, done: Any, book: Book, inputs: Inputs, work: Work | TaskWork) -> Iterator[pa.Table]:
     """What the CPUs make of the units of some files that are not done: prepared units, or outcomes."""
     known = ray.get(done)
     for file, start, stop in (place for group in places.column("places").to_pylist() for place in json.loads(group)):
@@ -377,17 +367,17 @@ def _read_batch(
         chosen = artifacts.are_in(ids, np.sort(different[left][order]))
         units = from_table(inputs.read(rows.filter(pa.array(chosen))), Unit)
         for chunk in _chunks(units, _PREPARED_AT_ONCE):
-            yield _prepare(chunk, ledger, stage, work) if isinstance(work, Work) else _do(chunk, ledger, stage, work)
+            yield _prepare(chunk, book, work) if isinstance(work, Work) else _do(chunk, book, work)
 
 
-def _prepare(units: Sequence[Unit], ledger: Any, stage: str, work: Work) -> pa.Table:
-    guard: Guard[Unit, Prepared] = Guard(ledger, (stage, PREPARE), _unprepared)
+def _prepare(units: Sequence[Unit], book: Book, work: Work) -> pa.Table:
+    guard: Guard[Unit, Prepared] = Guard(book, PREPARE, _unprepared)
     rows = guard.do(units, lambda units: [work.prepare(unit) for unit in units])
     return pa.table([[getattr(row, name) for row in rows] for name in PREPARED.names], schema=PREPARED)
 
 
-def _do(units: Sequence[Unit], ledger: Any, stage: str, work: TaskWork) -> pa.Table:
-    guard: Guard[Unit, Outcome] = Guard(ledger, (stage, WORK), _refuse)
+def _do(units: Sequence[Unit], book: Book, work: TaskWork) -> pa.Table:
+    guard: Guard[Unit, Outcome] = Guard(book, WORK, _refuse)
     return _to_outcomes(guard.do(units, lambda units: [work.do(unit) for unit in units]), work.record)
 
 
@@ -402,7 +392,7 @@ def _refuse(key: str, reason: str) -> Outcome:
 class _Actor:
     """An actor of the pool: holds the stage's worker, turns prepared units into outcomes."""
 
-    def __init__(self, ledger: Any, stage: str, work: Work, pool: Pool) -> None:
+    def __init__(self, book: Book, work: Work, pool: Pool) -> None:
         if pool.num_gpus == 0:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what was not asked for is not used
         gc.disable()  # imports and weights are no garbage: to look for it among them takes a sixth of the start
@@ -413,7 +403,7 @@ class _Actor:
             sys.modules["torch"].set_num_threads(max(1, int(pool.num_cpus)))
         self._record = work.record
         self._guard: Guard[Prepared, Outcome] = Guard(
-            ledger, (stage, WORK), _refuse, figures=self._work.figures, slots=pool.concurrent_batches
+            book, WORK, _refuse, figures=self._work.figures, slots=pool.concurrent_batches
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -460,10 +450,11 @@ def _no_structs(record: type) -> pa.Array:
     return pa.array([], pa.struct(list(schema(record))))
 
 
-def _write_batch(table: pa.Table, uri: str, stage: str, record: type) -> pa.Table:
+def _write_batch(table: pa.Table, uri: str, record: type) -> pa.Table:
     """Commit a block's units as one data file and one reject file; reports how many, and why some failed."""
     failed = table.filter(pc.not_equal(table.column("reason"), ""))
     reasons = failed.column("reason").to_pylist()
+    stage = uri.rpartition("/")[2].rpartition("-")[0]
     rejects = [Reject(id=key, stage=stage, reason=r) for key, r in zip(failed["id"].to_pylist(), reasons, strict=True)]
     structs = pc.list_flatten(table.column("rows"))
     rows = pa.Table.from_struct_array(structs) if len(structs) else to_table([], record)

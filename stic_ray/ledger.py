@@ -52,7 +52,10 @@ class State:
 
 
 class Ledger:
-    """The actor's class; every method is short, so that one ledger serves a cluster."""
+    """The actor's class; every method is short, so that one ledger serves a cluster.
+
+    `artifact` is the name of the one that is made, `STAGE-FINGERPRINT`; metrics are by stage.
+    """
 
     def __init__(self) -> None:
         self._phases: dict[tuple[str, str], _Phase] = defaultdict(_Phase)
@@ -64,9 +67,15 @@ class Ledger:
         self._sums = metrics.Counter("stic_ray_figures", "what workers add up, like tokens", ("stage", "figure"))
         self._depths = metrics.Gauge("stic_ray_queue", "units prepared or in work", ("stage", "where"))
 
-    def begin(self, stage: str, phase: str, worker: str, ids: Sequence[str]) -> dict[str, int]:
+    def open(self, artifact: str) -> None:
+        """Forget what is known of an artifact: it begins, or begins again."""
+        for phase in (PREPARE, WORK):
+            self._phases.pop((artifact, phase), None)
+        self._figures.pop(artifact, None)
+
+    def begin(self, artifact: str, phase: str, worker: str, ids: Sequence[str]) -> dict[str, int]:
         """Write units down; the suspects among them are not, and come back with how often each died alone."""
-        book = self._phases[stage, phase]
+        book = self._phases[artifact, phase]
         self._end_alone(worker)
         suspects = {}
         retried = 0
@@ -83,12 +92,12 @@ class Ledger:
                 book.busy[key] = (worker, False)
         if retried:
             book.num_retried += retried
-            self._retried.inc(retried, {"stage": stage, "phase": phase})
+            self._retried.inc(retried, {"stage": _stage(artifact), "phase": phase})
         return suspects
 
-    def begin_alone(self, stage: str, phase: str, worker: str, key: str) -> None:
+    def begin_alone(self, artifact: str, phase: str, worker: str, key: str) -> None:
         """Write a suspect down that is about to run with no other unit in its worker."""
-        book = self._phases[stage, phase]
+        book = self._phases[artifact, phase]
         self._end_alone(worker)
         book.busy[key] = (worker, True)
         self._alone[worker] = (book, key)
@@ -101,38 +110,39 @@ class Ledger:
             book.suspects.discard(key)
 
     def end(
-        self, stage: str, phase: str, ids: Sequence[str], reasons: Mapping[str, int], figures: Mapping[str, float]
+        self, artifact: str, phase: str, ids: Sequence[str], reasons: Mapping[str, int], figures: Mapping[str, float]
     ) -> None:
         """Cross units off, with the reasons why some failed and what their worker adds to the figures."""
-        book = self._phases[stage, phase]
+        book = self._phases[artifact, phase]
         for key in ids:
             book.busy.pop(key, None)
             if book.deaths_alone[key] < MAX_DEATHS_ALONE:  # else it stays known: its block may be done again
                 book.suspects.discard(key)
                 del book.deaths_alone[key]
         book.num_done += len(ids)
+        stage = _stage(artifact)
         for reason, count in reasons.items():
             self._rejects.inc(count, {"stage": stage, "reason": _NUMBER.sub("N", reason)[:80]})
         if phase == WORK:
             self._units.inc(len(ids), {"stage": stage})
         for name, value in figures.items():
-            self._figures[stage][name] += value
+            self._figures[artifact][name] += value
             if value > 0:
                 self._sums.inc(value, {"stage": stage, "figure": name})
-        state = self.state(stage)
+        state = self.state(artifact)
         self._depths.set(state.num_waiting, {"stage": stage, "where": "waiting"})
         self._depths.set(state.num_in_work, {"stage": stage, "where": "in work"})
 
-    def state(self, stage: str) -> State:
-        """How a stage stands now."""
-        phases = [self._phases[stage, phase] for phase in (PREPARE, WORK)]
+    def state(self, artifact: str) -> State:
+        """How the stage that makes an artifact stands now."""
+        phases = [self._phases[artifact, phase] for phase in (PREPARE, WORK)]
         prepared, work = phases
         return State(
             num_waiting=max(0, prepared.num_done - work.num_done - len(work.busy)),
             num_in_work=len(work.busy),
             num_suspects=sum(len(phase.suspects) for phase in phases),
             num_retried=sum(phase.num_retried for phase in phases),
-            figures=dict(self._figures[stage]),
+            figures=dict(self._figures[artifact]),
         )
 
     def isolating(self) -> list[str]:
@@ -140,10 +150,29 @@ class Ledger:
         return sorted({worker for book in self._phases.values() for worker, alone in book.busy.values() if alone})
 
 
-def start_ledger() -> Any:
-    """The ledger of this driver, started at the first call, beside the driver."""
+def _stage(artifact: str) -> str:
+    return artifact.rpartition("-")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Book:
+    """What the ledger knows of one artifact; it travels to the workers."""
+
+    ledger: Any
+    artifact: str
+
+    def state(self) -> State:
+        """How the stage stands now."""
+        state: State = ray.get(self.ledger.state.remote(self.artifact))
+        return state
+
+
+def open_book(artifact: str) -> Book:
+    """A clean book in the ledger of this driver, which is started at the first call, beside the driver."""
     context = ray.get_runtime_context()
-    return _start(context.gcs_address, context.get_job_id())
+    ledger = _start(context.gcs_address, context.get_job_id())
+    ray.get(ledger.open.remote(artifact))
+    return Book(ledger=ledger, artifact=artifact)
 
 
 @cache  # it lives while somebody holds it: between two stages nobody would
@@ -192,22 +221,22 @@ _WORKER = f"{os.getpid()}@{socket.gethostname()}-{uuid.uuid4().hex[:8]}"  # of t
 
 
 class Guard(Generic[In, Out]):
-    """Does one phase of a stage's units in one worker under the ledger, up to `slots` calls at once.
+    """Does one phase of an artifact's units in one worker under the ledger, up to `slots` calls at once.
 
     `refuse` makes the reject of a unit that kills workers; `figures` gives the worker's sums since its start.
     """
 
     def __init__(
         self,
-        ledger: Any,
-        where: tuple[str, str],
+        book: Book,
+        phase: str,
         refuse: Callable[[str, str], Out],
         *,
         figures: Callable[[], Mapping[str, float]] = dict,
         slots: int = 1,
     ) -> None:
-        self._ledger = ledger
-        self._where = where
+        self._ledger = book.ledger
+        self._where = (book.artifact, phase)
         self._refuse = refuse
         self._figures = figures
         self._told: Mapping[str, float] = {}

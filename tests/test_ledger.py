@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from stic_ray import ledger
-from stic_ray.ledger import MAX_DEATHS_ALONE, POISON, WORK, Guard, Ledger
+from stic_ray.ledger import MAX_DEATHS_ALONE, POISON, WORK, Book, Guard, Ledger
 
-_WHERE = ("responses", WORK)
+_WHERE = ("responses-0", WORK)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _units(names: str) -> list[_Unit]:
 
 def _guard(actor: Ledger, worker: str, monkeypatch: pytest.MonkeyPatch, **more: Any) -> "Guard[_Unit, _Unit]":
     monkeypatch.setattr(ledger, "_WORKER", worker)
-    return Guard(_Handle(actor), _WHERE, lambda key, reason: _Unit(key, reason), **more)
+    return Guard(Book(ledger=_Handle(actor), artifact=_WHERE[0]), WORK, lambda key, reason: _Unit(key, reason), **more)
 
 
 class _DeathError(BaseException):
@@ -98,10 +98,10 @@ def test_death_in_company_twice_condemns_nobody(monkeypatch: pytest.MonkeyPatch)
     for attempt in range(2):
         with pytest.raises(_DeathError):
             _guard(actor, f"worker {attempt}", monkeypatch).do(_units("ab"), _die_of("a" if attempt else "ab", []))
-    assert actor.state("responses").num_suspects == 2
+    assert actor.state("responses-0").num_suspects == 2
     made = _guard(actor, "worker 2", monkeypatch).do(_units("ab"), lambda units: units)
     assert made == _units("ab")
-    assert actor.state("responses").num_suspects == 0
+    assert actor.state("responses-0").num_suspects == 0
 
 
 def test_suspect_runs_when_no_other_call_is_in_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_figures_are_what_was_added_since_the_last_time(monkeypatch: pytest.Monk
     for number in (3.0, 4.0):
         tokens["tokens"] += number
         guard.do(_units("ab"), lambda units: [_Unit("a"), _Unit("b", "too long")])
-    state = actor.state("responses")
+    state = actor.state("responses-0")
     assert state.figures == {"tokens": 7.0}
     assert (state.num_in_work, state.num_retried) == (0, 0)
 
@@ -162,3 +162,14 @@ def test_lost_message_of_a_survivor_is_no_evidence() -> None:
         assert "a" not in found
         actor.end(*_WHERE, ["a"], {}, {})
     assert found == {"b": 3}
+
+
+def test_artifacts_of_one_stage_know_nothing_of_each_other() -> None:
+    actor = Ledger()
+    for worker in ("first", "second", "third"):
+        actor.begin("responses-0", WORK, worker, ["a"])
+        actor.begin_alone("responses-0", WORK, worker, "a")
+    assert actor.begin("responses-0", WORK, "fourth", ["a"]) == {"a": 3}
+    assert actor.begin("responses-1", WORK, "fourth", ["a"]) == {}
+    actor.open("responses-0")
+    assert actor.begin("responses-0", WORK, "fourth", ["a"]) == {}
