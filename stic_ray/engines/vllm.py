@@ -49,9 +49,8 @@ logger = logging.getLogger(__name__)
 
 def engine_arguments(path: str, dtype: str, settings: Vllm) -> dict[str, Any]:
     """What vLLM is started with, by the names of its own settings."""
-    on_gpu = not current_platform.is_cpu()
-    memory = {"gpu_memory_utilization": settings.gpu_memory_share}
-    if not on_gpu:
+    memory: dict[str, float] = {"gpu_memory_utilization": settings.gpu_memory_share}
+    if current_platform.is_cpu():
         memory = {"kv_cache_memory_bytes": int(settings.cpu_cache_gib * 2**30)}
     lora = {"enable_lora": True, "max_lora_rank": settings.max_lora_rank} if settings.max_lora_rank else {}
     return {
@@ -66,6 +65,7 @@ def engine_arguments(path: str, dtype: str, settings: Vllm) -> dict[str, Any]:
         # A prompt is read whole: a part of one draws, too, and vLLM 0.32 dies of taking that back on a CPU.
         "enable_chunked_prefill": False,
         "limit_mm_per_prompt": {"image": 1},
+        "mm_processor_cache_gb": 1,  # an image's requests come together: what was prepared long ago is of no use
         "model_impl": implementation_in_vllm(path),
         "generation_config": "vllm",  # a checkpoint's penalties would bend what is drawn
         **memory,
@@ -157,7 +157,7 @@ class VllmEngine:
         self._turns = _Turns() if current_platform.is_cpu() and settings.max_lora_rank else None
         self._counters = Counters()
         self._numbers = itertools.count()
-        self._feeding = threading.Lock()
+        self._preparing = threading.Lock()
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order. Those on one image go to the engine side by side, the image first."""
@@ -220,8 +220,9 @@ class VllmEngine:
     ) -> Completion | Future[Completion]:
         """Hand one request to the engine, or refuse it.
 
-        One at a time: the engine's process follows what stands in the cache of prepared images by the order in which
-        requests come. The cache knows an image by `key`, so that its pixels are hashed and prepared once.
+        `key` stands for the image in vLLM's caches, so that its pixels are hashed and prepared once. What is prepared
+        goes to the engine with every request (`skip_mm_cache`): left out where the engine should have it already, it
+        would be missing there after a refusal of the image's first request.
         """
         room = self._limit - request.sampling.max_new_tokens
         reason = f"prompt and answer need more than the model's {self._limit} positions"
@@ -231,17 +232,17 @@ class VllmEngine:
         if request.image is not None:
             prompt["multi_modal_data"] = {"image": request.image}
             prompt["multi_modal_uuids"] = {"image": key}
-        with self._feeding:
-            try:
-                (rendered,) = self._engine.renderer.render_cmpl([parse_model_prompt(self._engine.model_config, prompt)])
-            except (VLLMClientError, ValueError) as error:
-                return refused(f"vLLM refuses it: {error}", num_prompt_tokens=len(tokens))
-            length = len(rendered["prompt_token_ids"])
-            if length > room:
-                return refused(reason, num_prompt_tokens=length)
-            return asyncio.run_coroutine_threadsafe(
-                self._answer(rendered, request.sampling, request.seed, adapter), self._loop
-            )
+        try:
+            parsed = parse_model_prompt(self._engine.model_config, prompt)
+            with self._preparing:
+                (rendered,) = self._engine.renderer.render_cmpl([parsed], skip_mm_cache=True)
+        except (VLLMClientError, ValueError) as error:
+            return refused(f"vLLM refuses it: {error}", num_prompt_tokens=len(tokens))
+        length = len(rendered["prompt_token_ids"])
+        if length > room:
+            return refused(reason, num_prompt_tokens=length)
+        answer = self._answer(rendered, request.sampling, request.seed, adapter)
+        return asyncio.run_coroutine_threadsafe(answer, self._loop)
 
     async def _answer(self, rendered: Any, sampling: Sampling, seed: int, adapter: LoRARequest | None) -> Completion:
         settings = SamplingParams(

@@ -129,8 +129,10 @@ def test_what_the_model_cannot_hold_is_refused_and_the_others_are_answered(pair:
     marked = replace(fine[0], prompt="what is <image> ?")
     (answer,) = pair.vllm.generate(fine[:1])
     last = replace(fine[0], sampling=replace(_GREEDY, max_new_tokens=1024 - answer.num_prompt_tokens))
-    over = replace(fine[0], sampling=replace(_GREEDY, max_new_tokens=1025 - answer.num_prompt_tokens))
-    requests = [long, fine[0], marked, fine[1], over, fine[2], replace(long, image=None), last]
+    too_many = replace(_GREEDY, max_new_tokens=1025 - answer.num_prompt_tokens)
+    over = replace(fine[0], sampling=too_many, image=_image(0).transpose(Image.Transpose.ROTATE_180))
+    after = replace(fine[0], image=over.image)  # an image whose first request was refused
+    requests = [long, fine[0], marked, fine[1], over, after, replace(long, image=None), last]
     before = pair.vllm.figures()["refused"]
     answers = pair.vllm.generate(requests)
     expected = pair.transformers.generate(requests)
