@@ -18,13 +18,19 @@ import ray
 import yaml
 from e2e_project import ROOT
 from heads import BIN, end, environment_of_head, members
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from servers import free_ports
 
 _TIMEOUT_S = 180.0
 _POLL_S = 0.2
 _STORE_BYTES = 100 * 1024**2  # a node's objects
-# Ray Data takes up to 20 s until it sees that a node has come: it must not be taken for idle before that.
-_IDLE_TIMEOUT_S = 25
+_IDLE_TIMEOUT_S = 20  # longer than it takes from the start of a node to that of its first actor
+_AUTOSCALER = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",  # version 1 never replaces a dead fake node
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+}
 _PACE = {  # nodes here come and die within seconds
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "2",
@@ -95,13 +101,8 @@ def start_cloud(max_nodes: int) -> Iterator[Cloud]:
     python_path = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "benchmarks", ROOT / "tests" / "e2e"))
     environment = {**environment_of_head(home), **_PACE, "PYTHONPATH": python_path}
     with (home / "head.log").open("wb") as log:
-        head = subprocess.Popen(
-            command,
-            env={**environment, "RAY_FAKE_CLUSTER": "1"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        started = {**environment, **_AUTOSCALER}
+        head = subprocess.Popen(command, env=started, stdout=log, stderr=log, start_new_session=True)
     cloud = Cloud(home=home, environment={**environment, "RAY_ADDRESS": address}, session=head.pid)
     try:
         with _watch(cloud):
@@ -113,16 +114,18 @@ def start_cloud(max_nodes: int) -> Iterator[Cloud]:
 
 def _settings(address: str, max_nodes: int) -> dict[str, Any]:
     """What Ray's autoscaler reads; it insists on all of it."""
-    resources = {"CPU": 1, "GPU": 1, "object_store_memory": _STORE_BYTES}
     steps = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    resources = {"CPU": 1, "GPU": 1, "object_store_memory": _STORE_BYTES}
     return {
         "cluster_name": "fake",
         "max_workers": max_nodes,
-        "upscaling_speed": 1.0,
         "idle_timeout_minutes": _IDLE_TIMEOUT_S / 60,
-        "provider": {
-            "type": "fake_multinode",
+        "provider": {  # by its type, fake_multinode, the autoscaler's version 2 asks for a file that Ray does not ship
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "gcs_address": address,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "launch_multiple": True,
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
@@ -132,6 +135,7 @@ def _settings(address: str, max_nodes: int) -> dict[str, Any]:
             "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
             "gpu": {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": max_nodes},
         },
+        "upscaling_speed": 1.0,
         "docker": {},
         "auth": {},
         "file_mounts": {},

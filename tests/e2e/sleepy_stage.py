@@ -20,7 +20,7 @@ from stub_stage import Answer, Stub, read_names
 
 PLAN = Plan(stage="answers", code_version=1, identity={}, kind="Answer")
 MAX_ACTORS = 3
-UNIT_S = 0.1
+UNIT_S = 0.2
 PARENT, STORE, LOG, HURRY = "parent", "store", "log", "hurry"
 EXECUTION = Execution(
     pool=Pool(min_size=1, max_size=MAX_ACTORS, num_cpus=0.5, num_gpus=1),
