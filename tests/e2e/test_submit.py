@@ -1,12 +1,8 @@
 """The same run as a submitted job, on a Ray head that is started beside it."""
 
-import os
 import re
-import secrets
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from e2e_project import ROOT, Project
+from heads import BIN, end, environment_of_head
 from servers import free_ports, wait_until_it_answers
 
 from kill_rounds import audit, compare, references
@@ -25,8 +22,6 @@ from stic_ray import artifacts, storage
 
 pytestmark = pytest.mark.slow
 
-_BIN = Path(sys.executable).parent
-_END_TIMEOUT_S = 5.0
 _EXPORT_S = 12.0  # a worker's metrics are exported every ten seconds
 _METRIC = re.compile(r"^(ray_stic_ray_\w+)\{(.*)\} ([0-9.e+-]+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -44,59 +39,12 @@ class Head:
     def submit(self, *command: str) -> "subprocess.CompletedProcess[str]":
         """`ray job submit --working-dir CHECKOUT -- COMMAND`, waiting for its end."""
         return subprocess.run(
-            [str(_BIN / "ray"), "job", "submit", "--working-dir", str(ROOT), "--", *command],
+            [str(BIN / "ray"), "job", "submit", "--working-dir", str(ROOT), "--", *command],
             env={**self.environment, "RAY_ADDRESS": self.address},
             capture_output=True,
             text=True,
             timeout=300,
         )
-
-
-def _descendants(pid: int) -> set[int]:
-    found: set[int] = set()
-    pending = [pid]
-    while pending:
-        for task in Path(f"/proc/{pending.pop()}/task").glob("*/children"):
-            try:
-                children = {int(child) for child in task.read_text().split()} - found
-            except OSError:  # it has just ended
-                continue
-            found |= children
-            pending += children
-    return found
-
-
-def _end(head: "subprocess.Popen[bytes]") -> None:
-    """End the head and everything that it started, by pid."""
-    started = _descendants(head.pid)
-    head.terminate()
-    deadline = time.monotonic() + _END_TIMEOUT_S
-    while started and time.monotonic() < deadline:
-        head.poll()
-        started = {pid for pid in started if Path(f"/proc/{pid}").exists()}
-        time.sleep(0.1)
-    for pid in started:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    head.kill()
-    head.wait()
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """This process's, for a head whose `python` is this one and whose token is its own: Ray's default token is a file
-    of the user's that only some heads ask for."""
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")
-    return {
-        **{name: value for name, value in os.environ.items() if name not in dropped},
-        "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-    }
 
 
 def _version_request(head: Head) -> urllib.request.Request:
@@ -110,13 +58,13 @@ def head(s3_server: str) -> Iterator[Head]:
     folder = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))  # short: unix sockets lie below it
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port", "metrics-export-port")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
-    command = [str(_BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000"]
+    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000"]
     command += [f"--temp-dir={folder / 'ray'}", *(f"--{name}={port}" for name, port in ports.items())]
     found = Head(
         address=f"http://127.0.0.1:{ports['dashboard-port']}",
         metrics=f"http://127.0.0.1:{ports['metrics-export-port']}/metrics",
         folder=folder,
-        environment=_environment(folder),
+        environment=environment_of_head(folder),
     )
     log = folder / "head.log"
     with log.open("wb") as output:
@@ -125,7 +73,7 @@ def head(s3_server: str) -> Iterator[Head]:
         wait_until_it_answers(_version_request(found), process, log)
         yield found
     finally:
-        _end(process)
+        end(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
