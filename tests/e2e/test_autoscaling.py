@@ -65,9 +65,11 @@ def test_pool_grows_from_no_node_to_three_survives_the_loss_of_one_and_leaves_no
             (tmp_path / HURRY).touch()
             assert driver.wait(_END_TIMEOUT_S) == 0, story()
         wait(lambda: cloud.num_nodes() == 0, story)
-        logger.info("%s; units by node: %s", cloud.story(), dict(_units_by_node(tmp_path)))
+        seen = cloud.story()
     made = artifacts.find(str(tmp_path / STORE), PLAN)
     assert made is not None
     assert sorted(row.id for row in artifacts.read(made.uri, Answer)) == sorted(make_id(n) for n in range(_NUM_UNITS))
     assert artifacts.read_rejects(made.uri) == []
     assert made.record["inputs"] == _NUM_UNITS
+    worked, retried = _units_by_node(tmp_path), made.record["retried_units"]
+    logger.info("%s; units by node: %s; %s retried", seen, dict(worked), retried)
