@@ -35,9 +35,9 @@ def test_corrupt_files_among_good_ones_are_rejected_with_a_reason_and_nothing_el
 ) -> None:
     good = {path.name for path in (finished.home / "images").iterdir() if path.is_file()}
     bad = {f"bad/{name}": reason for name, reason in write_bad_files(tmp_path / "bad").items()}
-    images = references(finished.run_home)["images"]
-    kept = {row.key for row in artifacts.read(images, ImageRef)}
-    rejected = {row.id: row.reason for row in artifacts.read_rejects(images)}
+    made = references(finished.run_home)
+    kept = {row.key for row in artifacts.read(made["unique"], ImageRef)}
+    rejected = {row.id: row.reason for role in ("images", "unique") for row in artifacts.read_rejects(made[role])}
     twins = {"000.jpg", "bad/copy.jpg"}
     (stays,) = kept & twins  # of exact duplicates the smaller id
     assert kept == (good - twins) | {stays}
@@ -114,10 +114,10 @@ def _mount(place: Path, options: str) -> None:
 
 @pytest.fixture
 def small_disk(finished: Project, project: Project) -> Iterator[Project]:
-    """A project with the finished one's inputs, and a store on a disk that holds the first stage and little more."""
+    """A project with the finished one's inputs, and a store on a disk that holds the stages of images and little more."""
     (project.home / "own.yaml").write_text((finished.home / "own.yaml").read_text())
     project.store.mkdir()
-    _mount(project.store, "size=72k")
+    _mount(project.store, "size=236k")
     yield project
     subprocess.run(["umount", "--lazy", str(project.store)], check=True)
 
@@ -127,12 +127,12 @@ def test_full_disk_is_one_line_and_a_bigger_one_goes_on_from_there(small_disk: P
     expected = "no space left where store"
     line = _error_line(small_disk.run("execution.rows_per_file=2"))
     assert line.startswith(f"error: responses: {expected}") and "the same command goes on" in line
-    assert small_disk.stages() == ["images"]
+    assert small_disk.stages() == ["images", "listing", "unique"]
     # Full while Ray Train's workers write.
-    _mount(small_disk.store, "remount,size=400k")
+    _mount(small_disk.store, "remount,size=460k")
     line = _error_line(small_disk.run("execution.max_train_failures=0"))
     assert line.startswith(f"error: stage1: {expected}")
-    stands = {"images", "responses", "pairs", "references"}
+    stands = {"listing", "images", "unique", "responses", "pairs", "references"}
     assert set(small_disk.stages()) == stands
     written = {path: path.stat().st_mtime_ns for path in small_disk.store.glob("*/record.json")}
     # Large enough. What comes after is there as if another run had made it.

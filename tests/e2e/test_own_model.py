@@ -59,9 +59,8 @@ def _config(own: Project) -> Config:
 
 
 def test_run_on_real_photos_leaves_models_and_a_report_without_ground_truth(own: Project, real_data: Path) -> None:
-    assert own.stages() == sorted(
-        ["images", "responses", "pairs", "references", "stage1", "samples", "descriptions", "fitting", "stage2"]
-    )
+    of_pairs = ["listing", "images", "unique", "responses", "pairs", "references"]
+    assert own.stages() == sorted([*of_pairs, "stage1", "samples", "descriptions", "fitting", "stage2"])
     for stage in ("stage1", "stage2"):
         assert (own.run_home / stage / "adapter" / "adapter_model.safetensors").is_file()
     assert json.loads((own.run_home / "summary.json").read_text()) == {}
@@ -69,7 +68,7 @@ def test_run_on_real_photos_leaves_models_and_a_report_without_ground_truth(own:
     assert "preferred" in report and "CHAIR" not in report and "POPE" not in report
     found = references(own.run_home)
     photos = {path.name for path in (real_data / "photos").iterdir()}
-    listed = artifacts.read(found["images"], ImageRef)
+    listed = artifacts.read(found["unique"], ImageRef)
     assert {ref.key for ref in listed} == photos and len(photos) > 40
     answered = Counter(row.image_id for row in artifacts.read(found["responses"], Response) if row.text)
     assert answered == {ref.id: 2 for ref in listed}
