@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -147,11 +148,11 @@ class VllmEngine:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
         arguments = AsyncEngineArgs(**engine_arguments(path, dtype, settings), disable_log_stats=True)
-        self._engine: AsyncLLM = asyncio.run_coroutine_threadsafe(_start(arguments), self._loop).result()
-        self._processes = multiprocessing.active_children()
-        self._guard = _guard(self._processes)
-        self._ended = False
-        threading.Thread(target=self._die_with_them, name="vllm-watch", daemon=True).start()
+        self._engine = asyncio.run_coroutine_threadsafe(_start(arguments), self._loop).result()
+        processes, ended = multiprocessing.active_children(), threading.Event()
+        threading.Thread(target=_die_with, args=(processes, ended), name="vllm-watch", daemon=True).start()
+        # When nobody holds this engine any more, and when its process ends as it should.
+        self._end = weakref.finalize(self, _end, self._engine, self._loop, _guard(processes), ended)
         self._limit = int(self._engine.model_config.max_model_len)
         self._adapters = _Adapters(settings.max_lora_rank)
         self._turns = _Turns() if current_platform.is_cpu() and settings.max_lora_rank else None
@@ -174,18 +175,7 @@ class VllmEngine:
 
     def shut_down(self) -> None:
         """End the engine's processes; nothing can be asked of it any more."""
-        self._ended = True
-        self._guard.kill()
-        self._guard.wait()
-        asyncio.run_coroutine_threadsafe(_stop(self._engine), self._loop).result()
-        del self._engine
-        self._loop.call_soon_threadsafe(self._loop.stop)
-
-    def _die_with_them(self) -> None:
-        """vLLM 0.32 lets requests wait for ever whose engine was killed while it worked on them."""
-        multiprocessing.connection.wait([process.sentinel for process in self._processes])
-        if not self._ended:
-            _die()
+        self._end()
 
     def _generate(self, requests: Sequence[Request]) -> list[Completion]:
         if self._turns is None:
@@ -283,8 +273,25 @@ async def _start(arguments: AsyncEngineArgs) -> AsyncLLM:
     return AsyncLLM.from_engine_args(arguments)
 
 
+def _end(
+    engine: AsyncLLM, loop: asyncio.AbstractEventLoop, guard: "subprocess.Popen[bytes]", ended: threading.Event
+) -> None:
+    ended.set()
+    guard.kill()
+    guard.wait()
+    asyncio.run_coroutine_threadsafe(_stop(engine), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+
+
 async def _stop(engine: AsyncLLM) -> None:
     engine.shutdown()
+
+
+def _die_with(processes: "list[multiprocessing.process.BaseProcess]", ended: threading.Event) -> None:
+    """vLLM 0.32 lets requests wait for ever whose engine was killed while it worked on them."""
+    multiprocessing.connection.wait([process.sentinel for process in processes])
+    if not ended.is_set():
+        _die()
 
 
 def _die() -> NoReturn:
