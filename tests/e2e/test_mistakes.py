@@ -148,7 +148,7 @@ def test_full_disk_is_one_line_and_a_bigger_one_goes_on_from_there(small_disk: P
 
 
 def test_disk_that_is_full_from_the_start_is_one_line(small_disk: Project) -> None:
-    (small_disk.store / "other").write_bytes(random.Random(0).randbytes(60_000))
+    (small_disk.store / "other").write_bytes(random.Random(0).randbytes(230_000))
     line = _error_line(small_disk.run())
     assert "store" in line and "cannot be written: No space left on device" in line and "has space left" in line
 
