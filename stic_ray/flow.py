@@ -327,6 +327,7 @@ def _stream(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=task_cpus,
+        max_calls=0,  # Ray's default, but said: else it does this inside of actors that ask for as many CPUs
     )
     if isinstance(work, Work):
         num_gpus = pool.num_gpus if work.on_gpu else 0.0
@@ -337,7 +338,6 @@ def _stream(
             batch_format="pyarrow",
             num_cpus=pool.num_cpus,
             num_gpus=num_gpus,
-            memory=1,  # a byte: Ray would do the tasks' work inside of actors that ask for the same as they do
             compute=ray.data.ActorPoolStrategy(
                 min_size=pool.min_size,
                 max_size=pool.max_size,

@@ -56,6 +56,7 @@ def test_finish_stage_refuses_more_rejects_than_allowed_and_commits_nothing(
 def _prepare(unit: Unit) -> Prepared:
     if unit.payload == "deadly to prepare":
         os._exit(1)
+    os.environ["PREPARED_HERE"] = "1"
     images = [b"no image"] if unit.payload == _NO_IMAGE else []
     return Prepared(id=unit.id, images=images, payload=unit.payload, reason="odd" if unit.payload == "odd" else "")
 
@@ -82,6 +83,7 @@ class _Worker:
             file.write(f"{' '.join(task.id for task in tasks)}\n")
         if any(task.payload == "deadly" for task in tasks):
             os._exit(1)
+        assert "PREPARED_HERE" not in os.environ  # CPU work is beside the actors, never in them
         self._num_seen += len(tasks)
         return [_outcome(task) for task in tasks]
 

@@ -114,7 +114,7 @@ def _mount(place: Path, options: str) -> None:
 
 @pytest.fixture
 def small_disk(finished: Project, project: Project) -> Iterator[Project]:
-    """A project with the finished one's inputs, and a store on a disk that holds the stages of images and little more."""
+    """A project with the finished one's inputs, and a store on a disk that holds the stages of images."""
     (project.home / "own.yaml").write_text((finished.home / "own.yaml").read_text())
     project.store.mkdir()
     _mount(project.store, "size=236k")
