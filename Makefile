@@ -54,5 +54,5 @@ test-vllm: $(VLLM_READY) ## The tests of the vLLM engine, in an environment of t
 bench: BIN := $(if $(filter generation,$(NAME)),$(VLLM),$(VENV))/bin
 bench: $(if $(filter generation,$(NAME)),$(VLLM_READY),$(READY)) ## Run benchmarks/NAME.py and write benchmarks/results/NAME.json (NAME=kills ARGS='...')
 	@test -n '$(NAME)' && test -f 'benchmarks/$(NAME).py' || { \
-	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds random_models stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
+	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds random_models servers stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py $(ARGS)

@@ -19,22 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import ray
 from ray.cluster_utils import Cluster
 
 from harness import Bar, write_results
 from kill_rounds import children_of, descendants
+from servers import make_bucket, s3_server
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact, Lease, Plan
 from stic_ray.cluster import connected
@@ -277,32 +274,6 @@ def judge(uri: str, log: Path, known: set[str], poison: set[str], story: Story) 
     }
 
 
-@contextmanager
-def s3_bucket() -> Iterator[str]:
-    """A bucket on an S3 server over HTTP, which the environment names."""
-    port = random.SystemRandom().randrange(20000, 30000)
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    os.environ |= {
-        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    try:
-        for _ in range(300):
-            with suppress(OSError):
-                urllib.request.urlopen(os.environ["AWS_ENDPOINT_URL_S3"], timeout=5).close()
-                break
-            time.sleep(0.2)
-        name = f"chaos-{uuid.uuid4().hex}"
-        fsspec.filesystem("s3").mkdir(name)
-        yield f"s3://{name}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
 def main() -> int:
     """Disturb both places; exit status 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -318,8 +289,8 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    with tempfile.TemporaryDirectory() as folder, s3_bucket() as bucket:
-        places = {"local": f"{folder}/store", "s3": f"{bucket}/store"}
+    with tempfile.TemporaryDirectory() as folder, s3_server(Path(folder) / "s3.log"):
+        places = {"local": f"{folder}/store", "s3": f"{make_bucket()}/store"}
         return _run(Path(folder), places, arguments)
 
 

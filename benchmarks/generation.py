@@ -30,6 +30,7 @@ from PIL import Image
 
 from harness import Bar, write_results
 from stic_ray.config import ColorJitter, Downsize, Execution, Negatives, Pool, Sampling, Transformers, Vllm
+from stic_ray.engines import EngineStart
 from stic_ray.flow import Inputs, Outcome, Prepared, Task, Unit, Work, image_alone
 from stic_ray.images import corrupt, decode
 from stic_ray.prompts import PAPER
@@ -184,10 +185,7 @@ def run_pipeline(setting: Setting, engine: Transformers | Vllm) -> Leg:
                 "figures": str(home / "figures" / "x"),
                 "warm_up": units[-2:],
                 "prepare": prepare,
-                "engine": engine,
-                "model_uri": setting.model,
-                "dtype": DTYPE,
-                "batch_size": HF_BATCH,
+                "engine": EngineStart(settings=engine, model_uri=setting.model, dtype=DTYPE, batch_size=HF_BATCH),
                 "sampling": SAMPLING,
                 "model": "random",
             },

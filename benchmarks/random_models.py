@@ -5,6 +5,7 @@ Answers vary with the image and the prompt.
 Heads are 32 wide, the least that vLLM has CPU kernels for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ _SENTENCES = (
     "a small dog sits on the green grass next to a wooden bench",
     "describe the image in detail , and name every object that you see",
     "what color is the car in front of the house ? it is red",
+    "two people walk along the beach under a cloudy sky",
+    "there are three apples and one orange in the bowl on the table",
     "is there a cat in the picture ? yes , a black cat sleeps near the window",
 )
 _PART = "{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% endif %}"
@@ -64,7 +67,8 @@ class Size:
 
 def save_random_model(family: str, folder: Path, size: Size, *, seed: int = 0) -> Path:
     """Save a random checkpoint of a family; an Idefics3 cuts large images into up to 3 x 3 tiles."""
-    tokenizer = _train_tokenizer(family, size.vocabulary)
+    extra = _IDEFICS3 + _TILES if family == "idefics3" else ()
+    tokenizer = train_tokenizer(min(size.vocabulary, 500), ["<image>", *extra])
     model, processor = (_llava if family == "llava" else _idefics3)(tokenizer, size)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -162,13 +166,13 @@ def _text_config(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlamaConfig:
     )
 
 
-def _train_tokenizer(family: str, vocabulary: int) -> PreTrainedTokenizerFast:
-    extra = ("<image>", *(_IDEFICS3 + _TILES if family == "idefics3" else ()))
+def train_tokenizer(vocabulary: int, extra: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with the special tokens of Llama's and `extra` ones, trained on a few English sentences."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=min(vocabulary, 500),
+        vocab_size=vocabulary,
         special_tokens=["<unk>", "<s>", "</s>", "<pad>", *extra],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -61,7 +61,7 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
         artifacts=lineage,
     )
     _write_json(storage.join(home, "artifacts.json"), lineage)
-    _write_config(run, home)
+    _write_config(run, home, command)
     storage.write_bytes(storage.join(home, METRICS), _metrics(run).encode())
     _write_models(run, home)
     _write_json(storage.join(home, "summary.json"), summary)
@@ -69,11 +69,11 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
     return _closing(run, home, summary)
 
 
-def write_stages(run: Run, name: str) -> str:
+def write_stages(run: Run, name: str, command: list[str]) -> str:
     """Write what stages that ran without the rest leave in `runs/NAME/`, and return the closing lines."""
     home = storage.join(run.config.runs, name)
     _write_json(storage.join(home, "artifacts.json"), {role: made.uri for role, made in run.artifacts.items()})
-    _write_config(run, home)
+    _write_config(run, home, command)
     lines = []
     for role, made in run.artifacts.items():
         counts = made.record["counts"]
@@ -82,8 +82,10 @@ def write_stages(run: Run, name: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _write_config(run: Run, home: str) -> None:
-    text = yaml.safe_dump(to_tree(run.config), sort_keys=False)
+def _write_config(run: Run, home: str, command: list[str]) -> None:
+    """Every setting, below the command that they were given to."""
+    head = "".join(f"# {line}\n" for line in " ".join(command).splitlines())
+    text = head + yaml.safe_dump(to_tree(run.config), sort_keys=False)
     storage.write_bytes(storage.join(home, "config.yaml"), text.encode())
 
 

@@ -37,7 +37,7 @@ _BLOCK_BYTES = 4 << 20  # of encoded images between two operators
 _FILES_PER_TASK = 256  # whose ids are read by one task
 _MAX_UNITS_PER_TASK = 4096  # that are read and done by one task
 _BATCHES_PER_TASK = 4  # that are read and prepared by one task, and lost with an actor
-_PREPARED_AT_ONCE = 256
+_DONE_AT_ONCE = 256  # by CPUs alone: rows, no images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,7 +323,7 @@ def _stream(
     places.context.target_max_block_size = _BLOCK_BYTES
     answered = places.map_batches(
         _read_batch,
-        fn_args=(feed.done, book, inputs, work),
+        fn_args=(feed.done, book, inputs, work, batch if isinstance(work, Work) else _DONE_AT_ONCE),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=task_cpus,
@@ -355,7 +355,9 @@ def _stream(
     yield from reports.iter_rows()
 
 
-def _read_batch(places: pa.Table, done: Any, book: Book, inputs: Inputs, work: Work | TaskWork) -> Iterator[pa.Table]:
+def _read_batch(
+    places: pa.Table, done: Any, book: Book, inputs: Inputs, work: Work | TaskWork, at_once: int
+) -> Iterator[pa.Table]:
     """What the CPUs make of the units of some files that are not done: prepared units, or outcomes."""
     known = ray.get(done)
     for file, start, stop in (place for group in places.column("places").to_pylist() for place in json.loads(group)):
@@ -366,7 +368,7 @@ def _read_batch(places: pa.Table, done: Any, book: Book, inputs: Inputs, work: W
         order = np.argsort(first[left])[start:stop]  # as they stand in the file
         chosen = artifacts.are_in(ids, np.sort(different[left][order]))
         units = from_table(inputs.read(rows.filter(pa.array(chosen))), Unit)
-        for chunk in _chunks(units, _PREPARED_AT_ONCE):
+        for chunk in _chunks(units, at_once):
             yield _prepare(chunk, book, work) if isinstance(work, Work) else _do(chunk, book, work)
 
 

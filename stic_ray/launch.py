@@ -44,6 +44,7 @@ class Job:
     script: str
     console: str
     description: str
+    needs: frozenset[str]  # which inputs are looked at before it starts
 
 
 PIPELINE = Job(
@@ -51,18 +52,21 @@ PIPELINE = Job(
     script="jobs/stic_pipeline.py",
     console="stic-pipeline",
     description="Self-train a vision-language model on unlabeled images (STIC), and measure what it gained.",
+    needs=frozenset({"unlabeled", "instructions", "evaluation"}),
 )
 PREFERENCES = Job(
     function="build_preferences",
     script="jobs/build_preferences.py",
     console="stic-build-preferences",
     description="Preference pairs from unlabeled images, by the model's own answers; nothing is trained.",
+    needs=frozenset({"unlabeled"}),
 )
 DESCRIPTIONS = Job(
     function="describe_samples",
     script="jobs/describe.py",
     console="stic-describe",
     description="Describe the images of the instruction samples with model.path; nothing is trained.",
+    needs=frozenset({"instructions"}),
 )
 
 
@@ -136,20 +140,22 @@ def _located(field: str, uri: str) -> str:
         raise ValueError(f"{field}: {error}") from None
 
 
-def check_places(config: Config) -> None:
-    """Everything that can be known to fail before a worker starts.
+def check_places(config: Config, job: Job = PIPELINE) -> None:
+    """Everything that can be known to make a job fail before a worker starts.
 
     Raises:
         ValueError: an input is missing or empty, or an output cannot be written.
     """
     with storage.reaching(f"model.path {config.model.path}"):
         check_checkpoint(config.model.path)
-    with storage.reaching(f"unlabeled.uri {config.unlabeled.uri}"):
-        sources.check_images(config.unlabeled)
-    source = config.instructions
-    with storage.reaching(f"instructions.uri {source.uri} or instructions.images {source.images}"):
-        sources.check_instructions(source)
-    if config.evaluation is not None:
+    if "unlabeled" in job.needs:
+        with storage.reaching(f"unlabeled.uri {config.unlabeled.uri}"):
+            sources.check_images(config.unlabeled)
+    if "instructions" in job.needs:
+        source = config.instructions
+        with storage.reaching(f"instructions.uri {source.uri} or instructions.images {source.images}"):
+            sources.check_instructions(source)
+    if "evaluation" in job.needs and config.evaluation is not None:
         for split, benchmark in (("test", config.evaluation.test), ("dev", config.evaluation.dev)):
             if benchmark is not None:
                 _check_benchmark(f"evaluation.{split}", benchmark)
@@ -190,7 +196,7 @@ def main(argv: list[str] | None = None, job: Job = PIPELINE) -> int:
         if arguments.show_config:
             sys.stdout.write(yaml.safe_dump(to_tree(config), sort_keys=False))
             return 0
-        check_places(config)
+        check_places(config, job)
         from stic_ray import pipeline
 
         # As it was called: the job of a checkout, or the command that the package installs.

@@ -39,6 +39,13 @@ class _Phase:
     num_done: int = 0
     num_retried: int = 0
 
+    def cross_off(self, key: str) -> None:
+        """A unit has ended; a condemned one stays known, since its block may be done again."""
+        self.busy.pop(key, None)
+        if self.deaths_alone[key] < MAX_DEATHS_ALONE:
+            self.suspects.discard(key)
+            del self.deaths_alone[key]
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
@@ -106,8 +113,7 @@ class Ledger:
         """Cross off what a worker had alone: it has survived it, whether or not its message about that came through."""
         book, key = self._alone.pop(worker, (None, ""))
         if book is not None and book.busy.get(key) == (worker, True):
-            del book.busy[key]
-            book.suspects.discard(key)
+            book.cross_off(key)
 
     def end(
         self, artifact: str, phase: str, ids: Sequence[str], reasons: Mapping[str, int], figures: Mapping[str, float]
@@ -115,10 +121,7 @@ class Ledger:
         """Cross units off, with the reasons why some failed and what their worker adds to the figures."""
         book = self._phases[artifact, phase]
         for key in ids:
-            book.busy.pop(key, None)
-            if book.deaths_alone[key] < MAX_DEATHS_ALONE:  # else it stays known: its block may be done again
-                book.suspects.discard(key)
-                del book.deaths_alone[key]
+            book.cross_off(key)
         book.num_done += len(ids)
         stage = _stage(artifact)
         for reason, count in reasons.items():

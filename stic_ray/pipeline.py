@@ -108,7 +108,7 @@ def build_preferences(config: Config, command: list[str]) -> str:
     """
     with Run(config) as this:
         make_pairs(this, this.base_model())
-        return deliver.write_stages(this, f"{config.name}-preferences")
+        return deliver.write_stages(this, f"{config.name}-preferences", command)
 
 
 def describe_samples(config: Config, command: list[str]) -> str:
@@ -124,7 +124,7 @@ def describe_samples(config: Config, command: list[str]) -> str:
             describe.plan(config, instructions.fingerprint, this.base_model()),
             partial(describe.run, config, instructions, config.model.path),
         )
-        return deliver.write_stages(this, f"{config.name}-descriptions")
+        return deliver.write_stages(this, f"{config.name}-descriptions", command)
 
 
 def _training(

@@ -51,7 +51,7 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self._ended.set()
-        self._thread.join()
+        self._thread.join(timeout=LINE_EVERY_S)  # it may be asking a cluster that has gone
         if self._terminal:
             sys.stderr.write("\r\033[K")
         if kind is None:

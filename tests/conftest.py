@@ -2,28 +2,17 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from servers import free_ports, wait_until_it_answers
+
+import servers
 
 if TYPE_CHECKING:  # importing them takes seconds that most tests need not wait for
-    from transformers import LlavaProcessor, PreTrainedTokenizerFast
-
-_SENTENCES = (
-    "a small dog sits on the green grass next to a wooden bench",
-    "describe the image in detail , and name every object that you see",
-    "what color is the car in front of the house ? it is red",
-    "two people walk along the beach under a cloudy sky",
-    "there are three apples and one orange in the bowl on the table",
-    "is there a cat in the picture ? yes , a black cat sleeps near the window",
-)
+    from transformers import LlavaProcessor
 
 # As LLaVA-1.5's: the prompt for an answer ends with "ASSISTANT:", and an answer follows after a space.
 _CHAT_TEMPLATE = (
@@ -81,35 +70,14 @@ def ray_local() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an S3 server of this session's own, which this process's environment names from then on."""
-    (port,) = free_ports(1)
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    log = tmp_path_factory.mktemp("s3") / "server.log"
-    with log.open("wb") as output, pytest.MonkeyPatch.context() as patch:
-        server = subprocess.Popen(command, stdout=output, stderr=output)
-        for name, value in {
-            "AWS_ENDPOINT_URL_S3": address,
-            "AWS_ACCESS_KEY_ID": "nobody",
-            "AWS_SECRET_ACCESS_KEY": "nothing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
-        try:
-            wait_until_it_answers(address, server, log)
-            yield address
-        finally:
-            server.terminate()
-            server.wait()
+    with servers.s3_server(tmp_path_factory.mktemp("s3") / "server.log") as address:
+        yield address
 
 
 @pytest.fixture
 def s3_bucket(s3_server: str) -> str:
     """The URI of an empty bucket on a real S3 server over HTTP."""
-    import fsspec
-
-    name = f"bucket-{uuid.uuid4().hex}"
-    fsspec.filesystem("s3").mkdir(name)
-    return f"s3://{name}"
+    return servers.make_bucket()
 
 
 @pytest.fixture(scope="session")
@@ -148,38 +116,14 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _build_processor() -> "LlavaProcessor":
     from transformers import CLIPImageProcessor, LlavaProcessor
 
+    from random_models import train_tokenizer
+
     return LlavaProcessor(
         image_processor=CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
-        tokenizer=_train_tokenizer(),
+        tokenizer=train_tokenizer(400, ["<image>"]),
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token="<image>",
         chat_template=_CHAT_TEMPLATE,
-    )
-
-
-def _train_tokenizer() -> "PreTrainedTokenizerFast":
-    """A byte-level BPE with the special tokens of Llama's, trained on a few English sentences."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<unk>", "<s>", "</s>", "<pad>", "<image>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_SENTENCES, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        padding_side="left",
-        additional_special_tokens=["<image>"],
     )

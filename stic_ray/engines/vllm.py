@@ -100,7 +100,7 @@ class _Adapters:
                     load(request)
                 except EngineDeadError:
                     raise
-                except Exception as error:  # of whatever type the engine's process has met
+                except Exception as error:  # vLLM hands on what its process has met as a bare one
                     raise ValueError(f"adapter {uri} does not fit the model: {error}") from error
                 self._known[version] = request
             return self._known[version]

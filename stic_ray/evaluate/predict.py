@@ -13,8 +13,8 @@ from PIL import Image
 
 from stic_ray import artifacts, prompts, storage
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Benchmark, Config, Sampling, Transformers, Vllm, to_tree
-from stic_ray.engines import engine_name, resolve_engine, start_engine
+from stic_ray.config import Benchmark, Config, Sampling, to_tree
+from stic_ray.engines import EngineStart, engine_for, engine_name, start_engine
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.evaluate.benchmarks import DETAILED_TASK, read_questions
 from stic_ray.flow import Inputs, Outcome, Task, Work, by_image, finish_stage, read_image, run_stage
@@ -86,10 +86,7 @@ def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Arti
         prepare=read_image,
         worker=Answerer,
         worker_arguments={
-            "engine": resolve_engine(config.engine, config.model.path),
-            "model_uri": model_uri,
-            "dtype": config.model.dtype,
-            "batch_size": config.execution.batch_size,
+            "engine": engine_for(config, model_uri),
             "max_new_tokens": plan.identity["max_new_tokens"],
             "infused": config.prompts.infused,
         },
@@ -104,14 +101,11 @@ class Answerer:
     def __init__(
         self,
         *,
-        engine: Transformers | Vllm,
-        model_uri: str,
-        dtype: str,
-        batch_size: int,
+        engine: EngineStart,
         max_new_tokens: int,
         infused: str,
     ) -> None:
-        self._engine = start_engine(settings=engine, model_uri=model_uri, dtype=dtype, batch_size=batch_size)
+        self._engine = start_engine(engine)
         self._sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
         self._infused = infused
 

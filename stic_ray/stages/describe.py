@@ -10,8 +10,8 @@ from PIL import Image
 
 from stic_ray import prompts
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Config, Prompts, Sampling, Transformers, Vllm, to_tree
-from stic_ray.engines import engine_name, resolve_engine, start_engine
+from stic_ray.config import Config, Prompts, Sampling, to_tree
+from stic_ray.engines import EngineStart, engine_for, engine_name, start_engine
 from stic_ray.engines.protocol import Request
 from stic_ray.flow import Inputs, Outcome, Task, Work, one_by_one, read_image, run_stage
 from stic_ray.records import Sample, make_seed, read_sample
@@ -42,10 +42,7 @@ def run(config: Config, samples: Artifact, model_uri: str, plan: Plan) -> Artifa
         prepare=read_image,
         worker=Describer,
         worker_arguments={
-            "engine": resolve_engine(config.engine, config.model.path),
-            "model_uri": model_uri,
-            "dtype": config.model.dtype,
-            "batch_size": config.execution.batch_size,
+            "engine": engine_for(config, model_uri),
             "sampling": config.sampling,
             "pool": config.prompts,
             "seed": config.seed,
@@ -61,15 +58,12 @@ class Describer:
     def __init__(
         self,
         *,
-        engine: Transformers | Vllm,
-        model_uri: str,
-        dtype: str,
-        batch_size: int,
+        engine: EngineStart,
         sampling: Sampling,
         pool: Prompts,
         seed: int,
     ) -> None:
-        self._engine = start_engine(settings=engine, model_uri=model_uri, dtype=dtype, batch_size=batch_size)
+        self._engine = start_engine(engine)
         self._sampling = sampling
         self._pool = pool
         self._seed = seed

@@ -10,8 +10,8 @@ from typing import Any
 
 from stic_ray import prompts, sources
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Config, Negatives, Prompts, Sampling, Transformers, Vllm, to_tree
-from stic_ray.engines import engine_name, resolve_engine, start_engine
+from stic_ray.config import Config, Negatives, Prompts, Sampling, to_tree
+from stic_ray.engines import EngineStart, engine_for, engine_name, start_engine
 from stic_ray.engines.protocol import Request
 from stic_ray.flow import Inputs, Outcome, Prepared, Task, Unit, Work, image_alone, run_stage
 from stic_ray.images import BadImageError, corrupt, decode, draw_corruption, encode, hash_pixels
@@ -86,10 +86,7 @@ def run(config: Config, images: Artifact, plan: Plan) -> Artifact:
         prepare=Prepare(seed=config.seed, pool=config.prompts, negatives=config.negatives),
         worker=Responder,
         worker_arguments={
-            "engine": resolve_engine(config.engine, config.model.path),
-            "model_uri": config.model.path,
-            "dtype": config.model.dtype,
-            "batch_size": config.execution.batch_size,
+            "engine": engine_for(config, config.model.path),
             "sampling": config.sampling,
             "model": plan.parents["model"],
         },
@@ -134,14 +131,11 @@ class Responder:
     def __init__(
         self,
         *,
-        engine: Transformers | Vllm,
-        model_uri: str,
-        dtype: str,
-        batch_size: int,
+        engine: EngineStart,
         sampling: Sampling,
         model: str,
     ) -> None:
-        self._engine = start_engine(settings=engine, model_uri=model_uri, dtype=dtype, batch_size=batch_size)
+        self._engine = start_engine(engine)
         self._sampling = sampling
         self._model = model
 

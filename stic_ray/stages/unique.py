@@ -6,6 +6,7 @@ Whether an image has a twin needs every image's hash: 40 bytes each on one worke
 import itertools
 import json
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -120,9 +121,15 @@ class Keep:
         """The image's row, or a reject."""
         packed = np.array([bytes.fromhex(unit.id)], dtype="S16")
         for ids, reason in ((self.exact, EXACT), (self.near, NEAR)):
-            if artifacts.are_in(packed, ray.get(ids))[0]:
+            if artifacts.are_in(packed, _fetch(ids))[0]:
                 return Outcome(id=unit.id, rows=[], reason=reason)
         return Outcome(id=unit.id, rows=[ImageRef(**json.loads(unit.payload))], reason="")
+
+
+@cache  # by worker: an image each would ask for them again
+def _fetch(ids: Any) -> _Array:
+    found: _Array = ray.get(ids)
+    return found
 
 
 def _units(rows: pa.Table) -> pa.Table:

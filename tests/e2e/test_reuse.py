@@ -57,7 +57,7 @@ def test_stages_alone_make_what_the_pipeline_reuses_and_leave_references(finishe
     found = json.loads((project.home / "runs" / "own-preferences" / "artifacts.json").read_text())
     assert list(found) == ["listing", "images", "unique", "responses", "pairs"]
     assert all(f"{role} " in done.stdout and uri in done.stdout for role, uri in found.items())
-    done = project.run("sampling.max_new_tokens=5", job="describe.py")
+    done = project.run("unlabeled.uri=nowhere", "sampling.max_new_tokens=5", job="describe.py")  # it needs none of them
     assert done.returncode == 0, done.stderr
     added = sorted(name.rpartition("-")[0] for name in project.made() - before)
     assert added == ["descriptions"]  # by the base: the pipeline's are by the stage-1 model

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from random_models import save_random_adapter
 
+from random_models import save_random_adapter
 from stic_ray import engines, vlm
 from stic_ray.config import Auto, Sampling, Transformers, Vllm
 from stic_ray.engines.protocol import Completion, Request, draws
@@ -30,7 +30,9 @@ _PROMPTS = (
 
 @pytest.fixture(scope="module")
 def engine(tiny_llava: Path) -> TransformersEngine:
-    started = engines.start_engine(settings=Transformers(), model_uri=str(tiny_llava), dtype="float32", batch_size=3)
+    started = engines.start_engine(
+        engines.EngineStart(settings=Transformers(), model_uri=str(tiny_llava), dtype="float32", batch_size=3)
+    )
     assert isinstance(started, TransformersEngine)
     return started
 
@@ -215,7 +217,9 @@ def test_engine_settings_are_no_part_of_its_name(tiny_llava: Path) -> None:
 def test_vllm_that_is_not_installed_is_one_line(tiny_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"engine\.type is Vllm, which is not installed here"):
-        engines.start_engine(settings=Vllm(), model_uri=str(tiny_llava), dtype="float32", batch_size=1)
+        engines.start_engine(
+            engines.EngineStart(settings=Vllm(), model_uri=str(tiny_llava), dtype="float32", batch_size=1)
+        )
 
 
 # Adapters

@@ -13,6 +13,7 @@ from PIL import Image
 
 from stic_ray import flow
 from stic_ray.config import ColorJitter, Downsize, Negatives, Prompts, Sampling, Transformers
+from stic_ray.engines import EngineStart
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.flow import Task, Unit
 from stic_ray.images import corrupt, decode, encode, hash_pixels
@@ -112,14 +113,8 @@ def _task(unit: Unit) -> Task:
 
 def _responder(tiny_llava: Path) -> Responder:
     sampling = Sampling(temperature=1.0, max_new_tokens=6)
-    return Responder(
-        engine=Transformers(),
-        model_uri=str(tiny_llava),
-        dtype="float32",
-        batch_size=4,
-        sampling=sampling,
-        model="base-1",
-    )
+    engine = EngineStart(settings=Transformers(), model_uri=str(tiny_llava), dtype="float32", batch_size=4)
+    return Responder(engine=engine, sampling=sampling, model="base-1")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +167,7 @@ class _Recorder:
 
 def _with_recorder(monkeypatch: pytest.MonkeyPatch) -> tuple[Responder, _Recorder]:
     recorder = _Recorder()
-    monkeypatch.setattr(generate, "start_engine", lambda **_: recorder)
+    monkeypatch.setattr(generate, "start_engine", lambda _: recorder)
     return _responder(Path("unused")), recorder
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from stic_ray import artifacts
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Downsize, Execution, Negatives, Pool, Prompts, Sampling, Vllm
+from stic_ray.engines import EngineStart
 from stic_ray.flow import Inputs, Outcome, Task, Work, image_alone, run_stage
 from stic_ray.records import Found, Response, make_id
 from stic_ray.stages.generate import Prepare, Responder
@@ -70,10 +71,7 @@ def test_actor_dies_with_its_engine_and_every_row_comes_once(ray_local: None, mo
         worker=_Struck,
         worker_arguments={
             "folder": str(started),
-            "engine": _SETTINGS,
-            "model_uri": str(model),
-            "dtype": "float32",
-            "batch_size": 4,
+            "engine": EngineStart(settings=_SETTINGS, model_uri=str(model), dtype="float32", batch_size=4),
             "sampling": Sampling(temperature=1.0, max_new_tokens=4),
             "model": "base-1",
         },
@@ -92,10 +90,11 @@ def test_actor_dies_with_its_engine_and_every_row_comes_once(ray_local: None, mo
 _OWNER = """
 import json, multiprocessing, os, sys
 from stic_ray.config import Vllm
-from stic_ray.engines import start_engine
+from stic_ray.engines import EngineStart, start_engine
 if __name__ == "__main__":
     settings = Vllm(cpu_cache_gib=0.25, eager=True)
-    engine = start_engine(settings=settings, model_uri=sys.argv[1], dtype="float32", batch_size=1)
+    start = EngineStart(settings=settings, model_uri=sys.argv[1], dtype="float32", batch_size=1)
+    engine = start_engine(start)
     with open(sys.argv[2], "w") as file:
         json.dump([child.pid for child in multiprocessing.active_children()], file)
     os.kill(os.getpid(), 9)

@@ -47,8 +47,12 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     adapter = model.with_name("adapter")
     save_random_adapter(model, adapter, seed=1)
     settings = Vllm(cpu_cache_gib=0.5, max_lora_rank=8, eager=True)
-    vllm = engines.start_engine(settings=settings, model_uri=str(model), dtype="float32", batch_size=1)
-    transformers = engines.start_engine(settings=Transformers(), model_uri=str(model), dtype="float32", batch_size=16)
+    vllm = engines.start_engine(
+        engines.EngineStart(settings=settings, model_uri=str(model), dtype="float32", batch_size=1)
+    )
+    transformers = engines.start_engine(
+        engines.EngineStart(settings=Transformers(), model_uri=str(model), dtype="float32", batch_size=16)
+    )
     assert isinstance(vllm, VllmEngine)
     assert isinstance(transformers, TransformersEngine)
     for engine in (vllm, transformers):
