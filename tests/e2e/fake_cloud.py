@@ -19,6 +19,7 @@ import yaml
 from e2e_project import ROOT
 from heads import BIN, end, environment_of_head, members
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
 from servers import free_ports
 
 _TIMEOUT_S = 180.0

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from e2e_project import ROOT, Project
 from heads import BIN, end, environment_of_head
-from servers import free_ports, wait_until_it_answers
 
 from kill_rounds import audit, compare, references
+from servers import free_ports, wait_until_it_answers
 from stic_ray import artifacts, storage
 
 pytestmark = pytest.mark.slow
