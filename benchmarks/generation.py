@@ -44,7 +44,7 @@ SAMPLING = Sampling(temperature=0.7, max_new_tokens=32)
 NEGATIVES = Negatives(
     misleading_share=0.5, corruptions=(Downsize(short_side_px=20), ColorJitter(brightness=0.5, hue=0.3))
 )
-VLLM = Vllm(cpu_cache_gib=4.0, max_concurrent=256)
+VLLM = Vllm(cpu_cache_gib=4.0, max_concurrent=256, concurrent_batches=8)
 HF_BATCH = 16
 SLOW_SHARE = 0.05  # of the images, one at a time
 BLOCK = 128  # tokens of a prefix-cache block of vLLM on a CPU
@@ -175,6 +175,7 @@ def run_pipeline(setting: Setting, engine: Transformers | Vllm) -> Leg:
     with tempfile.TemporaryDirectory() as work_folder:
         home = Path(work_folder)
         (home / "figures").mkdir()
+        start = EngineStart(settings=engine, model_uri=setting.model, dtype=DTYPE, batch_size=HF_BATCH)
         work = Work(
             record=Response,
             input_column="image_id",
@@ -185,17 +186,14 @@ def run_pipeline(setting: Setting, engine: Transformers | Vllm) -> Leg:
                 "figures": str(home / "figures" / "x"),
                 "warm_up": units[-2:],
                 "prepare": prepare,
-                "engine": EngineStart(settings=engine, model_uri=setting.model, dtype=DTYPE, batch_size=HF_BATCH),
+                "engine": start,
                 "sampling": SAMPLING,
                 "model": "random",
             },
+            concurrent_batches=start.concurrent_batches,
         )
-        vllm = isinstance(engine, Vllm)
-        execution = Execution(
-            pool=Pool(num_cpus=THREADS, concurrent_batches=8 if vllm else 1),
-            task_cpus=1.0,
-            batch_size=16 if vllm else 64,
-        )
+        batch_size = 16 if isinstance(engine, Vllm) else 64
+        execution = Execution(pool=Pool(num_cpus=THREADS), task_cpus=1.0, batch_size=batch_size)
         plan = Plan(stage="responses", code_version=1, identity={}, kind="Response")
         parent = Artifact(uri=str(home / "parent"), record={})
         rows = [Found(id=unit.id, key=unit.image_uri, uri=unit.image_uri) for unit in units[:-2]]

@@ -202,10 +202,11 @@ class Transformers:
 
 @dataclass(frozen=True, kw_only=True)
 class Vllm:
-    """vLLM. Its name is part of what an answer is, its settings are not: they say where and how it runs.
+    """vLLM. Its name and `max_model_len` are part of what an answer is; the rest says where and how it runs.
 
     `tensor_parallel` GPUs share a model. A prompt with its answer has at most `max_model_len` tokens, None for as many
-    as the model has positions. Up to `max_concurrent` answers grow at once. The cache of keys and values takes
+    as the model has positions. Up to `max_concurrent` answers grow at once; an actor hands over requests of
+    `concurrent_batches` at once, so that the engine never runs dry. The cache of keys and values takes
     `gpu_memory_share` of a GPU with the weights, or `cpu_cache_gib` on a CPU. `max_lora_rank` bounds adapters; 0 turns
     them off, since an engine that takes them is a little slower. `eager` skips compilation and CUDA graphs.
     """
@@ -213,13 +214,14 @@ class Vllm:
     tensor_parallel: int = 1
     max_model_len: int | None = None
     max_concurrent: int = 256
+    concurrent_batches: int = 4
     gpu_memory_share: float = 0.9
     cpu_cache_gib: float = 4.0
     max_lora_rank: int = 0
     eager: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("tensor_parallel", "max_concurrent", "cpu_cache_gib"):
+        for name in ("tensor_parallel", "max_concurrent", "concurrent_batches", "cpu_cache_gib"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         fits = self.max_model_len is None or self.max_model_len > 0
         _require(fits, "max_model_len", self.max_model_len, "a positive number, or null for the model's own limit")
@@ -329,23 +331,18 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """An actor pool: between `min_size` and `max_size` actors, each with these resources.
-
-    An actor works on `concurrent_batches` at once: 1 for transformers, a few for vLLM, which then never runs dry.
-    """
+    """An actor pool: between `min_size` and `max_size` actors, each with these resources."""
 
     min_size: int = 1
     max_size: int = 1
     num_cpus: float = 1.0
     num_gpus: float = 0.0
-    concurrent_batches: int = 1
 
     def __post_init__(self) -> None:
         wanted = f"at least 1 and at most max_size ({self.max_size})"
         _require(1 <= self.min_size <= self.max_size, "min_size", self.min_size, wanted)
         for name in ("num_cpus", "num_gpus"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _require(self.concurrent_batches > 0, "concurrent_batches", self.concurrent_batches, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

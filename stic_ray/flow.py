@@ -112,7 +112,8 @@ class Inputs:
 class Work:
     """How a stage does its units with a model: `prepare` on CPUs beside the actors; `worker(**worker_arguments)` is
     an actor's callable that holds the model. `input_column` names the column of `record` that holds the unit's id.
-    Without `on_gpu` the actors ask for none of the pool's GPUs."""
+    Without `on_gpu` the actors ask for none of the pool's GPUs. The worker is called from `concurrent_batches` threads.
+    """
 
     record: type
     input_column: str
@@ -120,6 +121,7 @@ class Work:
     worker: Callable[..., Worker]
     worker_arguments: Mapping[str, Any]
     on_gpu: bool = True
+    concurrent_batches: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,8 +343,8 @@ def _stream(
             compute=ray.data.ActorPoolStrategy(
                 min_size=pool.min_size,
                 max_size=pool.max_size,
-                max_concurrent_calls_per_actor=pool.concurrent_batches,
-                enable_true_multi_threading=pool.concurrent_batches > 1,
+                max_concurrent_calls_per_actor=work.concurrent_batches,
+                enable_true_multi_threading=work.concurrent_batches > 1,
             ),
         )
     reports = answered.map_batches(
@@ -405,7 +407,7 @@ class _Actor:
             sys.modules["torch"].set_num_threads(max(1, int(pool.num_cpus)))
         self._record = work.record
         self._guard: Guard[Prepared, Outcome] = Guard(
-            book, WORK, _refuse, figures=self._work.figures, slots=pool.concurrent_batches
+            book, WORK, _refuse, figures=self._work.figures, slots=work.concurrent_batches
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:

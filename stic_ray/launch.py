@@ -13,6 +13,7 @@ import yaml
 from stic_ray import recipes, sources, storage
 from stic_ray.checkpoint import check_checkpoint
 from stic_ray.config import Benchmark, Config, parse_config, read_yaml, to_tree
+from stic_ray.engines import resolve_engine
 
 # Set by `ray job submit` for its entrypoint.
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -144,10 +145,11 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
     """Everything that can be known to make a job fail before a worker starts.
 
     Raises:
-        ValueError: an input is missing or empty, or an output cannot be written.
+        ValueError: an input is missing or empty, an output cannot be written, or the engine cannot serve the model.
     """
     with storage.reaching(f"model.path {config.model.path}"):
         check_checkpoint(config.model.path)
+        resolve_engine(config)
     if "unlabeled" in job.needs:
         with storage.reaching(f"unlabeled.uri {config.unlabeled.uri}"):
             sources.check_images(config.unlabeled)

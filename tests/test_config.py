@@ -299,12 +299,13 @@ _LEAVES: list[Any] = [
         tensor_parallel=2,
         max_model_len=3,
         max_concurrent=4,
+        concurrent_batches=2,
         gpu_memory_share=0.5,
         cpu_cache_gib=0.5,
         max_lora_rank=8,
         eager=True,
     ),
-    Pool(min_size=2, max_size=3, num_cpus=0.5, num_gpus=0.25, concurrent_batches=4),
+    Pool(min_size=2, max_size=3, num_cpus=0.5, num_gpus=0.25),
     config.Execution(pool=Pool(max_size=2), task_cpus=0.1, train_gpus=1.0, max_reject_rate=0.0),
 ]
 

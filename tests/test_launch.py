@@ -70,6 +70,10 @@ def place(tmp_path: Path) -> Path:
         (["instructions.images=missing"], ["instructions.images", "missing does not exist", "give the folder"]),
         (["instructions.uri=empty"], ["instructions.uri", "empty is a folder"]),
         (["model.path=empty"], ["model.path", "holds no config.json"]),
+        (
+            ["engine.type=Vllm", "engine.tensor_parallel=2", "execution.pool.num_gpus=1"],
+            ["engine.type is Vllm on 2 GPUs", "execution.pool.num_gpus is 1: set it to 2"],
+        ),
         (["evaluation.test.objects=missing"], ["evaluation.test.objects", "does not exist"]),
         (["unlabeled.uri=photos", "store=file"], ["store", "file cannot be written", "set store="]),
         (["unlabeled.uri=photos", "store=s", "runs=file/deep"], ["runs", "file/deep cannot be written", "set runs="]),

@@ -1,31 +1,62 @@
 """Generation and scoring behind small protocols. Starting an engine imports its library; importing this does not."""
 
+import importlib.metadata
 import importlib.util
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from stic_ray.checkpoint import is_served_by_vllm
-from stic_ray.config import Auto, Config, EngineSettings, Transformers, Vllm
+from stic_ray.config import Auto, Config, Pool, Transformers, Vllm
 from stic_ray.engines.protocol import Engine, Scorer, TokenCounter
 
 
-def resolve_engine(settings: EngineSettings, model_uri: str) -> Transformers | Vllm:
-    """The engine that answers for a model where it is left open: vLLM if this machine has it and it serves the model.
+def resolve_engine(config: Config) -> Transformers | Vllm:
+    """The engine that answers for `model.path`. Where it is left open: vLLM if it is installed here, serves the model,
+    and was built for what the pool gives its actors.
 
     Raises:
-        ValueError: vLLM is asked for by name and does not serve the model.
+        ValueError: vLLM is asked for by name and does not serve the model, or needs GPUs that the pool does not give.
     """
+    settings, model_uri = config.engine, config.model.path
     if isinstance(settings, Transformers):
         return settings
+    missing = _missing_gpus(settings, config.execution.pool)
     if isinstance(settings, Auto):
-        return Vllm() if importlib.util.find_spec("vllm") and is_served_by_vllm(model_uri) else Transformers()
+        serves = importlib.util.find_spec("vllm") and not missing and is_served_by_vllm(model_uri)
+        return Vllm() if serves else Transformers()
+    if missing:
+        raise ValueError(missing)
     if not is_served_by_vllm(model_uri):
         raise ValueError(f"engine.type is Vllm, which does not serve {model_uri}: set engine.type=Transformers")
     return settings
 
 
-def engine_name(settings: EngineSettings, model_uri: str) -> str:
-    """The part of an engine that an answer depends on: which one it is. Its settings say how it runs."""
-    return type(resolve_engine(settings, model_uri)).__name__.lower()
+def _missing_gpus(settings: Auto | Vllm, pool: Pool) -> str:
+    """What keeps the vLLM that is installed here from running in the pool's actors; nothing known is ""."""
+    wanted = settings.tensor_parallel if isinstance(settings, Vllm) else 1
+    if math.ceil(pool.num_gpus) >= wanted or (pool.num_gpus == 0 and not _is_built_for_gpus()):
+        return ""
+    return (
+        f"engine.type is Vllm on {wanted} GPUs (engine.tensor_parallel), execution.pool.num_gpus is "
+        f"{pool.num_gpus:g}: set it to {wanted}, or take engine.type=Transformers"
+    )
+
+
+def _is_built_for_gpus() -> bool:
+    """Whether the vLLM of this machine needs GPUs; none says no, since another machine may have one."""
+    try:
+        return "cpu" not in importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def engine_identity(config: Config) -> dict[str, Any]:
+    """The part of an engine that an answer depends on: which one it is, and what it refuses. The rest of its settings
+    says how it runs."""
+    settings = resolve_engine(config)
+    limit = {"max_model_len": settings.max_model_len} if isinstance(settings, Vllm) else {}
+    return {"type": type(settings).__name__, **limit}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +68,11 @@ class EngineStart:
     dtype: str
     batch_size: int
 
+    @property
+    def concurrent_batches(self) -> int:
+        """How many threads its engine wants to be asked from: transformers works on one batch after the other."""
+        return self.settings.concurrent_batches if isinstance(self.settings, Vllm) else 1
+
 
 def engine_for(config: Config, model_uri: str) -> EngineStart:
     """The configured engine for a model that has the base's architecture.
@@ -45,7 +81,7 @@ def engine_for(config: Config, model_uri: str) -> EngineStart:
         ValueError: as `resolve_engine`.
     """
     return EngineStart(
-        settings=resolve_engine(config.engine, config.model.path),
+        settings=resolve_engine(config),
         model_uri=model_uri,
         dtype=config.model.dtype,
         batch_size=config.execution.batch_size,

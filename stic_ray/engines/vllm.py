@@ -50,9 +50,13 @@ logger = logging.getLogger(__name__)
 
 def engine_arguments(path: str, dtype: str, settings: Vllm) -> dict[str, Any]:
     """What vLLM is started with, by the names of its own settings."""
-    memory: dict[str, float] = {"gpu_memory_utilization": settings.gpu_memory_share}
+    device: dict[str, Any] = {"gpu_memory_utilization": settings.gpu_memory_share}
     if current_platform.is_cpu():
-        memory = {"kv_cache_memory_bytes": int(settings.cpu_cache_gib * 2**30)}
+        # A prompt is read whole: a part of one draws, too, and vLLM 0.32 dies of taking that back on a CPU.
+        device = {
+            "kv_cache_memory_bytes": int(settings.cpu_cache_gib * 2**30),
+            "enable_chunked_prefill": False,
+        }
     lora = {"enable_lora": True, "max_lora_rank": settings.max_lora_rank} if settings.max_lora_rank else {}
     return {
         "model": path,
@@ -63,13 +67,11 @@ def engine_arguments(path: str, dtype: str, settings: Vllm) -> dict[str, Any]:
         "distributed_executor_backend": "mp" if settings.tensor_parallel > 1 else "uni",
         "enforce_eager": settings.eager,
         "enable_prefix_caching": True,
-        # A prompt is read whole: a part of one draws, too, and vLLM 0.32 dies of taking that back on a CPU.
-        "enable_chunked_prefill": False,
         "limit_mm_per_prompt": {"image": 1},
         "mm_processor_cache_gb": 1,  # an image's requests come together: what was prepared long ago is of no use
         "model_impl": implementation_in_vllm(path),
         "generation_config": "vllm",  # a checkpoint's penalties would bend what is drawn
-        **memory,
+        **device,
         **lora,
     }
 

@@ -14,7 +14,7 @@ from PIL import Image
 from stic_ray import artifacts, prompts, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Benchmark, Config, Sampling, to_tree
-from stic_ray.engines import EngineStart, engine_for, engine_name, start_engine
+from stic_ray.engines import EngineStart, engine_for, engine_identity, start_engine
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.evaluate.benchmarks import DETAILED_TASK, read_questions
 from stic_ray.flow import Inputs, Outcome, Task, Work, by_image, finish_stage, read_image, run_stage
@@ -69,7 +69,7 @@ def plan(config: Config, questions: str, model: str) -> Plan:
     identity = {
         "max_new_tokens": config.evaluation.max_new_tokens,
         "infused": config.prompts.infused,
-        "engine": engine_name(config.engine, config.model.path),
+        "engine": engine_identity(config),
         "dtype": config.model.dtype,
     }
     parents = {"questions": questions, "model": model}
@@ -80,16 +80,18 @@ def plan(config: Config, questions: str, model: str) -> Plan:
 
 def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Artifact:
     """Make the artifact: greedy answers to every question."""
+    engine = engine_for(config, model_uri)
     work = Work(
         record=Prediction,
         input_column="image_id",
         prepare=read_image,
         worker=Answerer,
         worker_arguments={
-            "engine": engine_for(config, model_uri),
+            "engine": engine,
             "max_new_tokens": plan.identity["max_new_tokens"],
             "infused": config.prompts.infused,
         },
+        concurrent_batches=engine.concurrent_batches,
     )
     inputs = Inputs(parent=questions, column="image_id", read=by_image)
     return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)

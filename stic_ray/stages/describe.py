@@ -11,7 +11,7 @@ from PIL import Image
 from stic_ray import prompts
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Prompts, Sampling, to_tree
-from stic_ray.engines import EngineStart, engine_for, engine_name, start_engine
+from stic_ray.engines import EngineStart, engine_for, engine_identity, start_engine
 from stic_ray.engines.protocol import Request
 from stic_ray.flow import Inputs, Outcome, Task, Work, one_by_one, read_image, run_stage
 from stic_ray.records import Sample, make_seed, read_sample
@@ -25,7 +25,7 @@ def plan(config: Config, samples: str, stage1: str) -> Plan:
         "seed": config.seed,
         "simple": to_tree(config.prompts.simple),
         "sampling": to_tree(config.sampling),
-        "engine": engine_name(config.engine, config.model.path),
+        "engine": engine_identity(config),
         "dtype": config.model.dtype,
     }
     parents = {"samples": samples, "model": stage1}
@@ -36,17 +36,19 @@ def plan(config: Config, samples: str, stage1: str) -> Plan:
 
 def run(config: Config, samples: Artifact, model_uri: str, plan: Plan) -> Artifact:
     """Make the artifact: one unit a sample; samples of one image stand together and share its description."""
+    engine = engine_for(config, model_uri)
     work = Work(
         record=Sample,
         input_column="id",
         prepare=read_image,
         worker=Describer,
         worker_arguments={
-            "engine": engine_for(config, model_uri),
+            "engine": engine,
             "sampling": config.sampling,
             "pool": config.prompts,
             "seed": config.seed,
         },
+        concurrent_batches=engine.concurrent_batches,
     )
     inputs = Inputs(parent=samples, column="id", read=one_by_one)
     return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)

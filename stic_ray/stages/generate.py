@@ -11,7 +11,7 @@ from typing import Any
 from stic_ray import prompts, sources
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Negatives, Prompts, Sampling, to_tree
-from stic_ray.engines import EngineStart, engine_for, engine_name, start_engine
+from stic_ray.engines import EngineStart, engine_for, engine_identity, start_engine
 from stic_ray.engines.protocol import Request
 from stic_ray.flow import Inputs, Outcome, Prepared, Task, Unit, Work, image_alone, run_stage
 from stic_ray.images import BadImageError, corrupt, decode, draw_corruption, encode, hash_pixels
@@ -69,7 +69,7 @@ def plan(config: Config, images: str, model: str) -> Plan:
         "prompts": {name: to_tree(getattr(config.prompts, name)) for name in ("detailed", "simple", "misleading")},
         "negatives": to_tree(config.negatives),
         "sampling": to_tree(config.sampling),
-        "engine": engine_name(config.engine, config.model.path),
+        "engine": engine_identity(config),
         "dtype": config.model.dtype,
     }
     parents = {"images": images, "model": model}
@@ -80,16 +80,18 @@ def plan(config: Config, images: str, model: str) -> Plan:
 
 def run(config: Config, images: Artifact, plan: Plan) -> Artifact:
     """Make the artifact: one unit an image, two rows each."""
+    engine = engine_for(config, config.model.path)
     work = Work(
         record=Response,
         input_column="image_id",
         prepare=Prepare(seed=config.seed, pool=config.prompts, negatives=config.negatives),
         worker=Responder,
         worker_arguments={
-            "engine": engine_for(config, config.model.path),
+            "engine": engine,
             "sampling": config.sampling,
             "model": plan.parents["model"],
         },
+        concurrent_batches=engine.concurrent_batches,
     )
     inputs = Inputs(parent=images, column="id", read=image_alone)
     return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)

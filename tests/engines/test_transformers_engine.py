@@ -13,7 +13,7 @@ from PIL import Image
 
 from random_models import save_random_adapter
 from stic_ray import engines, vlm
-from stic_ray.config import Auto, Sampling, Transformers, Vllm
+from stic_ray.config import Sampling, Transformers
 from stic_ray.engines.protocol import Completion, Request, draws
 from stic_ray.engines.transformers_engine import GumbelSampling, TransformersEngine
 
@@ -192,34 +192,6 @@ def test_generate_nothing_gives_nothing(engine: TransformersEngine) -> None:
 
 
 # Which engine
-
-
-def test_auto_is_vllm_where_it_is_installed_and_serves_the_model(
-    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found: list[object] = [None]
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: found[0])
-    assert engines.resolve_engine(Auto(), str(tiny_llava)) == Transformers()
-    found[0] = object()
-    assert engines.resolve_engine(Auto(), str(tiny_llava)) == Vllm()
-    assert engines.engine_name(Auto(), str(tiny_llava)) == "vllm"
-    (tmp_path / "config.json").write_text('{"architectures": ["OtherForConditionalGeneration"]}')
-    assert engines.engine_name(Auto(), str(tmp_path)) == "transformers"
-    with pytest.raises(ValueError, match=r"engine\.type is Vllm.* set engine\.type=Transformers"):
-        engines.resolve_engine(Vllm(), str(tmp_path))
-
-
-def test_engine_settings_are_no_part_of_its_name(tiny_llava: Path) -> None:
-    settings = [Vllm(), Vllm(tensor_parallel=4, gpu_memory_share=0.5, max_concurrent=8)]
-    assert {engines.engine_name(s, str(tiny_llava)) for s in settings} == {"vllm"}
-
-
-def test_vllm_that_is_not_installed_is_one_line(tiny_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=r"engine\.type is Vllm, which is not installed here"):
-        engines.start_engine(
-            engines.EngineStart(settings=Vllm(), model_uri=str(tiny_llava), dtype="float32", batch_size=1)
-        )
 
 
 # Adapters

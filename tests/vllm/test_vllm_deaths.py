@@ -17,7 +17,7 @@ from PIL import Image
 
 from stic_ray import artifacts
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Downsize, Execution, Negatives, Pool, Prompts, Sampling, Vllm
+from stic_ray.config import Downsize, Execution, Negatives, Prompts, Sampling, Vllm
 from stic_ray.engines import EngineStart
 from stic_ray.flow import Inputs, Outcome, Task, Work, image_alone, run_stage
 from stic_ray.records import Found, Response, make_id
@@ -75,8 +75,9 @@ def test_actor_dies_with_its_engine_and_every_row_comes_once(ray_local: None, mo
             "sampling": Sampling(temperature=1.0, max_new_tokens=4),
             "model": "base-1",
         },
+        concurrent_batches=3,
     )
-    execution = Execution(pool=Pool(concurrent_batches=3), task_cpus=0.5, batch_size=4, rows_per_file=8)
+    execution = Execution(task_cpus=0.5, batch_size=4, rows_per_file=8)
     plan = Plan(stage="responses", code_version=1, identity={}, kind="Response")
     artifacts.write_rows(str(tmp_path / "parent"), rows, Found, [])
     inputs = Inputs(parent=Artifact(uri=str(tmp_path / "parent"), record={}), column="id", read=image_alone)

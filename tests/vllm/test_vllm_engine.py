@@ -14,7 +14,7 @@ from PIL import Image
 
 from random_models import Size, save_random_adapter, save_random_model
 from stic_ray import engines, vlm
-from stic_ray.config import Auto, Sampling, Transformers, Vllm
+from stic_ray.config import Sampling, Transformers, Vllm
 from stic_ray.engines.protocol import Completion, Request, draws
 from stic_ray.engines.transformers_engine import TransformersEngine
 from stic_ray.engines.vllm import VllmEngine
@@ -82,10 +82,6 @@ def _requests(number: int, sampling: Sampling = _GREEDY, *, adapter: str = "", s
 def _plain(completions: Sequence[Completion]) -> list[Completion]:
     """Without how much came from the cache, which depends on what was asked before."""
     return [replace(completion, num_cached_tokens=0) for completion in completions]
-
-
-def test_auto_is_vllm_here(pair: Pair) -> None:
-    assert engines.engine_name(Auto(), str(pair.model)) == "vllm"
 
 
 @pytest.mark.parametrize("adapted", [False, True])
