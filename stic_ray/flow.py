@@ -34,9 +34,9 @@ from stic_ray.records import Reject, from_table, schema, to_table
 
 logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 4 << 20  # of encoded images between two operators
-_FILES_PER_TASK = 256  # whose ids are read by one task
+_FILES_PER_TASK = 64  # whose ids are read by one task
 _MAX_UNITS_PER_TASK = 4096  # that are read and done by one task
-_BATCHES_PER_TASK = 4  # that are read and prepared by one task, and lost with an actor
+_BATCHES_PER_TASK = 16  # that are read and prepared by one task: a step of Ray Data takes a tenth of a second
 _DONE_AT_ONCE = 256  # by CPUs alone: rows, no images
 
 
@@ -174,7 +174,7 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
     uri = storage.join(store, plan.name)
     start = time.monotonic()
     files = artifacts.data_files(inputs.parent.uri)
-    survey = _survey(uri, work.input_column, files, inputs.column, execution)
+    survey = _survey(_ended(uri, work.input_column, execution), files, inputs.column, execution)
     total, pending = sum(survey.units.values()), sum(survey.pending.values())
     figures: Mapping[str, float] = {}
     if pending < total:
@@ -188,8 +188,8 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
                 progress.add(int(report["units"]), Counter(json.loads(str(report["reasons"]))))
         state = book.state()
         figures = {**state.figures, "retried_units": state.num_retried}
-        ray.get(on_worker(execution, artifacts.remove_duplicates, uri, work.input_column))
-        left = _survey(uri, work.input_column, files, inputs.column, execution)
+        ended = on_worker(execution, artifacts.remove_duplicates, uri, work.input_column)
+        left = _survey(ended, files, inputs.column, execution)
         lost = sum(left.pending.values())
         if lost:
             raise RuntimeError(f"{plan.stage}: {lost} units came out as neither output nor reject, like {left.example}")
@@ -233,12 +233,16 @@ class _Survey:
     done: Any
 
 
-def _survey(uri: str, input_column: str, files: Sequence[str], column: str, execution: Execution) -> _Survey:
-    """What is done and what is not, as the files say; counted on workers."""
-    ended = [(file, input_column) for file in artifacts.data_files(uri)]
-    ended += [(file, "id") for file in artifacts.reject_files(uri)]
-    parts = [on_worker(execution, _read_ids, chunk) for chunk in _chunks(ended, _FILES_PER_TASK)]
-    done = on_worker(execution, _merge, *parts) if parts else ray.put(artifacts.merge_ids([]))
+def _ended(uri: str, input_column: str, execution: Execution) -> Any:
+    """A reference to the ids of all units that have output or a reject, read on workers."""
+    files = [(file, input_column) for file in artifacts.data_files(uri)]
+    files += [(file, "id") for file in artifacts.reject_files(uri)]
+    parts = [on_worker(execution, _read_ids, chunk) for chunk in _chunks(files, _FILES_PER_TASK)]
+    return on_worker(execution, _merge, *parts) if parts else ray.put(artifacts.merge_ids([]))
+
+
+def _survey(done: Any, files: Sequence[str], column: str, execution: Execution) -> _Survey:
+    """What is done and what is not of the parent's files; counted on workers. `done` refers to ids."""
     counts = [on_worker(execution, _count_pending, chunk, column, done) for chunk in _chunks(files, _FILES_PER_TASK)]
     units, pending, example = {}, {}, ""
     for file, num_units, num_pending, one in (row for rows in ray.get(counts) for row in rows):
@@ -369,8 +373,9 @@ def _read_batch(
         left = ~artifacts.are_in(different, known)
         order = np.argsort(first[left])[start:stop]  # as they stand in the file
         chosen = artifacts.are_in(ids, np.sort(different[left][order]))
-        units = from_table(inputs.read(rows.filter(pa.array(chosen))), Unit)
-        for chunk in _chunks(units, at_once):
+        units = inputs.read(rows.filter(pa.array(chosen)))
+        for begin in range(0, units.num_rows, at_once):
+            chunk = from_table(units.slice(begin, at_once), Unit)
             yield _prepare(chunk, book, work) if isinstance(work, Work) else _do(chunk, book, work)
 
 
