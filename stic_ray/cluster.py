@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
@@ -53,29 +53,60 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
-def check_room(execution: Execution) -> None:
-    """Whether what a run asks for at once is there: an actor or a worker that fits nowhere would be waited for forever.
+def check_pool(execution: Execution) -> None:
+    """Whether the actors that a run starts with find room, and one of them on a node: else it would wait for ever.
 
     A cluster that was joined may still grow, so that there it is only said.
 
     Raises:
         ValueError: this machine, where Ray was started for this run alone, can never offer it.
     """
+    pool = execution.pool
+    _check(
+        {
+            ("execution.pool.min_size x num_cpus + task_cpus", "CPU"): pool.min_size * pool.num_cpus
+            + execution.task_cpus,
+            ("execution.pool.min_size x num_gpus", "GPU"): pool.min_size * pool.num_gpus,
+        }
+    )
+    _check_node("execution.pool", {"CPU": pool.num_cpus, "GPU": pool.num_gpus})
+
+
+def check_training(execution: Execution) -> None:
+    """As `check_pool` of what a training asks for at once.
+
+    Raises:
+        ValueError: as `check_pool`.
+    """
+    workers = execution.num_train_workers
+    _check(
+        {
+            ("execution.num_train_workers x train_cpus", "CPU"): workers * execution.train_cpus,
+            ("execution.num_train_workers x train_gpus", "GPU"): workers * execution.train_gpus,
+        }
+    )
+    _check_node("execution.train_*", {"CPU": execution.train_cpus, "GPU": execution.train_gpus})
+
+
+def _check(asked: Mapping[tuple[str, str], float]) -> None:
     have = ray.cluster_resources()
-    pool, workers = execution.pool, execution.num_train_workers
-    asked = {
-        ("execution.pool.min_size x num_cpus + task_cpus", "CPU"): pool.min_size * pool.num_cpus + execution.task_cpus,
-        ("execution.pool.min_size x num_gpus", "GPU"): pool.min_size * pool.num_gpus,
-        ("execution.num_train_workers x train_cpus", "CPU"): workers * execution.train_cpus,
-        ("execution.num_train_workers x train_gpus", "GPU"): workers * execution.train_gpus,
-    }
     for (fields, kind), need in asked.items():
-        if need <= have.get(kind, 0.0):
-            continue
-        story = f"{fields} asks for {need:g} {kind}s at once, and there are {have.get(kind, 0.0):g}"
-        if "RAY_ADDRESS" not in os.environ:
-            raise ValueError(f"{story} on this machine: lower it, or set RAY_ADDRESS to a cluster that has them")
-        logger.warning("%s in the cluster now: waiting until nodes that have them join", story)
+        if need > have.get(kind, 0.0):
+            _lacks(f"{fields} asks for {need:g} {kind}s at once, and there are {have.get(kind, 0.0):g}")
+
+
+def _check_node(fields: str, need: Mapping[str, float]) -> None:
+    """An actor or a worker is never split over nodes."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(kind, 0.0) >= amount for kind, amount in need.items()) for node in nodes):
+        wanted = " and ".join(f"{amount:g} {kind}s" for kind, amount in need.items() if amount)
+        _lacks(f"{fields} asks for {wanted} on one node, and no node has them")
+
+
+def _lacks(story: str) -> None:
+    if "RAY_ADDRESS" not in os.environ:
+        raise ValueError(f"{story} on this machine: lower it, or set RAY_ADDRESS to a cluster that has them")
+    logger.warning("%s in the cluster now: waiting until nodes that have them join", story)
 
 
 def _join(address: str) -> None:

@@ -343,11 +343,14 @@ class Pool:
         _require(1 <= self.min_size <= self.max_size, "min_size", self.min_size, wanted)
         for name in ("num_cpus", "num_gpus"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        whole = self.num_gpus <= 1 or float(self.num_gpus).is_integer()
+        _require(whole, "num_gpus", self.num_gpus, "a part of one GPU, or a whole number of them")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Where and how it runs. Nothing here enters a fingerprint, nothing here changes a result."""
+    """Where and how it runs. Nothing here enters a fingerprint or changes a result, but that `engine: Auto` takes vLLM
+    or transformers by what the pool gives."""
 
     pool: Pool = field(default_factory=Pool)
     task_cpus: float = 0.5

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import Artifact
+from stic_ray.artifacts import REFERENCES, Artifact
 from stic_ray.config import to_tree
 from stic_ray.evaluate.intervals import Bootstrap
 from stic_ray.evaluate.metrics import Vocabulary
@@ -45,7 +45,7 @@ class Measured:
 def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) -> str:
     """Write `runs/NAME/` and return the closing summary for whoever started the run."""
     config = run.config
-    home = storage.join(config.runs, config.name)
+    home = run.home
     bootstrap = Bootstrap(resamples=config.evaluation.resamples if config.evaluation else 1, seed=config.seed)
     summary = _summary(measured, bootstrap)
     lineage = {role: artifact.uri for role, artifact in run.artifacts.items()}
@@ -60,7 +60,7 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
         groups=_groups(measured),
         artifacts=lineage,
     )
-    _write_json(storage.join(home, "artifacts.json"), lineage)
+    run.deliver()
     _write_config(run, home, command)
     storage.write_bytes(storage.join(home, METRICS), _metrics(run).encode())
     _write_models(run, home)
@@ -69,16 +69,16 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
     return _closing(run, home, summary)
 
 
-def write_stages(run: Run, name: str, command: list[str]) -> str:
+def write_stages(run: Run, command: list[str]) -> str:
     """Write what stages that ran without the rest leave in `runs/NAME/`, and return the closing lines."""
-    home = storage.join(run.config.runs, name)
-    _write_json(storage.join(home, "artifacts.json"), {role: made.uri for role, made in run.artifacts.items()})
+    home = run.home
+    run.deliver()
     _write_config(run, home, command)
     lines = []
     for role, made in run.artifacts.items():
         counts = made.record["counts"]
         lines.append(f"{role:<14}{counts['rows']:>9} rows {counts['rejects']:>7} rejects  {made.uri}")
-    lines.append(f"references    {home}/artifacts.json")
+    lines.append(f"references    {home}/{REFERENCES}")
     return "\n".join([*lines, ""])
 
 

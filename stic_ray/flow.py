@@ -188,11 +188,12 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
                 progress.add(int(report["units"]), Counter(json.loads(str(report["reasons"]))))
         state = book.state()
         figures = {**state.figures, "retried_units": state.num_retried}
-        ended = on_worker(execution, artifacts.remove_duplicates, uri, work.input_column)
-        left = _survey(ended, files, inputs.column, execution)
-        lost = sum(left.pending.values())
-        if lost:
-            raise RuntimeError(f"{plan.stage}: {lost} units came out as neither output nor reject, like {left.example}")
+    # Also where nothing was left to do: an earlier run may have been killed before it did this.
+    ended = on_worker(execution, artifacts.remove_duplicates, uri, work.input_column)
+    left = _survey(ended, files, inputs.column, execution)
+    lost = sum(left.pending.values())
+    if lost:
+        raise RuntimeError(f"{plan.stage}: {lost} units came out as neither output nor reject, like {left.example}")
     seconds = round(time.monotonic() - start, 3)
     return finish_stage(
         store=store,

@@ -10,7 +10,7 @@ import json
 import random
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from stic_ray.config import ColorJitter, Corruption, Downsize, to_tree
 
@@ -38,6 +38,15 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
+_UPRIGHT = {  # what turns an image upright, by its EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 
@@ -60,28 +69,41 @@ def decode(data: bytes) -> Image.Image:
             raise BadImageError(f"more than {MAX_PIXELS} pixels ({image.width} x {image.height})")
         if max(image.size) > MAX_ASPECT * min(image.size):
             raise BadImageError(f"one side is more than {MAX_ASPECT} times the other ({image.width} x {image.height})")
-        image.seek(0)
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(_upright(image))
     except UnidentifiedImageError:
         raise BadImageError("not an image, or of a kind that is not read") from None
     except Image.DecompressionBombError:
         raise BadImageError(f"more than {MAX_PIXELS} pixels") from None
-    except BadImageError:
+    except (BadImageError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+    except Exception as error:  # noqa: BLE001 - Pillow's readers of 18 formats raise whatever damage leads them to
         raise BadImageError(f"damaged image: {' '.join(str(error).split())[:120]}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001 - damaged EXIF beside good pixels: they stay as they are stored
+        orientation = None
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float32)
-        depth = 65535.0 if values.max(initial=0.0) > 255 else 255.0
-        image = Image.fromarray(np.clip(values * (255.0 / depth), 0, 255).astype(np.uint8))
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
+        white = _white(image.mode, float(values.max(initial=0.0)))
+        image = Image.fromarray(np.clip(values * (255.0 / white), 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
+
+
+def _white(mode: str, most: float) -> float:
+    """The value that stands for white: of 16 and more bits a whole number's largest, of floats one that holds all."""
+    usual = (1.0, 255.0, 65535.0) if mode.startswith("F") else (65535.0,)
+    return next((value for value in usual if most <= value), most)
 
 
 def encode(image: Image.Image) -> bytes:

@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import RECORD, Artifact, Lease
+from stic_ray.artifacts import RECORD, REFERENCES, UNDERWAY, Artifact, Lease
 from stic_ray.sources import image_id
 
+_ARTIFACT = re.compile(r"[a-z0-9_]+-[0-9a-f]{16}")
 _NAMES_AN_INPUT = ("id", "image_id")
 _NAMES_A_FILE = ("uri", "image_uri")
 
@@ -30,9 +32,15 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forgotten:
-    """What `forget` did: rows removed by artifact name, and the models that were trained on some of them."""
+class Traces:
+    """What a store holds of one image.
 
+    `ids` are its own and those of what was made of it, `uris` its files; rows are counted by the artifact's name, and
+    `models` were trained on some of them.
+    """
+
+    ids: frozenset[str]
+    uris: frozenset[str]
     num_rows: dict[str, int]
     models: tuple[str, ...]
 
@@ -47,7 +55,7 @@ def entries(store: str, runs: str) -> list[Entry]:
         raise ValueError(f"store {store} does not exist: give the folder that holds the artifacts")
     users = _users(runs)
     found = []
-    for uri in storage.list_directories(store):
+    for uri in _directories(store):
         name = uri.rpartition("/")[2]
         record = dict(artifacts.load(uri).record) if storage.exists(storage.join(uri, RECORD)) else None
         used_by = tuple(sorted(users.get(name, ())))
@@ -55,11 +63,16 @@ def entries(store: str, runs: str) -> list[Entry]:
     return found
 
 
+def _directories(store: str) -> list[str]:
+    """The artifacts' directories; what else stands in a store is nobody's business here."""
+    return [uri for uri in storage.list_directories(store) if _ARTIFACT.fullmatch(uri.rpartition("/")[2])]
+
+
 def _users(runs: str) -> dict[str, set[str]]:
     """The names of the runs by the artifact that they refer to; a run refers to all that it was made of."""
     users: dict[str, set[str]] = {}
-    for home in storage.list_directories(runs):
-        references = storage.join(home, "artifacts.json")
+    files = [storage.join(home, name) for home in storage.list_directories(runs) for name in (REFERENCES, UNDERWAY)]
+    for references in files:
         if not storage.exists(references):
             continue
         try:
@@ -67,7 +80,7 @@ def _users(runs: str) -> dict[str, set[str]]:
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError):
             raise ValueError(f"{references} is damaged: run that run's command again, it writes it anew") from None
         for uri in uris:
-            users.setdefault(str(uri).rpartition("/")[2], set()).add(home.rpartition("/")[2])
+            users.setdefault(str(uri).rpartition("/")[2], set()).add(references.split("/")[-2])
     return users
 
 
@@ -90,37 +103,64 @@ def remove(store: str, chosen: Iterable[Entry]) -> None:
 
 def refuse_while_in_use(store: str) -> None:
     """Raises ValueError while a live run makes an artifact of this store."""
-    for uri in storage.list_directories(store):
+    for uri in _directories(store):
         holder = artifacts.holder(uri)
         if holder:
             raise ValueError(f"{uri} is being made by {holder}: wait for it, or end it")
 
 
-def forget(store: str, image: str) -> Forgotten:
-    """Remove an image's rows, and all that was made of them, from every artifact of a store.
-
-    Counts in the records follow, so that an audit stays clean. Cut off, it is finished by the same call.
+def trace(store: str, image: str) -> Traces:
+    """What a store holds of an image, by its id, unfinished artifacts included.
 
     Raises:
         ValueError: a run works in this store, or nothing in it is of this image.
     """
     refuse_while_in_use(store)
-    directories = storage.list_directories(store)
-    found = [artifacts.load(uri) for uri in directories if storage.exists(storage.join(uri, RECORD))]
+    directories = _directories(store)
     ids, uris = {image}, set[str]()
     before = 0
     while len(ids) + len(uris) > before:
         before = len(ids) + len(uris)
-        for artifact in found:
-            for file in artifacts.data_files(artifact.uri):
+        for uri in directories:
+            for file in artifacts.data_files(uri):
                 _spread(file, ids, uris)
+    num_rows = {
+        uri.rpartition("/")[2]: sum(m.true_count for m in _masks(uri, ids, uris).values()) for uri in directories
+    }
+    num_rows = {name: number for name, number in num_rows.items() if number}
+    if not num_rows:
+        raise ValueError(f"no artifact in {store} holds a row of image {image}")
+    models = _trained_on(_committed(directories), num_rows)
+    return Traces(ids=frozenset(ids), uris=frozenset(uris), num_rows=num_rows, models=models)
+
+
+def forget(store: str, traces: Traces) -> None:
+    """Remove an image's rows, and all that was made of them, from every artifact of a store.
+
+    Counts in the records follow, so that an audit stays clean. Cut off, it is finished by tracing and forgetting again.
+
+    Raises:
+        ValueError: a run works in this store.
+    """
+    refuse_while_in_use(store)
+    directories = _directories(store)
+    found = _committed(directories)
     # Children first: what is left of a removal that is cut off must still be found from its parents.
     ordered = sorted(found, key=lambda artifact: _depth(artifact, found), reverse=True)
-    removed = {artifact.uri.rpartition("/")[2]: _remove_rows(artifact, ids, uris) for artifact in ordered}
-    removed = {name: num_rows for name, num_rows in removed.items() if num_rows}
-    if not removed:
-        raise ValueError(f"no artifact in {store} holds a row of image {image}")
-    return Forgotten(num_rows=removed, models=_trained_on(found, removed))
+    whole = {artifact.uri: artifact for artifact in ordered}
+    for uri in [*(uri for uri in directories if uri not in whole), *whole]:
+        masks = _masks(uri, traces.ids, traces.uris)
+        if not masks:
+            continue
+        with Lease(uri, "jobs/store.py"):
+            if uri in whole:
+                artifacts.drop_rows(whole[uri], masks)
+            else:
+                artifacts.drop_from_files(masks)
+
+
+def _committed(directories: Iterable[str]) -> list[Artifact]:
+    return [artifacts.load(uri) for uri in directories if storage.exists(storage.join(uri, RECORD))]
 
 
 def _depth(artifact: Artifact, found: list[Artifact]) -> int:
@@ -141,7 +181,7 @@ def _names(file: str) -> pa.Table:
     return artifacts.read_file(file, [name for name in (*_NAMES_AN_INPUT, *_NAMES_A_FILE) if name in columns])
 
 
-def _hits(table: pa.Table, ids: set[str], uris: set[str]) -> pa.Array:
+def _hits(table: pa.Table, ids: Set[str], uris: Set[str]) -> pa.Array:
     hit = np.zeros(table.num_rows, dtype=bool)
     for names, wanted in ((_NAMES_AN_INPUT, ids), (_NAMES_A_FILE, uris)):
         for name in names:
@@ -150,15 +190,10 @@ def _hits(table: pa.Table, ids: set[str], uris: set[str]) -> pa.Array:
     return pa.array(hit)
 
 
-def _remove_rows(artifact: Artifact, ids: set[str], uris: set[str]) -> int:
-    """Rewrite one artifact without the rows and rejects that are of these; how many they were."""
-    files = [*artifacts.data_files(artifact.uri), *artifacts.reject_files(artifact.uri)]
-    masks = {file: _hits(_names(file), ids, uris) for file in files}
-    masks = {file: mask for file, mask in masks.items() if mask.true_count}
-    if masks:
-        with Lease(artifact.uri, "jobs/store.py"):
-            artifacts.drop_rows(artifact, masks)
-    return sum(mask.true_count for mask in masks.values())
+def _masks(uri: str, ids: Set[str], uris: Set[str]) -> dict[str, pa.Array]:
+    """Which rows of an artifact's files are of these; only files that have some."""
+    masks = {f: _hits(_names(f), ids, uris) for f in [*artifacts.data_files(uri), *artifacts.reject_files(uri)]}
+    return {file: mask for file, mask in masks.items() if mask.true_count}
 
 
 def _trained_on(found: list[Artifact], removed: Iterable[str]) -> tuple[str, ...]:
@@ -181,10 +216,12 @@ def main(argv: list[str] | None = None) -> int:
         with storage.reaching(arguments.store):
             store, runs = storage.absolute(arguments.store), storage.absolute(arguments.runs)
             if arguments.action == "forget":
-                _forget(store, image_id(arguments.key) if arguments.key else arguments.id)
+                _forget(store, image_id(arguments.key) if arguments.key else arguments.id, arguments.yes)
                 return 0
             found = entries(store, runs)
             if arguments.action == "prune":
+                if not storage.is_directory(runs):
+                    raise ValueError(f"--runs {runs} does not exist: give the folder of the runs that use this store")
                 found = unneeded(found, unfinished=arguments.unfinished)
             sys.stdout.write("".join(f"{_line(entry)}\n" for entry in found))
             total = _size(sum(entry.num_bytes for entry in found))
@@ -209,13 +246,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     for name, text in (
         ("list", "every artifact with its size and the runs that refer to it"),
         ("prune", "the artifacts that no run refers to; removes them with --yes"),
-        ("forget", "remove one image's rows, and what was made of them, everywhere"),
+        ("forget", "one image's rows, and what was made of them, everywhere; removes them with --yes"),
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument("store", nargs="?", default="./store", help="the store (default: %(default)s)")
         action.add_argument("--runs", default="./runs", help="where the runs stand (default: %(default)s)")
-        if name == "prune":
+        if name != "list":
             action.add_argument("--yes", action="store_true", help="remove them")
+        if name == "prune":
             action.add_argument("--unfinished", action="store_true", help="also what a run could go on with")
         if name == "forget":
             which = action.add_mutually_exclusive_group(required=True)
@@ -224,14 +262,21 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _forget(store: str, image: str) -> None:
-    done = forget(store, image)
-    for name, num_rows in done.num_rows.items():
-        sys.stdout.write(f"{name}: {num_rows} rows removed\n")
-    for name in done.models:
+def _forget(store: str, image: str, yes: bool) -> None:
+    traces = trace(store, image)
+    for uri in sorted(traces.uris):  # two sources may have an image of the same key, and so of the same id
+        sys.stdout.write(f"image {uri}\n")
+    for name, num_rows in traces.num_rows.items():
+        sys.stdout.write(f"{name}: {num_rows} rows\n")
+    for name in traces.models:
         sys.stdout.write(f"{name} was trained with it: remove it and train again to be rid of that\n")
+    if not yes:
+        sys.stdout.write("--yes removes these rows\n")
+        return
+    forget(store, traces)
     sys.stdout.write(
-        "Remove the image from its source too, and repeat the runs' commands: their reports may show it.\n"
+        "These rows are removed. Remove the image from its source too, and repeat the runs' commands: their reports "
+        "may show it.\n"
     )
 
 

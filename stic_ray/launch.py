@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from stic_ray.engines import resolve_engine
 
 # Set by `ray job submit` for its entrypoint.
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+_SECRET = re.compile(r"://[^/@]*:[^/@]+@")
 
 _EPILOG = """\
 settings are dotted keys, each checked before any work starts:
@@ -135,6 +138,11 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _located(field: str, uri: str) -> str:
+    if _SECRET.search(uri):
+        raise ValueError(
+            f"{field} holds a password, and URIs are written into records and reports: give it to fsspec through its "
+            "environment or configuration files"
+        )
     try:
         return storage.absolute(uri)
     except ValueError as error:

@@ -6,6 +6,7 @@ ledger also adds up what the workers report: for the log, the artifact's record 
 its driver; a new driver starts with a clean one.
 """
 
+import logging
 import os
 import re
 import socket
@@ -22,10 +23,12 @@ import ray
 from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+logger = logging.getLogger(__name__)
 MAX_DEATHS_ALONE = 2
 POISON = f"its worker died {MAX_DEATHS_ALONE} times while it was the only one in it"
 PREPARE = "prepare"  # the phases of a unit
 WORK = "work"
+_MAX_FAILURES = 5
 _NUMBER = re.compile(r"\d+")
 
 
@@ -124,10 +127,10 @@ class Ledger:
             book.cross_off(key)
         book.num_done += len(ids)
         stage = _stage(artifact)
-        for reason, count in reasons.items():
-            self._rejects.inc(count, {"stage": stage, "reason": _NUMBER.sub("N", reason)[:80]})
-        if phase == WORK:
+        if phase == WORK:  # where what could not be prepared ends, too
             self._units.inc(len(ids), {"stage": stage})
+            for reason, count in reasons.items():
+                self._rejects.inc(count, {"stage": stage, "reason": _NUMBER.sub("N", reason)[:80]})
         for name, value in figures.items():
             self._figures[artifact][name] += value
             if value > 0:
@@ -246,6 +249,7 @@ class Guard(Generic[In, Out]):
         self._telling = threading.Lock()
         self._slots = threading.Semaphore(slots)
         self._num_slots = slots
+        self._num_failures = 0  # of single units, one after the other
         self._isolation = threading.Lock()
 
     def do(self, units: Sequence[In], work: Callable[[Sequence[In]], Sequence[Out]]) -> list[Out]:
@@ -253,7 +257,7 @@ class Guard(Generic[In, Out]):
         with self._slots:  # before they are written down: who waits for a slot dies with a worker innocently
             suspects = _wait(self._ledger.begin.remote(*self._where, _WORKER, [unit.id for unit in units]))
             innocent = [unit for unit in units if unit.id not in suspects]
-            made = self._end(work(innocent)) if innocent else []
+            made = self._end(self._try(innocent, work)) if innocent else []
         for unit in units:
             if unit.id not in suspects:
                 continue
@@ -262,7 +266,30 @@ class Guard(Generic[In, Out]):
                 continue
             with self._alone():
                 _wait(self._ledger.begin_alone.remote(*self._where, _WORKER, unit.id))
-                made += self._end(work([unit]))
+                made += self._end(self._try([unit], work))
+        return made
+
+    def _try(self, units: Sequence[In], work: Callable[[Sequence[In]], Sequence[Out]]) -> list[Out]:
+        """What `work` makes of the units. Where it raises, they go one by one, and those that raise are refused.
+
+        Raises:
+            ValueError, OSError: as they come: no fault of a unit.
+            Exception: the error of one unit, when _MAX_FAILURES have failed one after the other: not theirs, either.
+        """
+        try:
+            made = list(work(units))
+        except (ValueError, OSError, AssertionError):
+            raise
+        except Exception as error:
+            if len(units) > 1:
+                return [outcome for unit in units for outcome in self._try([unit], work)]
+            self._num_failures += 1
+            if self._num_failures >= _MAX_FAILURES:
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            logger.warning("%s is refused: %s", units[0].id, reason)
+            return [self._refuse(units[0].id, reason)]
+        self._num_failures = 0
         return made
 
     def _end(self, made: Sequence[Out]) -> list[Out]:

@@ -4,9 +4,11 @@ A location is a text that goes wherever a file's URI goes: `bytes:START+SIZE:URI
 tar), `row:GROUP.ROW:COLUMN:URI` a cell of a table (a parquet row group, an Arrow record batch).
 """
 
+import itertools
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
@@ -47,7 +49,8 @@ def read(location: str) -> bytes:
     found = _parse(location)
     if "start" in found:
         return _read_part(found["uri"], int(found["start"]), int(found["size"]))
-    cells = _read_cells(found["uri"], int(found["group"]), unquote(found["column"]))
+    with _damage_told():
+        cells = _read_cells(found["uri"], int(found["group"]), unquote(found["column"]))
     row = int(found["row"])
     if row >= len(cells):
         raise BadImageError(f"row {row} of {found['uri']} is gone")
@@ -76,11 +79,10 @@ def _read_part(uri: str, start: int, size: int) -> bytes:
 def _read_cells(uri: str, group: int, column: str) -> pa.ChunkedArray:
     """One group's image bytes. Neighbours are asked for one after the other, so two groups are kept."""
     if uri.endswith(ARROW):
-        batches = _open_stream(uri)
-        for _ in range(group):
-            batches.read_next_batch()
-        cells = pa.chunked_array([batches.read_next_batch().column(column)])
-        return _bytes_of(cells)
+        batch = next(itertools.islice(_open_stream(uri), group, None), None)
+        if batch is None:
+            raise BadImageError(f"record batch {group} of {uri} is gone")
+        return _bytes_of(pa.chunked_array([batch.column(column)]))
     filesystem, path = storage.split(uri)
     with filesystem.open(path, "rb") as file:
         parquet = pq.ParquetFile(file)
@@ -92,6 +94,18 @@ def _read_cells(uri: str, group: int, column: str) -> pa.ChunkedArray:
 def _bytes_of(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     """The bytes of image structs; of a row without a struct, none (`Array.field` would give what lies beneath)."""
     return pc.struct_field(cells, _BYTES) if pa.types.is_struct(cells.type) else cells
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """Turns what Arrow finds wrong in a table into a BadImageError; it has no error code, as one of a disk or a network
+    has."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, IndexError, KeyError) as error:
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+            raise
+        raise BadImageError(f"damaged table: {' '.join(str(error).split())[:120]}") from None
 
 
 def _open_stream(uri: str) -> Any:
@@ -122,7 +136,7 @@ def tar_members(uri: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str,
                         continue
                     seen[member.name] = seen.get(member.name, 0) + 1
                     name = member.name if seen[member.name] == 1 else f"{member.name}#{seen[member.name]}"
-                    yield name, f"bytes:{member.offset_data}+{member.size}:{uri}", member.size
+                    yield storage.as_utf8(name), f"bytes:{member.offset_data}+{member.size}:{uri}", member.size
                 end = archive.offset
         except (tarfile.TarError, EOFError) as error:
             raise BadImageError(f"damaged tar: {error}") from None
@@ -148,7 +162,7 @@ def table_rows(uri: str, column: str) -> Iterator[tuple[str, str, int]]:
 
 
 def _group_sizes(uri: str, column: str) -> Iterator[int]:
-    try:
+    with _damage_told():
         if uri.endswith(ARROW):
             batches = _open_stream(uri)
             _check_column(uri, batches.schema, column)
@@ -161,8 +175,6 @@ def _group_sizes(uri: str, column: str) -> Iterator[int]:
             _check_column(uri, parquet.schema_arrow, column)
             sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         yield from sizes
-    except pa.ArrowInvalid as error:
-        raise BadImageError(f"damaged table: {' '.join(str(error).split())[:120]}") from None
 
 
 def _check_column(uri: str, schema: pa.Schema, column: str) -> None:

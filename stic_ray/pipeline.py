@@ -4,6 +4,7 @@ from functools import partial
 
 from stic_ray import artifacts, deliver
 from stic_ray.artifacts import Artifact
+from stic_ray.cluster import check_pool, check_training
 from stic_ray.config import Config, NearDuplicates, Training
 from stic_ray.deliver import Measured
 from stic_ray.evaluate import predict
@@ -21,7 +22,7 @@ def run(config: Config, command: list[str]) -> str:
     Raises:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
-    with Run(config) as this:
+    with Run(config, checks=(check_pool, check_training)) as this:
         base = this.base_model()
 
         # Stage 1: preference pairs from unlabeled images, then regularised DPO.
@@ -106,9 +107,9 @@ def build_preferences(config: Config, command: list[str]) -> str:
     Raises:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
-    with Run(config) as this:
+    with Run(config, name=f"{config.name}-preferences", checks=(check_pool,)) as this:
         make_pairs(this, this.base_model())
-        return deliver.write_stages(this, f"{config.name}-preferences", command)
+        return deliver.write_stages(this, command)
 
 
 def describe_samples(config: Config, command: list[str]) -> str:
@@ -117,14 +118,14 @@ def describe_samples(config: Config, command: list[str]) -> str:
     Raises:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
-    with Run(config) as this:
+    with Run(config, name=f"{config.name}-descriptions", checks=(check_pool,)) as this:
         instructions = this.make("samples", samples.plan(config), partial(samples.run, config))
         this.make(
             "descriptions",
             describe.plan(config, instructions.fingerprint, this.base_model()),
             partial(describe.run, config, instructions, config.model.path),
         )
-        return deliver.write_stages(this, f"{config.name}-descriptions", command)
+        return deliver.write_stages(this, command)
 
 
 def _training(

@@ -55,7 +55,7 @@ class Progress:
         if self._terminal:
             sys.stderr.write("\r\033[K")
         if kind is None:
-            logger.info("%s: %s", self._name, self._state())
+            logger.info("%s: %s%s", self._name, self._state(), self._reasons())
 
     def _tick(self) -> None:
         while not self._ended.wait(LINE_EVERY_S):
@@ -63,13 +63,17 @@ class Progress:
                 self._draw()
             else:
                 more = f"; {self._look()}" if self._look is not None else ""
-                logger.info("%s: %s%s", self._name, self._state(), more)
+                logger.info("%s: %s%s%s", self._name, self._state(), self._reasons(), more)
 
     def _state(self) -> str:
         rate = self._fresh / max(time.monotonic() - self._start, 1e-9)
         rejected = f", {sum(self._rejects.values())} rejected" if self._rejects else ""
         total = "" if self._total is None else f"/{self._total}"
         return f"{self._done}{total} ({rate:.1f}/s{rejected})"
+
+    def _reasons(self) -> str:
+        """Why most of the rejects are ones."""
+        return "".join(f"; {count} of them: {reason[:80]}" for reason, count in self._rejects.most_common(3))
 
     def _draw(self) -> None:
         filled = round(_WIDTH * self._done / max(self._total or self._done, 1))

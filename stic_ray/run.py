@@ -1,6 +1,7 @@
 """One run: artifacts made once and reused, the Ray connection when something is to be made, what `runs/NAME/` holds."""
 
 import errno
+import json
 import logging
 import re
 import threading
@@ -14,9 +15,9 @@ import ray.exceptions
 from ray.train import TrainingFailedError
 
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import BASE_PREFIX, Artifact, Lease, Plan
-from stic_ray.cluster import check_room, connected
-from stic_ray.config import Config
+from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact, Lease, Plan
+from stic_ray.cluster import connected
+from stic_ray.config import Config, Execution
 
 logger = logging.getLogger(__name__)
 _VALUE_ERROR = re.compile(  # in a trace: the innermost frame, its lines of code, the error
@@ -35,15 +36,22 @@ class Step:
 
 
 class Run:
-    """The state of a run while it works; a context manager that closes the connection to Ray."""
+    """The state of a run while it works; a context manager that closes the connection to Ray.
 
-    def __init__(self, config: Config) -> None:
+    `name` is its folder's in `runs`, the configuration's unless given. `checks` are asked, once Ray stands, whether
+    what the run needs is there.
+    """
+
+    def __init__(self, config: Config, *, name: str = "", checks: Sequence[Callable[[Execution], None]] = ()) -> None:
         self.config = config
+        self.home = storage.join(config.runs, name or config.name)
+        self._checks = checks
         self.artifacts: dict[str, Artifact] = {}
         self.reused: set[str] = set()
         self.started = time.monotonic()
         self._stack = ExitStack()
         self._connected = False
+        self._noting = threading.Lock()
 
     def __enter__(self) -> "Run":
         return self
@@ -76,8 +84,23 @@ class Run:
         else:
             self.reused.add(role)
             logger.info("%s: reused %s (%s)", role, plan.name, _size(artifact))
-        self.artifacts[role] = artifact
+        with self._noting:
+            self.artifacts[role] = artifact
+            self._note()
         return artifact
+
+    def deliver(self) -> None:
+        """Write down what the run refers to, now that it is whole."""
+        self._write(REFERENCES)
+        storage.remove(storage.join(self.home, UNDERWAY))
+
+    def _note(self) -> None:
+        """Write down what is referred to so far: whoever cleans the store up must leave a broken run's artifacts."""
+        self._write(UNDERWAY)
+
+    def _write(self, name: str) -> None:
+        lineage = {role: artifact.uri for role, artifact in self.artifacts.items()}
+        storage.write_bytes(storage.join(self.home, name), json.dumps(lineage, indent=1).encode())
 
     def make_together(self, steps: Sequence[Step]) -> list[Artifact]:
         """Several artifacts that do not need each other, as `make` does one: at once where the cluster has room.
@@ -138,7 +161,8 @@ class Run:
         if not self._connected:
             logger.info("starting Ray")
             self._stack.enter_context(connected())
-            check_room(self.config.execution)
+            for check in self._checks:
+                check(self.config.execution)
             self._connected = True
 
 
@@ -160,6 +184,8 @@ def _work(role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
 
 def _is_full(error: BaseException) -> bool:
     """Whether an error, or what it says of a worker's, is that a disk is full."""
+    if isinstance(error, ray.exceptions.OutOfDiskError):
+        return True
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))

@@ -140,6 +140,8 @@ def images_in(source: ImageSource, file: Found) -> Iterator[Found]:
         for name, location, num_bytes in members_of:
             key = f"{file.key}/{name}"
             yield Found(id=image_id(key), key=key, uri=location, error=_too_large(num_bytes))
+    except FileNotFoundError:
+        yield replace(file, error="the file is missing")
     except BadImageError as error:
         yield replace(file, error=str(error))
 
@@ -154,7 +156,7 @@ def _named_images(source: LlavaImages) -> Iterator[Found]:
         try:
             yield _file(image, storage.join_inside(source.images, image))
         except ValueError as error:
-            yield Found(id=image_id(image), key=image, uri="", error=str(error))
+            yield Found(id=image_id(image), key=storage.as_utf8(image), uri="", error=str(error))
 
 
 def in_shard(found: Found, shard: str) -> bool:
@@ -195,15 +197,22 @@ def read_image(uri: str) -> bytes:
         ValueError: the network or the server failed, for longer than a moment: that is no fault of the image.
     """
     try:
-        return _read(uri) if storage.is_local(members.file_of(uri)) else _read_patiently(uri)
+        data = _read(uri) if storage.is_local(members.file_of(uri)) else _read_patiently(uri)
     except FileNotFoundError:
         raise BadImageError("the image file is missing") from None
     except OSError as error:
         raise BadImageError(f"cannot be read: {' '.join(str(error).split())[:120]}") from None
+    if too_large := _too_large(len(data)):
+        raise BadImageError(too_large)
+    return data
 
 
 def _read(uri: str) -> bytes:
-    return members.read(uri) if members.is_inside(uri) else storage.read_bytes(uri)
+    if members.is_inside(uri):
+        return members.read(uri)
+    if storage.is_local(uri) and (too_large := _too_large(storage.size(uri))):
+        raise BadImageError(too_large)
+    return storage.read_bytes(uri)
 
 
 def _read_patiently(uri: str) -> bytes:

@@ -314,7 +314,9 @@ def _root(uri: str) -> str:
 def _entries(filesystem: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """What stands directly in a directory: name and info, a link's info being its target's."""
     filesystem.invalidate_cache(path)
-    for info in filesystem.ls(path, detail=True):
+    found = filesystem.ls(path, detail=True)
+    filesystem.invalidate_cache(path)  # it would keep the names of millions of files
+    for info in found:
         full = str(info["name"]).rstrip("/")
         if full == path.rstrip("/"):  # an object store's marker of the directory, or `path` is a file
             continue
@@ -366,8 +368,8 @@ def _is_file(info: dict[str, Any]) -> bool:
 def listing_version(uri: str) -> str:
     """A hash of a directory's listing (keys with sizes, etags or times): changes when a file is added or replaced."""
     digest = hashlib.sha256()
-    for line in sorted(f"{listed.key}\0{listed.version}" for listed in walk(uri)):
-        digest.update(line.encode() + b"\n")
+    for listed in walk(uri):
+        digest.update(f"{listed.key}\0{listed.version}\n".encode())
     return digest.hexdigest()[:32]
 
 
@@ -499,6 +501,11 @@ def copy_file(source: str, target: str) -> None:
 def _version_of(info: dict[str, Any]) -> str:
     names = ("version", "ETag", "etag", "mtime", "LastModified", "last_modified", "created")
     return f"{info.get('size')}:{next((info[name] for name in names if info.get(name)), None)}"
+
+
+def as_utf8(name: str) -> str:
+    """A name that UTF-8 can hold: other bytes of it (lone surrogates to Python) are written out as \\udcXX."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _is_utf8(name: str) -> bool:

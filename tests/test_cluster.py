@@ -53,6 +53,7 @@ def test_join_knocks_at_the_hosts_port(family: socket.AddressFamily, form: str) 
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "memory": 1e9})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}] * 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
@@ -69,20 +70,24 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
             r"num_cpus \+ task_cpus asks for 2\.5 CPUs",
         ),
         (Execution(num_train_workers=3), r"num_train_workers x train_cpus asks for 3 CPUs at once, and there are 2 on"),
+        (Execution(pool=Pool(num_cpus=1.25)), r"execution\.pool asks for 1\.25 CPUs on one node, and no node has them"),
+        (Execution(train_cpus=2.0), r"execution\.train_\* asks for 2 CPUs on one node, and no node has them"),
     ],
 )
 def test_check_room_what_this_machine_never_has_is_one_line(
     two_cores: None, execution: Execution, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        cluster.check_room(execution)
+        cluster.check_pool(execution)
+        cluster.check_training(execution)
 
 
 def test_check_room_what_fits_or_may_still_come_passes(
     two_cores: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cluster.check_room(Execution(num_train_workers=2))
+    cluster.check_training(Execution(num_train_workers=2))
+    cluster.check_pool(Execution(train_gpus=8.0))  # nothing trains
     assert caplog.text == ""
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    cluster.check_room(Execution(pool=Pool(num_gpus=4)))
+    cluster.check_pool(Execution(pool=Pool(num_gpus=4)))
     assert "asks for 4 GPUs at once, and there are 0 in the cluster now: waiting" in caplog.text

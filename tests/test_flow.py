@@ -130,6 +130,21 @@ def test_run_stage_does_only_what_is_not_there_and_ends_every_unit_once(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
+def test_run_stage_that_was_killed_before_it_settled_commits_every_unit_once(tmp_path: Path) -> None:
+    keys = [make_id(n) for n in range(6)]
+    uri = str(tmp_path / _PLAN.name)
+    for written in (keys[:4], keys[2:]):
+        artifacts.write_rows(uri, [_row(key) for key in written], Reference, [])
+    rejects = [Reject(id=keys[0], stage="references", reason="from a run that another one overtook")]
+    artifacts.write_rows(uri, [], Reference, rejects)
+    inputs = _inputs(tmp_path, dict.fromkeys(keys, ""))
+    made = run_stage(store=str(tmp_path), plan=_PLAN, work=_work(tmp_path), inputs=inputs, execution=_EXECUTION)
+    assert made.record["counts"] == {"rows": 6, "rejects": 0, "rejects_by_reason": {}}
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
 def test_run_stage_without_a_model_ends_every_unit_once(tmp_path: Path) -> None:
     payloads = {make_id(n): "hard" if n % 10 == 2 else "deadly to do" if n == 9 else "" for n in range(40)}
     made = run_stage(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bad_files import bad_files
-from PIL import Image
+from PIL import Image, ImageOps
 
 from stic_ray import images
 from stic_ray.config import ColorJitter, Corruption, Downsize
@@ -71,6 +71,23 @@ def test_decode_16_bit_gray_is_scaled_not_clipped() -> None:
     assert np.ptp(np.asarray(decoded), axis=2).max() == 0
 
 
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        (np.array([[0, 255]], dtype=np.uint16), "PNG", [0, 0]),  # as dark as its 16 bits say
+        (np.array([[0.0, 0.5, 1.0]], dtype=np.float32), "TIFF", [0, 127, 255]),
+        (np.array([[0.0, 100.0, 255.0]], dtype=np.float32), "TIFF", [0, 100, 255]),
+        (np.array([[np.nan, np.inf, 1.0]], dtype=np.float32), "TIFF", [0, 0, 255]),
+        (np.array([[-5, 65535]], dtype=np.int32), "TIFF", [0, 255]),
+    ],
+)
+def test_decode_many_bits_are_scaled_by_what_they_hold(
+    values: "np.ndarray[Any, Any]", kind: str, expected: list[int]
+) -> None:
+    decoded = decode(_encoded(Image.fromarray(values), kind))
+    assert [_pixel(decoded, x)[0] for x in range(values.shape[1])] == expected
+
+
 def test_decode_gray_and_one_bit_give_equal_channels() -> None:
     assert _pixel(decode(_encoded(Image.new("L", (2, 2), 77), "PNG"))) == (77, 77, 77)
     assert _pixel(decode(_encoded(Image.new("1", (2, 2), 1), "PNG"))) == (255, 255, 255)
@@ -116,6 +133,38 @@ def test_decode_exif_orientation_turns_upright() -> None:
     assert _pixel(decoded, 8, 4)[0] < 30 and _pixel(decoded, 8, 28)[0] > 225
 
 
+@pytest.mark.parametrize("orientation", range(9))
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP", "PNG"])
+def test_decode_turns_as_pillow_does(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = _encoded(_photo(24, 16), kind, exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    assert decode(data).tobytes() == expected.tobytes()
+
+
+def test_decode_damaged_exif_leaves_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = _encoded(_photo(24, 16), "JPEG", exif=exif)
+    place = data.index(b"Exif\0\0") + 6
+    for count in (4, 12, 20):  # its header, its number of entries, its entry
+        broken = data[:place] + b"\xff" * count + data[place + count :]
+        assert decode(broken).size in ((24, 16), (16, 24))
+
+
+def _psd() -> bytes:
+    """Four pixels of gray, which Pillow does not write."""
+    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 1, 2, 2, 8, 1)
+    return header + struct.pack(">III", 0, 0, 0) + struct.pack(">H", 0) + bytes([0, 80, 160, 240])
+
+
+def test_decode_psd_gives_the_pixels() -> None:
+    decoded = decode(_psd())
+    assert [_pixel(decoded, x, y)[0] for y in range(2) for x in range(2)] == [0, 80, 160, 240]
+
+
 def _bomb() -> bytes:
     """A PNG of a few bytes whose header claims 20000 x 20000 pixels."""
 
@@ -155,21 +204,25 @@ def test_decode_just_above_the_limit_is_refused_with_its_size(monkeypatch: pytes
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
+@pytest.mark.parametrize(
+    "kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "DDS", "ICO", "JPEG2000", "PCX", "PPM", "SGI", "TGA"]
+)
 def test_decode_damaged_bytes_give_an_image_or_a_bad_image_error(kind: str) -> None:
-    whole = _encoded(_photo(), kind)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = _encoded(_photo(), kind, **({"exif": exif} if kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF") else {}))
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(120):
         data = bytearray(whole)
-        for place in rng.integers(0, len(data), 8):
+        for place in [*rng.integers(0, len(data), 8), *rng.integers(0, min(200, len(data)), 4)]:
             data[place] = rng.integers(0, 256)
         try:
             assert decode(bytes(data)).mode == "RGB"
         except BadImageError as error:
             refused += 1
             assert str(error)
-    assert refused > 0
+    assert refused > 0 or kind in ("PPM", "TGA")  # nearly all of them is pixels
 
 
 def test_encode_decodes_to_the_same_pixels() -> None:

@@ -9,6 +9,7 @@ import pytest
 from stic_ray import artifacts, inventory, storage
 from stic_ray.artifacts import Lease, Plan
 from stic_ray.audit import audit_run
+from stic_ray.inventory import Traces
 from stic_ray.records import ImageRef, Pair, Reference, Reject, Response, make_id
 from stic_ray.sources import image_id
 
@@ -81,10 +82,16 @@ def _ids(uri: str) -> set[str]:
     }
 
 
+def _forget(store: str, key: str) -> Traces:
+    traces = inventory.trace(store, image_id(key))
+    inventory.forget(store, traces)
+    return traces
+
+
 def test_forget_leaves_no_row_of_the_image_and_every_other_row(root: str, tmp_path: Path) -> None:
     found = _store(tmp_path, root)
     before = {role: _ids(uri) for role, uri in found.items()}
-    forgotten = inventory.forget(f"{root}/store", image_id("a.jpg"))
+    forgotten = _forget(f"{root}/store", "a.jpg")
     gone = {image_id("a.jpg"), "/photos/a.jpg", "a.jpg", make_id("pair", image_id("a.jpg"))}
     gone |= {make_id(image_id("a.jpg"), role) for role in ("preferred", "dispreferred")}
     for role, uri in found.items():
@@ -94,13 +101,37 @@ def test_forget_leaves_no_row_of_the_image_and_every_other_row(root: str, tmp_pa
     assert [name.rpartition("-")[0] for name in forgotten.models] == ["stage1"]
     assert audit_run(f"{root}/runs/first") == []
     with pytest.raises(ValueError, match=r"no artifact in .* holds a row of image"):
-        inventory.forget(f"{root}/store", image_id("a.jpg"))
+        _forget(f"{root}/store", "a.jpg")
+
+
+def test_forget_reaches_what_a_run_would_go_on_with(root: str, tmp_path: Path) -> None:
+    _store(tmp_path, root)
+    started = f"{root}/store/pairs-00000000000000aa"
+    pairs = [_blank(Pair, id=make_id("pair", key), image_id=image_id(key)) for key in _KEYS[:2]]
+    artifacts.write_rows(started, pairs, Pair, [Reject(id=image_id("bad.jpg"), stage="pairs", reason="no answer")])
+    _forget(f"{root}/store", "a.jpg")
+    assert [row.id for row in artifacts.read(started, Pair)] == [pairs[1].id]
+    _forget(f"{root}/store", "bad.jpg")
+    assert artifacts.read_rejects(started) == []
+
+
+def test_forget_says_what_it_would_remove_and_removes_it_when_told_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = _store(tmp_path, str(tmp_path))
+    command = ["forget", f"{tmp_path}/store", "--key", "a.jpg"]
+    assert inventory.main(command) == 0
+    told = capsys.readouterr().out
+    assert "image /photos/a.jpg\n" in told and "1 rows" in told and told.endswith("--yes removes these rows\n")
+    assert image_id("a.jpg") in _ids(found["images"])
+    assert inventory.main([*command, "--yes"]) == 0
+    assert image_id("a.jpg") not in _ids(found["images"])
 
 
 @pytest.mark.parametrize("key", ["c.jpg", "bad.jpg"])
 def test_forget_reaches_rejects_too(root: str, tmp_path: Path, key: str) -> None:
     found = _store(tmp_path, root)
-    inventory.forget(f"{root}/store", image_id(key))
+    _forget(f"{root}/store", key)
     assert all(image_id(key) not in _ids(uri) for uri in found.values())
     assert audit_run(f"{root}/runs/first") == []
 
@@ -122,9 +153,9 @@ def test_forget_that_was_cut_off_is_finished_by_the_same_call(
 
     monkeypatch.setattr(storage, "write_bytes", stop)
     with pytest.raises(KeyboardInterrupt):
-        inventory.forget(f"{tmp_path}/store", image_id("a.jpg"))
+        _forget(f"{tmp_path}/store", "a.jpg")
     monkeypatch.undo()
-    inventory.forget(f"{tmp_path}/store", image_id("a.jpg"))
+    _forget(f"{tmp_path}/store", "a.jpg")
     assert [role for role, uri in found.items() if image_id("a.jpg") in _ids(uri)] == []
     assert [len(before[role] - _ids(uri)) for role, uri in found.items()] == [3, 4, 3, 1, 0]
     assert audit_run(f"{tmp_path}/runs/first") == []
@@ -137,17 +168,31 @@ def test_prune_removes_what_no_run_refers_to_and_nothing_else(
     store = f"{root}/store"
     plan = Plan(stage="images", code_version=9, identity={}, kind="ImageRef")
     unneeded = _made(store, plan, [_blank(ImageRef, id="x")], [], 1)
-    artifacts.write_rows(f"{store}/pairs-unfinished", [_blank(Pair, id="x")], Pair, [])
+    artifacts.write_rows(f"{store}/pairs-00000000000000aa", [_blank(Pair, id="x")], Pair, [])
     arguments = ["prune", store, "--runs", f"{root}/runs"]
     assert inventory.main(arguments) == 0
     assert "1 artifacts that no run in" in capsys.readouterr().out
     assert storage.exists(unneeded)
     assert inventory.main([*arguments, "--yes"]) == 0
     assert not storage.exists(unneeded)
-    assert storage.exists(f"{store}/pairs-unfinished") and all(storage.exists(uri) for uri in found.values())
+    assert storage.exists(f"{store}/pairs-00000000000000aa") and all(storage.exists(uri) for uri in found.values())
     assert inventory.main([*arguments, "--yes", "--unfinished"]) == 0
-    assert not storage.exists(f"{store}/pairs-unfinished")
+    assert not storage.exists(f"{store}/pairs-00000000000000aa")
     assert audit_run(f"{root}/runs/first") == []
+
+
+def test_prune_leaves_what_a_broken_run_refers_to_and_what_is_no_artifact(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = _store(tmp_path, str(tmp_path))
+    (tmp_path / "runs" / "first" / "artifacts.json").rename(tmp_path / "runs" / "first" / "underway.json")
+    photos = tmp_path / "store" / "my_photos"
+    photos.mkdir()
+    command = ["prune", f"{tmp_path}/store", "--yes", "--unfinished"]
+    assert inventory.main([*command, "--runs", f"{tmp_path}/elsewhere"]) == 2
+    assert "elsewhere does not exist: give the folder of the runs" in capsys.readouterr().err
+    assert inventory.main([*command, "--runs", f"{tmp_path}/runs"]) == 0
+    assert photos.is_dir() and all(storage.exists(uri) for uri in found.values())
 
 
 def test_list_names_every_artifact_with_size_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,16 +204,16 @@ def test_list_names_every_artifact_with_size_and_runs(tmp_path: Path, capsys: py
     assert total.startswith("5 artifacts, ") and total.endswith(" kB")
 
 
-@pytest.mark.parametrize("action", [["prune", "--yes"], ["forget", "--key", "a.jpg"]])
+@pytest.mark.parametrize("action", [["prune", "--yes"], ["forget", "--key", "a.jpg", "--yes"]])
 def test_nothing_is_removed_while_a_run_works_in_the_store(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], action: list[str]
 ) -> None:
     found = _store(tmp_path, str(tmp_path))
     before = {role: _ids(uri) for role, uri in found.items()}
-    command = [action[0], f"{tmp_path}/store", *action[1:], "--runs", f"{tmp_path}/none"]
-    with Lease(f"{tmp_path}/store/pairs-new", "other"):
+    command = [action[0], f"{tmp_path}/store", *action[1:], "--runs", f"{tmp_path}/runs"]
+    with Lease(f"{tmp_path}/store/pairs-00000000000000bb", "other"):
         assert inventory.main(command) == 2
-    assert "pairs-new is being made by run 'other'" in capsys.readouterr().err
+    assert "pairs-00000000000000bb is being made by run 'other'" in capsys.readouterr().err
     assert {role: _ids(uri) for role, uri in found.items()} == before
 
 

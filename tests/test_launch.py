@@ -66,6 +66,7 @@ def place(tmp_path: Path) -> Path:
         (["unlabeled.uri=empty"], ["unlabeled.uri", "empty holds no image", ".png"]),
         (["unlabeled.uri=file"], ["unlabeled.uri", "file is a file"]),
         (["unlabeled.uri=nosuch://bucket"], ["unlabeled.uri: cannot open nosuch://bucket"]),
+        (["unlabeled.uri=sftp://me:secret@host/photos"], ["unlabeled.uri holds a password", "through its environment"]),
         (["instructions.uri=missing.json"], ["instructions.uri", "missing.json does not exist"]),
         (["instructions.images=missing"], ["instructions.images", "missing does not exist", "give the folder"]),
         (["instructions.uri=empty"], ["instructions.uri", "empty is a folder"]),
@@ -90,6 +91,7 @@ def test_mistake_is_one_clear_line_and_exit_2(place: Path, arguments: list[str],
     lines = done.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     assert [part for part in expected if part not in lines[0]] == [], lines[0]
+    assert "secret" not in lines[0]
     assert done.stdout == ""
     assert seconds < 2.0
 

@@ -173,3 +173,39 @@ def test_artifacts_of_one_stage_know_nothing_of_each_other() -> None:
     assert actor.begin("responses-1", WORK, "fourth", ["a"]) == {}
     actor.open("responses-0")
     assert actor.begin("responses-0", WORK, "fourth", ["a"]) == {}
+
+
+def _fail_on(bad: str, calls: list[str]) -> Any:
+    def work(units: Sequence[_Unit]) -> Sequence[_Unit]:
+        calls.append("".join(unit.id for unit in units))
+        if set(calls[-1]) & set(bad):
+            raise RuntimeError(f"no\nroom for {calls[-1]}")
+        return units
+
+    return work
+
+
+def test_unit_that_raises_alone_is_refused_and_its_batch_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    made = _guard(Ledger(), "w", monkeypatch).do(_units("abcd"), _fail_on("c", calls))
+    assert [(unit.id, unit.reason) for unit in made] == [
+        ("a", ""),
+        ("b", ""),
+        ("c", "RuntimeError: no room for c"),
+        ("d", ""),
+    ]
+    assert calls == ["abcd", "a", "b", "c", "d"]
+
+
+def test_worker_in_which_every_unit_raises_refuses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="no\nroom for e"):
+        _guard(Ledger(), "w", monkeypatch).do(_units("abcdefgh"), _fail_on("abcdefgh", []))
+
+
+@pytest.mark.parametrize("error", [ValueError("the adapter is not there"), OSError(28, "No space left on device")])
+def test_error_that_is_no_units_fault_ends_the_stage(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(_: Sequence[_Unit]) -> Sequence[_Unit]:
+        raise error
+
+    with pytest.raises(type(error)):
+        _guard(Ledger(), "w", monkeypatch).do(_units("ab"), work)

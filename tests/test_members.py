@@ -154,6 +154,34 @@ def test_table_rows_of_a_damaged_file_say_so(tmp_path: Path, name: str) -> None:
         list(members.table_rows(str(tmp_path / name), "image"))
 
 
+@pytest.mark.parametrize("name", ["binary.parquet", "binary.arrow"])
+@pytest.mark.parametrize("remote", [False, True])
+def test_table_that_was_damaged_or_shortened_says_so(tmp_path: Path, name: str, remote: bool) -> None:
+    whole = Path(_tables(tmp_path)[name]).read_bytes()
+    uri = f"memory://damaged-{name}" if remote else str(tmp_path / name)
+    if remote:
+        storage.write_bytes(uri, whole)
+    located = _located(members.table_rows(uri, "image"))
+    footer = whole[: len(whole) - 30] + b"\xff" * 22 + whole[-8:]
+    for damaged in (whole[: len(whole) * 2 // 3], footer if name.endswith(".parquet") else whole[:-200]):
+        storage.write_bytes(uri, damaged)
+        members._read_cells.cache_clear()
+        with pytest.raises(BadImageError, match=r"damaged table: |is gone"):
+            members.read(located["4"])
+        if name.endswith(".parquet"):
+            with pytest.raises(BadImageError, match="damaged table: "):
+                list(members.table_rows(uri, "image"))
+
+
+def test_tar_member_whose_name_is_not_utf8_is_listed_under_one_that_is(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as archive:
+        member = tarfile.TarInfo("caf\u00e9.jpg")
+        member.size = 1
+        archive.addfile(member, io.BytesIO(b"x"))
+    ((name, location, _),) = members.tar_members(str(tmp_path / "t.tar"), (".jpg",))
+    assert name == "caf\\udce9.jpg" and members.read(location) == b"x"
+
+
 def test_location_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="no location"):
         members.read("row:x:/photos/a.jpg")

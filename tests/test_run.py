@@ -1,6 +1,7 @@
 """How a run makes artifacts, and what it makes of errors, here and on workers."""
 
 import errno
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,20 @@ def test_other_errors_pass_as_they_are(config: Config) -> None:
         with pytest.raises(type(error)) as raised, Run(config).explained("pairs"):
             raise error
         assert raised.value is error
+
+
+def test_run_says_what_it_refers_to_from_the_first_artifact_on(config: Config, tmp_path: Path) -> None:
+    config = replace(config, store=str(tmp_path / "store"), runs=str(tmp_path / "runs"))
+    home = tmp_path / "runs" / "mine"
+    plan = Plan(stage="pairs", code_version=1, identity={}, kind="Pair")
+    artifacts.commit(config.store, plan, {})
+    with Run(config, name="mine") as run:
+        made = run.make("pairs", plan, lambda _: pytest.fail("it is there"))
+        assert json.loads((home / "underway.json").read_text()) == {"pairs": made.uri}
+        assert not (home / "artifacts.json").exists()
+        run.deliver()
+    assert json.loads((home / "artifacts.json").read_text()) == {"pairs": made.uri}
+    assert not (home / "underway.json").exists()
 
 
 def test_base_model_is_the_users_version_or_of_its_files(config: Config, tmp_path: Path) -> None:

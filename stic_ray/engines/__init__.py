@@ -10,6 +10,8 @@ from stic_ray.checkpoint import is_served_by_vllm
 from stic_ray.config import Auto, Config, Pool, Transformers, Vllm
 from stic_ray.engines.protocol import Engine, Scorer, TokenCounter
 
+_GPU_MEMORY_SHARE = Vllm().gpu_memory_share
+
 
 def resolve_engine(config: Config) -> Transformers | Vllm:
     """The engine that answers for `model.path`. Where it is left open: vLLM if it is installed here, serves the model,
@@ -24,7 +26,8 @@ def resolve_engine(config: Config) -> Transformers | Vllm:
     missing = _missing_gpus(settings, config.execution.pool)
     if isinstance(settings, Auto):
         serves = importlib.util.find_spec("vllm") and not missing and is_served_by_vllm(model_uri)
-        return Vllm() if serves else Transformers()
+        share = min(config.execution.pool.num_gpus or 1.0, 1.0)  # several actors on one GPU share its memory
+        return Vllm(gpu_memory_share=_GPU_MEMORY_SHARE * share) if serves else Transformers()
     if missing:
         raise ValueError(missing)
     if not is_served_by_vllm(model_uri):
@@ -35,6 +38,11 @@ def resolve_engine(config: Config) -> Transformers | Vllm:
 def _missing_gpus(settings: Auto | Vllm, pool: Pool) -> str:
     """What keeps the vLLM that is installed here from running in the pool's actors; nothing known is ""."""
     wanted = settings.tensor_parallel if isinstance(settings, Vllm) else 1
+    if isinstance(settings, Vllm) and 0 < pool.num_gpus < settings.gpu_memory_share:
+        return (
+            f"engine.gpu_memory_share is {settings.gpu_memory_share:g}, execution.pool.num_gpus {pool.num_gpus:g}: "
+            "actors that share a GPU share its memory: set it to a little less than num_gpus"
+        )
     if math.ceil(pool.num_gpus) >= wanted or (pool.num_gpus == 0 and not _is_built_for_gpus()):
         return ""
     return (

@@ -23,6 +23,8 @@ from typing import Any, NoReturn
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # reports nothing to anyone
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+# Never forked: a fork would keep the pipe open that tells the guard of this process's end.
+os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
 # On CPUs: as many threads as Ray gives the actor (OMP_NUM_THREADS). vLLM would bind every engine to the same cores.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
@@ -46,6 +48,8 @@ from stic_ray.engines.protocol import Completion, Request, refused
 from stic_ray.images import hash_pixels
 
 logger = logging.getLogger(__name__)
+_STARTS = 3  # of which one must succeed: its processes may be killed while they load the weights
+_WATCH_S = 0.05
 
 
 def engine_arguments(path: str, dtype: str, settings: Vllm) -> dict[str, Any]:
@@ -149,18 +153,37 @@ class VllmEngine:
         self._ends = vlm.end_token_ids(self._processor, vlm.load_generation_config(path))
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
-        arguments = AsyncEngineArgs(**engine_arguments(path, dtype, settings), disable_log_stats=True)
-        self._engine = asyncio.run_coroutine_threadsafe(_start(arguments), self._loop).result()
-        processes, ended = multiprocessing.active_children(), threading.Event()
+        guard, ended = _Guard(), threading.Event()
+        with guard.told_of_children():
+            self._engine = self._start(model_uri, engine_arguments(path, dtype, settings))
+        processes = multiprocessing.active_children()
         threading.Thread(target=_die_with, args=(processes, ended), name="vllm-watch", daemon=True).start()
         # When nobody holds this engine any more, and when its process ends as it should.
-        self._end = weakref.finalize(self, _end, self._engine, self._loop, _guard(processes), ended)
+        self._end = weakref.finalize(self, _end, self._engine, self._loop, guard, ended)
         self._limit = int(self._engine.model_config.max_model_len)
         self._adapters = _Adapters(settings.max_lora_rank)
         self._turns = _Turns() if current_platform.is_cpu() and settings.max_lora_rank else None
         self._counters = Counters()
         self._numbers = itertools.count()
         self._preparing = threading.Lock()
+
+    def _start(self, model_uri: str, arguments: dict[str, Any]) -> AsyncLLM:
+        """The engine with its processes.
+
+        Raises:
+            ValueError: it does not start, however often it is tried.
+        """
+        settings = AsyncEngineArgs(**arguments, disable_log_stats=True)
+        for attempt in range(_STARTS):
+            try:
+                return asyncio.run_coroutine_threadsafe(_start(settings), self._loop).result()
+            except Exception as error:  # noqa: BLE001 - vLLM says that its process ended, not why: that is in its log
+                reason = " ".join(str(error).split())[:300]
+                logger.error("vLLM does not start (%d of %d tries): %s", attempt + 1, _STARTS, reason)
+        raise ValueError(
+            f"vLLM does not start on {model_uri}: {reason}; what its process wrote is in Ray's logs, worker-*.err; "
+            "mend it (memory: engine.gpu_memory_share, engine.max_model_len), or set engine.type=Transformers"
+        )
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order. Those on one image go to the engine side by side, the image first."""
@@ -275,12 +298,9 @@ async def _start(arguments: AsyncEngineArgs) -> AsyncLLM:
     return AsyncLLM.from_engine_args(arguments)
 
 
-def _end(
-    engine: AsyncLLM, loop: asyncio.AbstractEventLoop, guard: "subprocess.Popen[bytes]", ended: threading.Event
-) -> None:
+def _end(engine: AsyncLLM, loop: asyncio.AbstractEventLoop, guard: "_Guard", ended: threading.Event) -> None:
     ended.set()
-    guard.kill()
-    guard.wait()
+    guard.dismiss()
     asyncio.run_coroutine_threadsafe(_stop(engine), loop).result()
     loop.call_soon_threadsafe(loop.stop)
 
@@ -302,16 +322,53 @@ def _die() -> NoReturn:
     os._exit(1)
 
 
-def _guard(processes: "list[multiprocessing.process.BaseProcess]") -> "subprocess.Popen[bytes]":
+class _Guard:
     """A process that ends the engine's processes once this one is gone, killed without a word: they would stay on.
 
-    It reads from a pipe that nobody writes to, and that the system closes with this process. On a GPU what stays would
-    hold the memory that the next engine needs.
+    It is told their numbers through a pipe, from the first moment of their start, which the system closes with this
+    process. On a GPU what stays would hold the memory that the next engine needs.
     """
-    return subprocess.Popen(
-        ["sh", "-c", 'read line; kill -9 "$@"', "guard", *(str(process.pid) for process in processes)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+
+    def __init__(self) -> None:
+        script = 'while read pid; do all="$all $pid"; done; [ -z "$all" ] || kill -9 $all'
+        self._process = subprocess.Popen(
+            ["sh", "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._told: set[int] = set()
+
+    @contextmanager
+    def told_of_children(self) -> Iterator[None]:
+        """Inside the block, every child of this process is one that the guard ends."""
+        before = {child.pid for child in multiprocessing.active_children()}
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(_WATCH_S):
+                self._tell(before)
+
+        watching = threading.Thread(target=watch, name="vllm-guard", daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watching.join()
+            self._tell(before)
+
+    def dismiss(self) -> None:
+        """End it without another deed."""
+        self._process.kill()
+        self._process.wait()
+
+    def _tell(self, before: set[int | None]) -> None:
+        fresh = {c.pid for c in multiprocessing.active_children() if c.pid is not None} - before - self._told
+        pipe = self._process.stdin
+        assert pipe is not None
+        for pid in fresh:
+            pipe.write(f"{pid}\n".encode())
+        pipe.flush()
+        self._told |= fresh

@@ -13,7 +13,7 @@ import ray
 
 from stic_ray import storage
 from stic_ray.artifacts import Artifact, Lease, Plan
-from stic_ray.cluster import check_room, connected
+from stic_ray.cluster import check_pool, connected
 from stic_ray.config import Execution, Pool
 from stic_ray.flow import Inputs, Outcome, Task, Work, read_image, run_stage
 from stub_stage import Answer, Stub, read_names
@@ -60,7 +60,7 @@ def main(folder: str) -> None:
         record=Answer, input_column="id", prepare=read_image, worker=Sleeper, worker_arguments={"folder": folder}
     )
     with connected(), Lease(storage.join(store, PLAN.name), "sleepy"):
-        check_room(EXECUTION)
+        check_pool(EXECUTION)
         run_stage(store=store, plan=PLAN, work=work, inputs=inputs, execution=EXECUTION)
 
 

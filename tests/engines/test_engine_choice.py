@@ -45,7 +45,7 @@ def _install(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
         ("0.32.0+cpu", 0, Vllm()),
         ("0.32.0", 0, Transformers()),
         ("0.32.0", 1, Vllm()),
-        ("0.32.0", 0.5, Vllm()),
+        ("0.32.0", 0.5, Vllm(gpu_memory_share=0.45)),
     ],
 )
 def test_auto_is_the_vllm_that_runs_in_the_pool(
@@ -70,7 +70,6 @@ def test_auto_is_transformers_for_a_model_that_vllm_does_not_serve(
         ("0.32.0", 1, 0, False),
         ("0.32.0", 2, 1, False),
         ("0.32.0", 2, 2, True),
-        ("0.32.0", 1, 0.5, True),
         ("0.32.0+cpu", 1, 0, True),
         ("", 1, 0, True),  # installed on the nodes, may be
         ("", 2, 1, False),
@@ -91,6 +90,13 @@ def test_vllm_with_fewer_gpus_than_it_needs_is_one_line(
     else:
         with pytest.raises(ValueError, match=rf"execution\.pool\.num_gpus is {num_gpus}: set it to {tensor_parallel}"):
             engines.resolve_engine(config)
+
+
+def test_vllm_that_shares_a_gpu_takes_its_part_of_the_memory(tiny_llava: Path) -> None:
+    with pytest.raises(ValueError, match=r"gpu_memory_share is 0\.9, execution\.pool\.num_gpus 0\.5.* little less"):
+        engines.resolve_engine(_config(tiny_llava, {"type": "Vllm"}, 0.5))
+    shared = {"type": "Vllm", "gpu_memory_share": 0.4}
+    assert engines.resolve_engine(_config(tiny_llava, shared, 0.5)) == Vllm(gpu_memory_share=0.4)
 
 
 def test_identity_is_which_engine_and_what_it_refuses(tiny_llava: Path) -> None:

@@ -89,31 +89,62 @@ def test_actor_dies_with_its_engine_and_every_row_comes_once(ray_local: None, mo
 
 
 _OWNER = """
-import json, multiprocessing, os, sys
+import json, multiprocessing, os, sys, threading, time
 from stic_ray.config import Vllm
 from stic_ray.engines import EngineStart, start_engine
+
+def strike(victim):
+    while not multiprocessing.active_children():
+        time.sleep(0.01)
+    time.sleep(1.0)  # it loads
+    (child,) = multiprocessing.active_children()
+    tell([child.pid])
+    os.kill(os.getpid() if victim == "owner" else child.pid, 9)
+
+def tell(children):
+    with open(sys.argv[2], "w") as file:
+        json.dump(children, file)
+
 if __name__ == "__main__":
+    when = sys.argv[3]
+    if when != "afterwards":
+        threading.Thread(target=strike, args=(when,), daemon=True).start()
     settings = Vllm(cpu_cache_gib=0.25, eager=True)
     start = EngineStart(settings=settings, model_uri=sys.argv[1], dtype="float32", batch_size=1)
     engine = start_engine(start)
-    with open(sys.argv[2], "w") as file:
-        json.dump([child.pid for child in multiprocessing.active_children()], file)
-    os.kill(os.getpid(), 9)
+    if when == "afterwards":
+        tell([child.pid for child in multiprocessing.active_children()])
+        os.kill(os.getpid(), 9)
+    engine.shut_down()
 """
 
 
-def test_engine_dies_with_an_owner_that_is_killed(model: Path, tmp_path: Path) -> None:
-    script, listing = tmp_path / "owner.py", tmp_path / "children.json"
+def _own(model: Path, folder: Path, when: str) -> tuple[int, list[int]]:
+    """How a process ended that started an engine, and the children that it told of."""
+    script, listing = folder / "owner.py", folder / "children.json"
     script.write_text(_OWNER)
-    with (tmp_path / "log").open("wb") as log:
-        done = subprocess.run([sys.executable, str(script), str(model), str(listing)], stdout=log, stderr=log)
-    assert done.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    with (folder / "log").open("wb") as log:
+        done = subprocess.run([sys.executable, str(script), str(model), str(listing), when], stdout=log, stderr=log)
     children = json.loads(listing.read_text())
-    assert children
+    assert children, (folder / "log").read_text()
+    return done.returncode, children
+
+
+@pytest.mark.parametrize("when", ["afterwards", "owner"])
+def test_engine_dies_with_an_owner_that_is_killed_also_while_it_starts(model: Path, tmp_path: Path, when: str) -> None:
+    ended, children = _own(model, tmp_path, when)
+    assert ended == -signal.SIGKILL, (tmp_path / "log").read_text()
     deadline = time.monotonic() + 20
     while any(_runs(child) for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_engine_whose_process_is_killed_while_it_starts_is_started_again(model: Path, tmp_path: Path) -> None:
+    ended, children = _own(model, tmp_path, "engine")
+    log = (tmp_path / "log").read_text()
+    assert ended == 0 and "vLLM does not start (1 of 3 tries)" in log, log
+    assert not any(_runs(child) for child in children)
 
 
 def _runs(pid: int) -> bool:
