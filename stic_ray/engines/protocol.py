@@ -15,6 +15,7 @@ class Request:
     """One prompt on one image (None: text only). `seed` alone decides what is drawn, whatever the batch.
 
     `adapter` is the URI of a directory with a LoRA adapter of peft for the model; "" asks the model as it is.
+    `image_hash` is that of the image's pixels (`images.hash_pixels`), "" where nobody has taken it yet.
     """
 
     prompt: str
@@ -22,6 +23,7 @@ class Request:
     sampling: Sampling
     seed: int
     adapter: str = ""
+    image_hash: str = ""
 
 
 def draws(request: Request, number: int) -> list[Request]:

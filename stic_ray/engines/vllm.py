@@ -36,6 +36,7 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -214,8 +215,7 @@ class VllmEngine:
 
     def _answer_all(self, requests: Sequence[Request]) -> list[Completion]:
         found = {uri: self._adapters.find(uri, self._load) for uri in {request.adapter for request in requests}}
-        images = {id(request.image): request.image for request in requests}
-        keys = {number: hash_pixels(image) if image is not None else "" for number, image in images.items()}
+        keys = {id(r.image): r.image_hash or (hash_pixels(r.image) if r.image is not None else "") for r in requests}
         texts = [vlm.render_prompt(self._processor, r.prompt, has_image=r.image is not None) for r in requests]
         tokens = vlm.tokenize(self._processor, texts)
         first: dict[tuple[str, str], int] = {}
@@ -294,8 +294,8 @@ class VllmEngine:
 
 
 async def _start(arguments: AsyncEngineArgs) -> AsyncLLM:
-    """Inside the loop that the engine's sockets are then read in."""
-    return AsyncLLM.from_engine_args(arguments)
+    """Inside the loop that the engine's sockets are read in. As with `LLM`, what is left open is for throughput."""
+    return AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
 
 
 def _end(engine: AsyncLLM, loop: asyncio.AbstractEventLoop, guard: "_Guard", ended: threading.Event) -> None:

@@ -99,7 +99,7 @@ def run(config: Config, images: Artifact, plan: Plan) -> Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """CPU work of a unit: read, decode, draw, corrupt. Corrupted images travel as lossless PNG."""
+    """CPU work of a unit: read, draw, and where a corruption was drawn decode, corrupt and encode without loss."""
 
     seed: int
     pool: Prompts
@@ -107,24 +107,37 @@ class Prepare:
 
     def __call__(self, unit: Unit) -> Prepared:
         """The image bytes of each request, and the draws."""
+        draws = draw_requests(unit.id, seed=self.seed, pool=self.pool, negatives=self.negatives)
         try:
             data = sources.read_image(unit.image_uri)
-            image = decode(data)
+            corrupted = _corrupted(data, draws)
         except BadImageError as error:
             return Prepared(id=unit.id, images=[], payload="", reason=str(error))
-        draws = draw_requests(unit.id, seed=self.seed, pool=self.pool, negatives=self.negatives)
-        corrupted = [corrupt(image, draw.corruption) for draw in draws]
-        if any(
-            draw.corruption and seen.tobytes() == image.tobytes() for draw, seen in zip(draws, corrupted, strict=True)
-        ):
-            return Prepared(id=unit.id, images=[], payload="", reason="its corruption leaves every pixel as it was")
         images = [data]
         numbers = []  # of the image that each draw sees: those that see the clean one share it
-        for draw, seen in zip(draws, corrupted, strict=True):
-            numbers.append(len(images) if draw.corruption else 0)
-            images += [encode(seen)] if draw.corruption else []
+        for seen in corrupted:
+            numbers.append(len(images) if seen else 0)
+            images += [seen] if seen else []
         payload = json.dumps({"image_uri": unit.image_uri, "images": numbers, "draws": [vars(draw) for draw in draws]})
         return Prepared(id=unit.id, images=images, payload=payload, reason="")
+
+
+def _corrupted(data: bytes, draws: Sequence[Draw]) -> list[bytes]:
+    """What each draw's corruption makes of an image; b"" for none.
+
+    Raises:
+        BadImageError: it is no image, or a corruption leaves it as it was.
+    """
+    if not any(draw.corruption for draw in draws):
+        return [b""] * len(draws)  # who answers decodes it anyway
+    image = decode(data)
+    made = []
+    for draw in draws:
+        seen = corrupt(image, draw.corruption)
+        if draw.corruption and seen.tobytes() == image.tobytes():
+            raise BadImageError("its corruption leaves every pixel as it was")
+        made.append(encode(seen) if draw.corruption else b"")
+    return made
 
 
 class Responder:
@@ -151,10 +164,19 @@ class Responder:
         stories: list[tuple[Task, dict[str, Any], Draw, str]] = []
         for unit in tasks:
             story = json.loads(unit.payload)
+            hashes = [hash_pixels(image) for image in unit.images]
             for number, drawn in zip(story["images"], story["draws"], strict=True):
-                draw, image = Draw(**drawn), unit.images[number]
-                stories.append((unit, story, draw, hash_pixels(image)))
-                requests.append(Request(prompt=draw.prompt, image=image, sampling=self._sampling, seed=draw.seed))
+                draw = Draw(**drawn)
+                stories.append((unit, story, draw, hashes[number]))
+                requests.append(
+                    Request(
+                        prompt=draw.prompt,
+                        image=unit.images[number],
+                        sampling=self._sampling,
+                        seed=draw.seed,
+                        image_hash=hashes[number],
+                    )
+                )
         outcomes = {unit.id: Outcome(id=unit.id, rows=[], reason="") for unit in tasks}
         for (unit, story, draw, seen), answer in zip(stories, self._engine.generate(requests), strict=True):
             outcome = outcomes[unit.id]
