@@ -36,7 +36,9 @@ logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 4 << 20  # of encoded images between two operators
 _FILES_PER_TASK = 64  # whose ids are read by one task
 _MAX_UNITS_PER_TASK = 4096  # that are read and done by one task
-_BATCHES_PER_TASK = 16  # that are read and prepared by one task: a step of Ray Data takes a tenth of a second
+_BATCHES_PER_TASK = 4  # that are read and prepared by one task, and lost with an actor
+_LIGHT_BATCH = 512  # units: who takes so many at once has light ones, and a step of Ray Data takes a tenth of a second
+_LIGHT_BATCHES_PER_TASK = 16
 _DONE_AT_ONCE = 256  # by CPUs alone: rows, no images
 
 
@@ -181,8 +183,7 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
         logger.info("%s: %d of %d units stand from an earlier run", plan.stage, total - pending, total)
     if pending:
         book = open_book(plan.name)
-        most = _MAX_UNITS_PER_TASK if isinstance(work, TaskWork) else _BATCHES_PER_TASK * execution.batch_size
-        feed = _Feed.of(survey, most, execution)
+        feed = _Feed.of(survey, _units_per_task(work, execution.batch_size), execution)
         with Progress(plan.stage, total=total, done=total - pending, look=lambda: _story(book.state())) as progress:
             for report in _stream(uri, book, work, inputs, feed, execution):
                 progress.add(int(report["units"]), Counter(json.loads(str(report["reasons"]))))
@@ -308,6 +309,12 @@ class _Feed:
                 groups[-1].append((file, start, stop))
                 start, room = stop, room - (stop - start)
         return cls(groups=groups, done=survey.done)
+
+
+def _units_per_task(work: Work | TaskWork, batch_size: int) -> int:
+    if isinstance(work, TaskWork):
+        return _MAX_UNITS_PER_TASK
+    return batch_size * (_BATCHES_PER_TASK if batch_size < _LIGHT_BATCH else _LIGHT_BATCHES_PER_TASK)
 
 
 def _story(state: State) -> str:
