@@ -159,7 +159,7 @@ def _downsize(image: Image.Image, short_side_px: int) -> Image.Image:
 
 
 def _jitter(image: Image.Image, brightness: float, hue: float) -> Image.Image:
-    hsv = np.asarray(image.convert("HSV")).astype(np.int32)
-    hsv[..., 0] = (hsv[..., 0] + round(hue * 256)) % 256
-    hsv[..., 2] = np.clip(np.rint(hsv[..., 2] * brightness), 0, 255)
-    return Image.fromarray(hsv.astype(np.uint8), mode="HSV").convert("RGB")
+    hues, saturations, values = image.convert("HSV").split()
+    turned = hues.point([(value + round(hue * 256)) % 256 for value in range(256)])
+    scaled = values.point([min(255, max(0, round(value * brightness))) for value in range(256)])
+    return Image.merge("HSV", (turned, saturations, scaled)).convert("RGB")
