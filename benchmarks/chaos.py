@@ -301,10 +301,10 @@ def _run(home: Path, places: dict[str, str], arguments: argparse.Namespace) -> i
     for place, store in places.items():
         kinds = [kind for kind, count in KINDS.items() for _ in range(count)]
         rng.shuffle(kinds)
-        scene = Scene(parent, store, home / f"{place}.log")
+        scene = Scene(parent, store, home / f"{place}.worked")
         try:
             story = disturb(scene, known, kinds[: arguments.kills], rng)
-            found[place] = judge(scene.uri, home / f"{place}.log", known, poison, story)
+            found[place] = judge(scene.uri, home / f"{place}.worked", known, poison, story)
         finally:
             scene.close()
         logger.info("%s: %s", place, found[place])

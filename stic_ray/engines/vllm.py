@@ -57,10 +57,10 @@ def engine_arguments(path: str, dtype: str, settings: Vllm) -> dict[str, Any]:
     """What vLLM is started with, by the names of its own settings."""
     device: dict[str, Any] = {"gpu_memory_utilization": settings.gpu_memory_share}
     if current_platform.is_cpu():
-        # A prompt is read whole: a part of one draws, too, and vLLM 0.32 dies of taking that back on a CPU.
         device = {
             "kv_cache_memory_bytes": int(settings.cpu_cache_gib * 2**30),
             "enable_chunked_prefill": False,
+            "scheduler_cls": "stic_ray.engines.vllm_scheduler.WholePrompts",
         }
     lora = {"enable_lora": True, "max_lora_rank": settings.max_lora_rank} if settings.max_lora_rank else {}
     return {
