@@ -158,8 +158,7 @@ def size(uri: str) -> int:
 
 def is_directory(uri: str) -> bool:
     """Whether a directory is there."""
-    filesystem, path = split(uri)
-    return bool(filesystem.isdir(path))
+    return _is_directory(*split(uri))
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -254,7 +253,7 @@ def _rename(filesystem: Any, source: str, target: str) -> None:
 def sweep(uri: str) -> None:
     """Remove what killed writers left unfinished directly in a directory."""
     filesystem, path = split(uri)
-    if _is_object_store(filesystem) or not filesystem.isdir(path):
+    if _is_object_store(filesystem) or not _is_directory(filesystem, path):
         return
     for name, info in _entries(filesystem, path):
         if name.startswith(_UNFINISHED):
@@ -301,7 +300,7 @@ def _names(uri: str) -> list[tuple[str, str]]:
     filesystem, path = split(uri)
     try:
         return sorted((name, str(info["type"])) for name, info in _entries(filesystem, path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -312,11 +311,11 @@ def _root(uri: str) -> str:
 
 
 def _entries(filesystem: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What stands directly in a directory: name and info, a link's info being its target's."""
-    filesystem.invalidate_cache(path)
-    found = filesystem.ls(path, detail=True)
-    filesystem.invalidate_cache(path)  # it would keep the names of millions of files
-    for info in found:
+    """What stands directly in a directory: name and info, a link's info being its target's; files in name order.
+
+    A folder may hold millions of files: on local disks only their names are held, of a bucket's listing a page.
+    """
+    for info in _infos(filesystem, path):
         full = str(info["name"]).rstrip("/")
         if full == path.rstrip("/"):  # an object store's marker of the directory, or `path` is a file
             continue
@@ -324,6 +323,65 @@ def _entries(filesystem: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]
             with suppress(OSError):  # a link to nothing stays what it is
                 info = filesystem.info(info["name"])
         yield full.rpartition("/")[2], info
+
+
+def _infos(filesystem: Any, path: str) -> Iterator[dict[str, Any]]:
+    if isinstance(filesystem, LocalFileSystem):
+        return _local_infos(filesystem, path)
+    if _is_s3(filesystem) and path:
+        return _s3_infos(filesystem, path)
+    filesystem.invalidate_cache(path)
+    found = filesystem.ls(path, detail=True)
+    filesystem.invalidate_cache(path)  # it would keep the names of millions of files
+    return iter(sorted(found, key=lambda info: str(info["name"])))
+
+
+def _local_infos(filesystem: LocalFileSystem, path: str) -> Iterator[dict[str, Any]]:
+    with os.scandir(path) as found:
+        names = sorted(entry.name for entry in found)
+    for name in names:
+        full = os.path.join(path, name)
+        try:
+            yield filesystem.info(full)
+        except OSError:  # a link to nothing or in a circle, or gone since
+            with suppress(FileNotFoundError):
+                status = os.lstat(full)
+                yield {"name": full, "type": "other", "size": 0, "islink": True, "mtime": status.st_mtime}
+
+
+def _is_s3(filesystem: Any) -> bool:
+    return "s3" in filesystem.protocol and hasattr(filesystem, "call_s3")
+
+
+def _s3_pages(filesystem: Any, path: str) -> Iterator[dict[str, Any]]:
+    """What S3 says of a directory, up to 1,000 names at a time; s3fs itself would gather and keep them all."""
+    bucket, key, _ = filesystem.split_path(path)
+    prefix = f"{key.strip('/')}/" if key else ""
+    further: dict[str, str] = {}
+    while True:
+        page = filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/", **further)
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        further = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _s3_infos(filesystem: Any, path: str) -> Iterator[dict[str, Any]]:
+    bucket = filesystem.split_path(path)[0]
+    for page in _s3_pages(filesystem, path):
+        for folder in page.get("CommonPrefixes", []):
+            yield {"name": f"{bucket}/{folder['Prefix'][:-1]}", "type": "directory"}
+        for found in page.get("Contents", []):
+            yield {**found, "name": f"{bucket}/{found['Key']}", "type": "file", "size": found["Size"]}
+
+
+def _is_directory(filesystem: Any, path: str) -> bool:
+    if not (_is_s3(filesystem) and path):
+        return bool(filesystem.isdir(path))
+    if "/" not in path.strip("/"):
+        return bool(filesystem.exists(path))
+    page = next(_s3_pages(filesystem, path))
+    return bool(page.get("Contents") or page.get("CommonPrefixes"))
 
 
 def walk(uri: str) -> Iterator[Listed]:
@@ -340,7 +398,7 @@ def walk(uri: str) -> Iterator[Listed]:
     filesystem, path = split(uri)
     if not filesystem.exists(path):
         raise FileNotFoundError(uri)
-    if not filesystem.isdir(path):
+    if not _is_directory(filesystem, path):
         raise NotADirectoryError(uri)
     local = isinstance(filesystem, LocalFileSystem)
     root = _root(uri)
@@ -350,15 +408,17 @@ def walk(uri: str) -> Iterator[Listed]:
         here = above | {os.path.realpath(directory) if local else directory}
         if here == above:
             continue
-        for name, info in sorted(_entries(filesystem, directory), key=lambda entry: entry[0]):
+        below = []
+        for name, info in _entries(filesystem, directory):
             key = prefix + name
             if info["type"] == "directory":
-                pending.append((info["name"], f"{key}/", here))
+                below.append((info["name"], f"{key}/", here))
             elif _is_file(info) and not name.startswith(_UNFINISHED):
                 if not _is_utf8(key):
                     raise ValueError(f"{uri} holds a file whose name is not UTF-8, {key!r}: rename or remove it")
                 size = int(info.get("size") or 0)
                 yield Listed(key=key, uri=join(root, key), version=_version_of(info), num_bytes=size)
+        pending += sorted(below, key=lambda entry: str(entry[0]))
 
 
 def _is_file(info: dict[str, Any]) -> bool:

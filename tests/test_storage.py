@@ -570,3 +570,27 @@ def test_walk_key_that_repeats_the_roots_own_path_stays_whole(tmp_path: Path) ->
     assert sorted(listed.key for listed in storage.walk(str(tmp_path))) == sorted(
         ["a.png", f"{str(tmp_path).lstrip('/')}/a.png"]
     )
+
+
+@pytest.mark.parametrize("root", ["local", "s3"], indirect=True)
+def test_walk_of_a_folder_of_many_files_is_in_order_and_lists_on_only_when_asked(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number:04}.png" for number in range(1005)]  # S3 gives 1,000 at a time
+    for name in ("a-b/x.png", "a/x.png", *names):
+        storage.write_bytes(storage.join(root, name), b"")
+    filesystem, _ = storage.split(root)
+    asked = []
+    costly = "call_s3" if hasattr(filesystem, "call_s3") else "info"
+    ask = getattr(filesystem, costly)
+
+    def counted(*given: Any, **named: Any) -> Any:
+        asked.append(given)
+        return ask(*given, **named)
+
+    monkeypatch.setattr(filesystem, costly, counted)
+    walked = storage.walk(root)
+    assert next(walked).key == names[0]
+    assert 1 <= len(asked) < 10
+    assert [listed.key for listed in walked] == [*names[1:], "a-b/x.png", "a/x.png"]
+    assert not getattr(filesystem, "dircache", None)  # the names of millions of files
