@@ -26,6 +26,7 @@ from PIL import Image
 
 from stic_ray import artifacts, sources, storage
 from stic_ray.artifacts import Artifact, Plan
+from stic_ray.attempts import Attempt
 from stic_ray.config import Execution, Pool
 from stic_ray.images import BadImageError, decode
 from stic_ray.ledger import PREPARE, WORK, Book, Guard, State, open_book
@@ -178,7 +179,7 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
     files = artifacts.data_files(inputs.parent.uri)
     survey = _survey(_ended(uri, work.input_column, execution), files, inputs.column, execution)
     total, pending = sum(survey.units.values()), sum(survey.pending.values())
-    figures: Mapping[str, float] = {}
+    attempt = Attempt(uri)
     if pending < total:
         logger.info("%s: %d of %d units stand from an earlier run", plan.stage, total - pending, total)
     if pending:
@@ -187,22 +188,28 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
         with Progress(plan.stage, total=total, done=total - pending, look=lambda: _story(book.state())) as progress:
             for report in _stream(uri, book, work, inputs, feed, execution):
                 progress.add(int(report["units"]), Counter(json.loads(str(report["reasons"]))))
-        state = book.state()
-        figures = {**state.figures, "retried_units": state.num_retried}
+                attempt.note_sometimes(lambda: _figures(book.state(), start))
+        attempt.note(_figures(book.state(), start))
     # Also where nothing was left to do: an earlier run may have been killed before it did this.
     ended = on_worker(execution, artifacts.remove_duplicates, uri, work.input_column)
     left = _survey(ended, files, inputs.column, execution)
     lost = sum(left.pending.values())
     if lost:
         raise RuntimeError(f"{plan.stage}: {lost} units came out as neither output nor reject, like {left.example}")
-    seconds = round(time.monotonic() - start, 3)
+    figures = attempt.sums_of_all()
+    seconds = figures.setdefault("seconds", time.monotonic() - start)
     return finish_stage(
         store=store,
         plan=plan,
         num_units=total,
-        figures={"seconds": seconds, "inputs_per_s": round(pending / max(seconds, 1e-9), 3), **figures},
+        figures={**figures, "inputs_per_s": round(total / max(seconds, 1e-9), 3)},
         max_reject_rate=execution.max_reject_rate,
     )
+
+
+def _figures(state: State, start: float) -> dict[str, float]:
+    """What an attempt has added up: seconds, what the workers count, units done again after a worker's death."""
+    return {"seconds": round(time.monotonic() - start, 3), **state.figures, "retried_units": state.num_retried}
 
 
 def finish_stage(

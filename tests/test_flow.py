@@ -11,6 +11,7 @@ import ray.cloudpickle
 
 from stic_ray import artifacts, recipes
 from stic_ray.artifacts import Artifact, Plan
+from stic_ray.attempts import Attempt
 from stic_ray.config import Execution, Pool, parse_config, read_yaml
 from stic_ray.flow import UNIT, Inputs, Outcome, Prepared, Task, TaskWork, Unit, Work, finish_stage, run_stage
 from stic_ray.ledger import POISON
@@ -116,6 +117,7 @@ def test_run_stage_does_only_what_is_not_there_and_ends_every_unit_once(tmp_path
     uri = str(tmp_path / _PLAN.name)
     fine = [key for key, payload in payloads.items() if not payload]
     artifacts.write_rows(uri, [_row(key) for key in fine[:5]], Reference, [])
+    Attempt(uri).note({"seconds": 1000.0, "seen_units": 5.0, "retried_units": 2})
     made = run_stage(
         store=str(tmp_path), plan=_PLAN, work=_work(tmp_path), inputs=_inputs(tmp_path, payloads), execution=_EXECUTION
     )
@@ -125,7 +127,9 @@ def test_run_stage_does_only_what_is_not_there_and_ends_every_unit_once(tmp_path
     assert reasons == {key: payload for key, payload in payloads.items() if payload}
     given = (tmp_path / "log").read_text().split()
     assert sorted(given) == sorted(key for key in payloads if key not in fine[:5] and payloads[key] in ("", "hard"))
-    assert (made.record["inputs"], made.record["seen_units"], made.record["retried_units"]) == (40, len(given), 0)
+    record = made.record
+    assert (record["inputs"], record["seen_units"], record["retried_units"]) == (40, 5 + len(given), 2)
+    assert record["seconds"] > 1000.0 and record["inputs_per_s"] == round(40 / record["seconds"], 3)
 
 
 @pytest.mark.slow
