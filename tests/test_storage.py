@@ -579,7 +579,7 @@ def test_walk_of_a_folder_of_many_files_is_in_order_and_lists_on_only_when_asked
     names = [f"{number:04}.png" for number in range(1005)]  # S3 gives 1,000 at a time
     for name in ("a-b/x.png", "a/x.png", *names):
         storage.write_bytes(storage.join(root, name), b"")
-    filesystem, _ = storage.split(root)
+    filesystem, path = storage.split(root)
     asked = []
     costly = "call_s3" if hasattr(filesystem, "call_s3") else "info"
     ask = getattr(filesystem, costly)
@@ -593,4 +593,4 @@ def test_walk_of_a_folder_of_many_files_is_in_order_and_lists_on_only_when_asked
     assert next(walked).key == names[0]
     assert 1 <= len(asked) < 10
     assert [listed.key for listed in walked] == [*names[1:], "a-b/x.png", "a/x.png"]
-    assert not getattr(filesystem, "dircache", None)  # the names of millions of files
+    assert path not in filesystem.dircache  # the names of millions of files
