@@ -115,6 +115,12 @@ def load(uri: str) -> Artifact:
     return Artifact(uri=uri, record=record)
 
 
+def amount(record: Mapping[str, Any]) -> str:
+    """What a record says was made, in words: "24 steps" of a training, else "374 rows"."""
+    number, unit = (record["steps"], "step") if record["kind"] == "model" else (record["counts"]["rows"], "row")
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+
+
 def write_rows(uri: str, rows: list[Any], record: type, rejects: list[Reject]) -> None:
     """Put output rows and rejects into an artifact, each as one whole file; writing the same again changes nothing."""
     write_tables(uri, to_table(rows, record), to_table(rejects, Reject))

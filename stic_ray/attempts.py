@@ -4,6 +4,7 @@ Each attempt is a small file beside the artifact's data, written again every few
 """
 
 import json
+import logging
 import time
 import uuid
 from collections import Counter
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from stic_ray import storage
 
 _EVERY_S = 10.0
+logger = logging.getLogger(__name__)
 
 
 class Attempt:
@@ -33,8 +35,14 @@ class Attempt:
             self.note(look())
 
     def sums_of_all(self) -> dict[str, float]:
-        """Every figure, added up over all attempts that noted something, this one included."""
+        """Every figure, added up over all attempts that noted something, this one included.
+
+        A damaged note is left out and named in the log: figures are not worth a run.
+        """
         sums: Counter[str] = Counter()
         for file in storage.list_files(self._folder, ".json"):
-            sums.update(json.loads(storage.read_text(file)))
+            try:
+                sums.update({str(name): float(value) for name, value in json.loads(storage.read_text(file)).items()})
+            except (ValueError, AttributeError, TypeError):
+                logger.warning("%s is damaged: the record goes without that attempt's figures", file)
         return dict(sums)

@@ -2,17 +2,15 @@
 
 import argparse
 import json
-import logging
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import BASE_PREFIX, Artifact
-
-logger = logging.getLogger(__name__)
+from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact
 
 # How a stage's inputs are found: the parent role that holds them, the parent's column that names an input, the
 # column of the stage's own data that names the input a row came from, and how many rows an input gives (0: as many as
@@ -30,18 +28,25 @@ _LINEAGE = {
 }
 
 
-def audit_run(run: str) -> list[str]:
-    """Everything that is wrong with a run, in words; [] when nothing is.
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What was looked at, and what is wrong with it, in words; `is_underway`: a later attempt has not ended."""
+
+    faults: list[str]
+    num_artifacts: int
+    num_rows: int
+    num_rejects: int
+    is_underway: bool
+
+
+def audit_run(run: str) -> Audit:
+    """Look at every artifact of a run, and at how each follows from its parents.
 
     Raises:
-        ValueError: the directory holds no run.
+        ValueError: the directory holds no finished run.
     """
-    try:
-        references = json.loads(storage.read_text(storage.join(run, "artifacts.json")))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{run} holds no artifacts.json: give the directory of a run, like runs/NAME") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"{run}/artifacts.json is damaged: run the job again, it writes it anew") from None
+    is_underway = storage.exists(storage.join(run, UNDERWAY))
+    references = _references(run, is_underway)
     found: dict[str, Artifact] = {}
     faults = []
     for role, uri in references.items():
@@ -54,7 +59,28 @@ def audit_run(run: str) -> list[str]:
         faults += [f"{role}: {fault}" for fault in _audit_files(artifact)]
     for artifact in found.values():
         faults += [f"{artifact.uri}: {fault}" for fault in _audit_lineage(artifact, found)]
-    return faults
+    counts = [artifact.record["counts"] for artifact in found.values()]
+    return Audit(
+        faults=faults,
+        num_artifacts=len(references),
+        num_rows=sum(count["rows"] for count in counts),
+        num_rejects=sum(count["rejects"] for count in counts),
+        is_underway=is_underway,
+    )
+
+
+def _references(run: str, is_underway: bool) -> dict[str, str]:
+    try:
+        references = json.loads(storage.read_text(storage.join(run, REFERENCES)))
+    except (FileNotFoundError, NotADirectoryError):
+        if is_underway:
+            raise ValueError(f"{run} is not finished: let it end, or give its command again") from None
+        raise ValueError(f"{run} holds no {REFERENCES}: give the directory of a run, like runs/NAME") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        references = None
+    if not isinstance(references, dict) or not all(isinstance(uri, str) for uri in references.values()):
+        raise ValueError(f"{run}/{REFERENCES} is damaged: run the job again, it writes it anew")
+    return references
 
 
 def _audit_files(artifact: Artifact) -> list[str]:
@@ -142,14 +168,18 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         with storage.reaching(arguments.run):
-            faults = audit_run(storage.absolute(arguments.run))
+            audit = audit_run(storage.absolute(arguments.run))
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    for fault in faults:
+    for fault in audit.faults:
         sys.stdout.write(f"{fault}\n")
-    sys.stdout.write(f"{arguments.run}: {len(faults)} faults\n" if faults else f"{arguments.run}: nothing lost\n")
-    return 1 if faults else 0
+    if audit.is_underway:
+        sys.stdout.write("A later attempt at this run has not ended; this is the state of the one before.\n")
+    of = f"{audit.num_artifacts} artifacts, {audit.num_rows} rows, {audit.num_rejects} rejects"
+    verdict = f"{len(audit.faults)} faults" if audit.faults else "nothing lost"
+    sys.stdout.write(f"{arguments.run}: {of}: {verdict}\n")
+    return 1 if audit.faults else 0
 
 
 if __name__ == "__main__":

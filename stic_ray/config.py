@@ -409,10 +409,23 @@ class Config:
             fits = control is None or control.max_length >= limit
             wanted = f"at least {name}.max_length ({limit}), since both train on the same data"
             _require(fits, f"{name}_control.max_length", control and control.max_length, wanted)
-        batches = [t.global_batch for t in (self.stage1, self.stage1_control, self.stage2, self.stage2_control) if t]
         workers = self.execution.num_train_workers
-        for batch in batches:
-            _require(batch % workers == 0, "global_batch", batch, f"a multiple of num_train_workers ({workers})")
+        for name in ("stage1", "stage1_control", "stage2", "stage2_control"):
+            batch = getattr(self, name) and getattr(self, name).global_batch
+            wanted = f"a multiple of execution.num_train_workers ({workers})"
+            _require(batch is None or batch % workers == 0, f"{name}.global_batch", batch, wanted)
+
+
+class _MissingError(ValueError):
+    """Settings without a default that nobody gave."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        given = " ".join(f"{name}=VALUE" for name in names)
+        one = len(names) == 1
+        which = f"{names[0]} is" if one else f"{', '.join(names[:-1])} and {names[-1]} are"
+        them = "it" if one else "them"
+        super().__init__(f"{which} missing: set {them} in the configuration or as {given}")
 
 
 def _require(met: bool, name: str, value: object, wanted: str) -> None:
@@ -540,12 +553,18 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
             known = ", ".join(_names(kind)) or "none"
             raise ValueError(f"unknown setting {where}{_nearest(str(key), _names(kind))} (known here: {known})")
     arguments = {}
+    missing: list[str] = []
     for entry in fields(kind):
         where = f"{path}.{entry.name}" if path else entry.name
         if entry.name in value:
-            arguments[entry.name] = _build(hints[entry.name], value[entry.name], where)
+            try:
+                arguments[entry.name] = _build(hints[entry.name], value[entry.name], where)
+            except _MissingError as error:
+                missing += error.names
         elif entry.default is MISSING and entry.default_factory is MISSING:
-            raise ValueError(f"{where} is missing: set it in the configuration or as {where}=VALUE")
+            missing.append(where)
+    if missing:
+        raise _MissingError(missing)
     try:
         return kind(**arguments)
     except ValueError as error:

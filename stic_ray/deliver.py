@@ -78,7 +78,7 @@ def write_stages(run: Run, command: list[str]) -> str:
     for role, made in run.artifacts.items():
         counts = made.record["counts"]
         lines.append(f"{role:<14}{counts['rows']:>9} rows {counts['rejects']:>7} rejects  {made.uri}")
-    lines.append(f"references    {home}/{REFERENCES}")
+    lines.append(f"run           {home}    ({REFERENCES} names the artifacts, config.yaml the settings)")
     return "\n".join([*lines, ""])
 
 
@@ -126,7 +126,7 @@ def _stage_line(run: Run, role: str, artifact: Artifact) -> StageLine:
     return StageLine(
         name=role,
         fingerprint=artifact.fingerprint,
-        num_rows=record.get("steps", counts["rows"]),
+        made=artifacts.amount(record),
         num_rejects=counts["rejects"],
         rejects_by_reason=counts["rejects_by_reason"],
         seconds=record["seconds"],

@@ -35,14 +35,15 @@ class Entry:
 class Traces:
     """What a store holds of one image.
 
-    `ids` are its own and those of what was made of it, `uris` its files; rows are counted by the artifact's name, and
-    `models` were trained on some of them.
+    `ids` are its own and those of what was made of it, `uris` its files; rows are counted by the artifact's name,
+    `models` were trained on some of them, and `below` are the artifacts made with those models, the last ones first.
     """
 
     ids: frozenset[str]
     uris: frozenset[str]
     num_rows: dict[str, int]
     models: tuple[str, ...]
+    below: tuple[str, ...]
 
 
 def entries(store: str, runs: str) -> list[Entry]:
@@ -97,8 +98,12 @@ def remove(store: str, chosen: Iterable[Entry]) -> None:
     """
     refuse_while_in_use(store)
     for entry in chosen:
-        storage.remove(storage.join(entry.uri, RECORD))
-        storage.remove(entry.uri)
+        _remove(entry.uri)
+
+
+def _remove(uri: str) -> None:
+    storage.remove(storage.join(uri, RECORD))
+    storage.remove(uri)
 
 
 def refuse_while_in_use(store: str) -> None:
@@ -130,19 +135,31 @@ def trace(store: str, image: str) -> Traces:
     num_rows = {name: number for name, number in num_rows.items() if number}
     if not num_rows:
         raise ValueError(f"no artifact in {store} holds a row of image {image}")
-    models = _trained_on(_committed(directories), num_rows)
-    return Traces(ids=frozenset(ids), uris=frozenset(uris), num_rows=num_rows, models=models)
+    found = _committed(directories)
+    models = [artifact for artifact in _below(found, num_rows) if artifact.record["kind"] == "model"]
+    below = _below(found, [_name(model) for model in models])
+    return Traces(
+        ids=frozenset(ids),
+        uris=frozenset(uris),
+        num_rows=num_rows,
+        models=tuple(map(_name, models)),
+        below=tuple(_name(artifact) for artifact in reversed(below) if artifact not in models),
+    )
 
 
-def forget(store: str, traces: Traces) -> None:
+def forget(store: str, traces: Traces, *, models: bool = False) -> None:
     """Remove an image's rows, and all that was made of them, from every artifact of a store.
 
-    Counts in the records follow, so that an audit stays clean. Cut off, it is finished by tracing and forgetting again.
+    With `models`, the models that were trained on them go first, with all that was made with those. Counts in the
+    records follow, so that an audit stays clean. Cut off, it is finished by tracing and forgetting again.
 
     Raises:
         ValueError: a run works in this store.
     """
     refuse_while_in_use(store)
+    if models:  # children first, as below
+        for name in (*traces.below, *reversed(traces.models)):
+            _remove(storage.join(store, name))
     directories = _directories(store)
     found = _committed(directories)
     # Children first: what is left of a removal that is cut off must still be found from its parents.
@@ -196,17 +213,19 @@ def _masks(uri: str, ids: Set[str], uris: Set[str]) -> dict[str, pa.Array]:
     return {file: mask for file, mask in masks.items() if mask.true_count}
 
 
-def _trained_on(found: list[Artifact], removed: Iterable[str]) -> tuple[str, ...]:
-    """The models below these artifacts."""
-    touched = {name.rpartition("-")[2] for name in removed}
-    models = []
+def _below(found: list[Artifact], names: Iterable[str]) -> list[Artifact]:
+    """The artifacts below those of these names, parents first."""
+    touched = {name.rpartition("-")[2] for name in names}
+    below = []
     for artifact in sorted(found, key=lambda artifact: _depth(artifact, found)):
-        if touched.isdisjoint(artifact.record["parents"].values()):
-            continue
-        touched.add(artifact.fingerprint)
-        if artifact.record["kind"] == "model":
-            models.append(artifact.uri.rpartition("/")[2])
-    return tuple(models)
+        if not touched.isdisjoint(artifact.record["parents"].values()):
+            touched.add(artifact.fingerprint)
+            below.append(artifact)
+    return below
+
+
+def _name(artifact: Artifact) -> str:
+    return artifact.uri.rpartition("/")[2]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -216,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
         with storage.reaching(arguments.store):
             store, runs = storage.absolute(arguments.store), storage.absolute(arguments.runs)
             if arguments.action == "forget":
-                _forget(store, image_id(arguments.key) if arguments.key else arguments.id, arguments.yes)
+                _forget(store, arguments)
                 return 0
             found = entries(store, runs)
             if arguments.action == "prune":
@@ -256,33 +275,41 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         if name == "prune":
             action.add_argument("--unfinished", action="store_true", help="also what a run could go on with")
         if name == "forget":
+            action.add_argument("--models", action="store_true", help="also the models trained with it, and their work")
             which = action.add_mutually_exclusive_group(required=True)
             which.add_argument("--id", help="the image's id")
             which.add_argument("--key", help="the image's path below its source")
     return parser.parse_args(argv)
 
 
-def _forget(store: str, image: str, yes: bool) -> None:
-    traces = trace(store, image)
+def _forget(store: str, arguments: argparse.Namespace) -> None:
+    try:
+        traces = trace(store, image_id(arguments.key) if arguments.key else arguments.id)
+    except ValueError as error:
+        of_key = f" (the id of key {arguments.key!r}: the path below unlabeled.uri)" if arguments.key else ""
+        raise ValueError(f"{error}{of_key}") from None
     for uri in sorted(traces.uris):  # two sources may have an image of the same key, and so of the same id
         sys.stdout.write(f"image {uri}\n")
     for name, num_rows in traces.num_rows.items():
         sys.stdout.write(f"{name}: {num_rows} rows\n")
     for name in traces.models:
-        sys.stdout.write(f"{name} was trained with it: remove it and train again to be rid of that\n")
-    if not yes:
-        sys.stdout.write("--yes removes these rows\n")
+        sys.stdout.write(f"{name}: a model trained with it\n")
+    if arguments.models:
+        sys.stdout.write("".join(f"{name}: made with such a model\n" for name in reversed(traces.below)))
+    elif traces.models:
+        sys.stdout.write("--models removes the models too, and what was made with them: the next run trains again\n")
+    if not arguments.yes:
+        sys.stdout.write(f"--yes removes {'all this' if arguments.models else 'these rows'}\n")
         return
-    forget(store, traces)
+    forget(store, traces, models=arguments.models)
     sys.stdout.write(
-        "These rows are removed. Remove the image from its source too, and repeat the runs' commands: their reports "
-        "may show it.\n"
+        "Removed. Remove the image from its source too, and repeat the runs' commands: their reports may show it.\n"
     )
 
 
 def _line(entry: Entry) -> str:
     state = "unfinished" if entry.record is None else str(entry.record["committed_at"])
-    rows = "" if entry.record is None else f"{entry.record['counts']['rows']} rows"
+    rows = "" if entry.record is None else artifacts.amount(entry.record)
     return f"{entry.name:<40} {_size(entry.num_bytes):>10} {rows:>12}  {state:<20}  {', '.join(entry.runs) or '-'}"
 
 

@@ -14,7 +14,7 @@ import yaml
 from stic_ray import recipes, sources, storage
 from stic_ray.checkpoint import check_checkpoint
 from stic_ray.config import Benchmark, Config, parse_config, read_yaml, to_tree
-from stic_ray.engines import resolve_engine
+from stic_ray.engines import check_engine
 
 # Set by `ray job submit` for its entrypoint.
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -23,9 +23,7 @@ _SECRET = re.compile(r"://[^/@]*:[^/@]+@")
 
 _EPILOG = """\
 settings are dotted keys, each checked before any work starts:
-  seed=1                                another run seed
-  stage1.loss.alpha=1e-3                the regulariser's weight: stage 1 and what follows is made anew
-  unlabeled.uri=s3://bucket/photos      your images
+{examples}
   store=s3://bucket/store runs=...      where artifacts and runs go (any fsspec URI)
 --show-config prints every setting with its value.
 """
@@ -49,6 +47,7 @@ class Job:
     console: str
     description: str
     needs: frozenset[str]  # which inputs are looked at before it starts
+    examples: tuple[str, ...]  # settings that matter to it, for --help
 
 
 PIPELINE = Job(
@@ -57,6 +56,12 @@ PIPELINE = Job(
     console="stic-pipeline",
     description="Self-train a vision-language model on unlabeled images (STIC), and measure what it gained.",
     needs=frozenset({"unlabeled", "instructions", "evaluation"}),
+    examples=(
+        "name=other                            another run beside the first; it shares what it can",
+        "seed=1                                another run seed",
+        "stage1.loss.alpha=1e-3                the regulariser's weight: stage 1 and what follows is made anew",
+        "unlabeled.uri=s3://bucket/photos      your images",
+    ),
 )
 PREFERENCES = Job(
     function="build_preferences",
@@ -64,6 +69,12 @@ PREFERENCES = Job(
     console="stic-build-preferences",
     description="Preference pairs from unlabeled images, by the model's own answers; nothing is trained.",
     needs=frozenset({"unlabeled"}),
+    examples=(
+        "unlabeled.uri=s3://bucket/photos      your images",
+        "unlabeled.sample=1000                 so many of them, drawn",
+        "sampling.temperature=0.7              how the answers are drawn",
+        "negatives.misleading_share=1          all dispreferred answers by misleading prompts",
+    ),
 )
 DESCRIPTIONS = Job(
     function="describe_samples",
@@ -71,6 +82,11 @@ DESCRIPTIONS = Job(
     console="stic-describe",
     description="Describe the images of the instruction samples with model.path; nothing is trained.",
     needs=frozenset({"instructions"}),
+    examples=(
+        "model.path=runs/mine/stage1/merged    who describes",
+        "instructions.uri=samples.json         whose images, with instructions.images=FOLDER",
+        "instructions.sample=1000              so many samples, drawn",
+    ),
 )
 
 
@@ -78,7 +94,7 @@ def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Nam
     """The command line; exits with usage on a wrong one."""
     parser = argparse.ArgumentParser(
         description=job.description,
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(examples="\n".join(f"  {example}" for example in job.examples)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     chosen = parser.add_mutually_exclusive_group()
@@ -157,7 +173,7 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
     """
     with storage.reaching(f"model.path {config.model.path}"):
         check_checkpoint(config.model.path)
-        resolve_engine(config)
+        check_engine(config)
     if "unlabeled" in job.needs:
         with storage.reaching(f"unlabeled.uri {config.unlabeled.uri}"):
             sources.check_images(config.unlabeled)

@@ -12,6 +12,7 @@ logger = logging.getLogger(__name__)
 LINE_EVERY_S = 10.0
 BAR_EVERY_S = 0.2
 _WIDTH = 28
+_REASONS = 3  # the others are in the report
 
 
 class Progress:
@@ -66,14 +67,17 @@ class Progress:
                 logger.info("%s: %s%s%s", self._name, self._state(), self._reasons(), more)
 
     def _state(self) -> str:
-        rate = self._fresh / max(time.monotonic() - self._start, 1e-9)
+        rate = f"{self._fresh / max(time.monotonic() - self._start, 1e-9):.1f}/s" if self._fresh else "none yet"
         rejected = f", {sum(self._rejects.values())} rejected" if self._rejects else ""
         total = "" if self._total is None else f"/{self._total}"
-        return f"{self._done}{total} ({rate:.1f}/s{rejected})"
+        return f"{self._done}{total} ({rate}{rejected})"
 
     def _reasons(self) -> str:
         """Why most of the rejects are ones."""
-        return "".join(f"; {count} of them: {reason[:80]}" for reason, count in self._rejects.most_common(3))
+        most = self._rejects.most_common(_REASONS)
+        others = sum(self._rejects.values()) - sum(count for _, count in most)
+        told = "".join(f"; {count} of them: {reason[:80]}" for reason, count in most)
+        return f"{told}; {others} for other reasons" if others else told
 
     def _draw(self) -> None:
         filled = round(_WIDTH * self._done / max(self._total or self._done, 1))

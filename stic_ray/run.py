@@ -167,11 +167,9 @@ class Run:
 
 
 def _size(artifact: Artifact) -> str:
-    if artifact.record["kind"] == "model":
-        steps = artifact.record["steps"]
-        return f"{steps} step" if steps == 1 else f"{steps} steps"
-    counts = artifact.record["counts"]
-    return f"{counts['rows']} rows, {counts['rejects']} rejects" if counts["rejects"] else f"{counts['rows']} rows"
+    rejects = artifact.record["counts"]["rejects"]
+    amount = artifacts.amount(artifact.record)
+    return f"{amount}, {rejects} rejects" if rejects else amount
 
 
 def _work(role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:

@@ -17,6 +17,14 @@ def test_sums_are_over_all_attempts_and_of_each_the_last_note(tmp_path: Path) ->
     assert last.sums_of_all() == {"seconds": 6.5, "new_tokens": 9.0, "requests": 3.0}
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"seconds": 1', b"[1]", b'{"seconds": "x"}', b'{"seconds": null}', b"\xff"])
+def test_a_damaged_note_is_left_out(tmp_path: Path, damage: bytes) -> None:
+    attempt = Attempt(str(tmp_path))
+    attempt.note({"seconds": 2.0})
+    (tmp_path / "attempts" / "other.json").write_bytes(damage)
+    assert attempt.sums_of_all() == {"seconds": 2.0}
+
+
 def test_an_attempt_without_a_note_leaves_nothing(tmp_path: Path) -> None:
     assert Attempt(str(tmp_path)).sums_of_all() == {}
     assert list(tmp_path.iterdir()) == []

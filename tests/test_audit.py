@@ -77,9 +77,19 @@ def _files(run: Path, role: str, kind: str = "data") -> list[Path]:
 
 
 def test_sound_run_has_no_faults(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audit.audit_run(str(run)) == []
+    assert audit.audit_run(str(run)).faults == []
     assert audit.main([str(run)]) == 0
-    assert capsys.readouterr().out == f"{run}: nothing lost\n"
+    assert capsys.readouterr().out.startswith(f"{run}: 4 artifacts, ")
+
+
+def test_an_attempt_that_has_not_ended_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "artifacts.json").rename(run / "underway.json")
+    assert audit.main([str(run)]) == 2
+    assert "is not finished" in capsys.readouterr().err
+    (run / "artifacts.json").write_bytes((run / "underway.json").read_bytes())
+    assert audit.main([str(run)]) == 0
+    later, verdict = capsys.readouterr().out.splitlines()
+    assert later.startswith("A later attempt") and verdict.endswith(": nothing lost")
 
 
 def _remove_row(run: Path) -> None:
@@ -186,7 +196,15 @@ def test_damaged_run_is_named_and_gives_exit_1(
     assert out.splitlines()[-1].endswith(" faults")
 
 
-@pytest.mark.parametrize(("content", "reason"), [(None, "holds no artifacts.json"), ("{", "artifacts.json is damaged")])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "holds no artifacts.json"),
+        ("{", "artifacts.json is damaged"),
+        ("[]", "artifacts.json is damaged"),
+        ('{"images": 3}', "artifacts.json is damaged"),
+    ],
+)
 def test_no_run_is_one_line_and_exit_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, reason: str
 ) -> None:

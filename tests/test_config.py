@@ -183,7 +183,10 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
         ("stage1.warmup_ratio=1", "stage1.warmup_ratio is 1"),
         ("stage1.loss={type: SftLoss}", "stage1.loss is SftLoss(): it must be type: DpoLoss"),
         ("stage2.loss={type: DpoLoss, beta: 1, alpha: 0, reduction: sum}", "type: SftLoss"),
-        ("execution.num_train_workers=3", "global_batch is 8: it must be a multiple of num_train_workers (3)"),
+        (
+            "execution.num_train_workers=3",
+            "stage1.global_batch is 8: it must be a multiple of execution.num_train_workers (3)",
+        ),
         ("execution.batch_size=0", "execution.batch_size is 0"),
         ("execution.max_reject_rate=2", "execution.max_reject_rate is 2"),
         (

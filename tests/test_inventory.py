@@ -99,7 +99,7 @@ def test_forget_leaves_no_row_of_the_image_and_every_other_row(root: str, tmp_pa
     rows = {name.rpartition("-")[0]: num_rows for name, num_rows in forgotten.num_rows.items()}
     assert rows == {"images": 1, "responses": 2, "pairs": 1, "references": 1}
     assert [name.rpartition("-")[0] for name in forgotten.models] == ["stage1"]
-    assert audit_run(f"{root}/runs/first") == []
+    assert audit_run(f"{root}/runs/first").faults == []
     with pytest.raises(ValueError, match=r"no artifact in .* holds a row of image"):
         _forget(f"{root}/store", "a.jpg")
 
@@ -128,12 +128,38 @@ def test_forget_says_what_it_would_remove_and_removes_it_when_told_to(
     assert image_id("a.jpg") not in _ids(found["images"])
 
 
+def test_forget_with_models_removes_what_was_trained_and_made_with_it(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = _store(tmp_path, root)
+    store = f"{root}/store"
+    model = artifacts.load(found["stage1"]).fingerprint
+    refs = [_blank(ImageRef, id="other")]
+    said = Plan(stage="predictions", code_version=1, identity={}, parents={"model": model}, kind="rows")
+    found["said"] = _made(store, said, refs, [], 1)
+    found["other"] = _made(store, Plan(stage="listing", code_version=1, identity={}, kind="rows"), refs, [], 1)
+    command = ["forget", store, "--key", "a.jpg"]
+    assert inventory.main(command) == 0
+    assert "--models removes the models too" in capsys.readouterr().out
+    assert inventory.main([*command, "--models", "--yes"]) == 0
+    told = capsys.readouterr().out
+    assert f"{said.name}: made with such a model" in told and "a model trained with it" in told
+    gone = {role for role, uri in found.items() if not storage.exists(uri)}
+    assert gone == {"stage1", "said"}
+
+
+def test_forget_of_an_unknown_key_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _store(tmp_path, str(tmp_path))
+    assert inventory.main(["forget", f"{tmp_path}/store", "--key", "none.jpg"]) == 2
+    assert "key 'none.jpg'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("key", ["c.jpg", "bad.jpg"])
 def test_forget_reaches_rejects_too(root: str, tmp_path: Path, key: str) -> None:
     found = _store(tmp_path, root)
     _forget(f"{root}/store", key)
     assert all(image_id(key) not in _ids(uri) for uri in found.values())
-    assert audit_run(f"{root}/runs/first") == []
+    assert audit_run(f"{root}/runs/first").faults == []
 
 
 @pytest.mark.parametrize("after", range(7))
@@ -158,7 +184,7 @@ def test_forget_that_was_cut_off_is_finished_by_the_same_call(
     _forget(f"{tmp_path}/store", "a.jpg")
     assert [role for role, uri in found.items() if image_id("a.jpg") in _ids(uri)] == []
     assert [len(before[role] - _ids(uri)) for role, uri in found.items()] == [3, 4, 3, 1, 0]
-    assert audit_run(f"{tmp_path}/runs/first") == []
+    assert audit_run(f"{tmp_path}/runs/first").faults == []
 
 
 def test_prune_removes_what_no_run_refers_to_and_nothing_else(
@@ -178,7 +204,7 @@ def test_prune_removes_what_no_run_refers_to_and_nothing_else(
     assert storage.exists(f"{store}/pairs-00000000000000aa") and all(storage.exists(uri) for uri in found.values())
     assert inventory.main([*arguments, "--yes", "--unfinished"]) == 0
     assert not storage.exists(f"{store}/pairs-00000000000000aa")
-    assert audit_run(f"{root}/runs/first") == []
+    assert audit_run(f"{root}/runs/first").faults == []
 
 
 def test_prune_leaves_what_a_broken_run_refers_to_and_what_is_no_artifact(

@@ -20,9 +20,11 @@ def test_recipe_loads_and_round_trips(name: str) -> None:
     assert parse_config(to_tree(config), []) == config
 
 
-def test_paper_recipe_without_places_says_which_setting_is_missing() -> None:
+def test_paper_recipe_without_places_says_which_settings_are_missing() -> None:
     tree = recipes.expand(read_yaml(recipes.read("llava-1.5-7b"), "llava-1.5-7b"))
-    with pytest.raises(ValueError, match=r"model\.path is missing: set it"):
+    with pytest.raises(
+        ValueError, match=r"model\.path, unlabeled\.uri, instructions\.uri and instr.* are missing: set"
+    ):
         parse_config(tree, [])
 
 

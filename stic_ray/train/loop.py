@@ -242,6 +242,8 @@ def _export(state: _Trainer, processor: Any, path: str, job: Job, rank: int) -> 
     model.eval()
     with tempfile.TemporaryDirectory() as directory:
         if isinstance(job.training.weights, Lora):
+            for adapter in model.peft_config.values():
+                adapter.base_model_name_or_path = job.model_uri  # not the copy that this worker loaded
             model.save_pretrained(str(Path(directory) / ADAPTER))
             model = model.merge_and_unload()
         model = model.to(vlm.DTYPES[job.dtype])

@@ -63,4 +63,4 @@ def test_stages_alone_make_what_the_pipeline_reuses_and_leave_references(finishe
     assert added == ["descriptions"]  # by the base: the pipeline's are by the stage-1 model
     home = project.home / "runs" / "own-descriptions"
     assert list(json.loads((home / "artifacts.json").read_text())) == ["samples", "descriptions"]
-    assert audit_run(str(home)) == audit_run(str(project.home / "runs" / "own-preferences")) == []
+    assert audit_run(str(home)).faults == audit_run(str(project.home / "runs" / "own-preferences")).faults == []

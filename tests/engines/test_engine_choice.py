@@ -115,3 +115,15 @@ def test_vllm_that_is_not_installed_is_one_line(tiny_llava: Path, monkeypatch: p
         engines.start_engine(
             engines.EngineStart(settings=Vllm(), model_uri=str(tiny_llava), dtype="float32", batch_size=1)
         )
+
+
+def test_vllm_that_only_the_workers_of_a_cluster_need_is_no_mistake(
+    tiny_llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(monkeypatch, "")
+    config = _config(tiny_llava, {"type": "Vllm"})
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    engines.check_engine(config)
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(ValueError, match=r"engine\.type is Vllm, which is not installed here"):
+        engines.check_engine(config)

@@ -20,7 +20,7 @@ STAGES = (
     StageLine(
         name="generate",
         fingerprint="0123456789abcdef",
-        num_rows=384,
+        made="384 rows",
         num_rejects=3,
         rejects_by_reason={"image does not decode": 2, "empty | answer": 1},
         seconds=12.34,
@@ -29,7 +29,7 @@ STAGES = (
     StageLine(
         name="pair",
         fingerprint="fedcba9876543210",
-        num_rows=380,
+        made="380 rows",
         num_rejects=0,
         rejects_by_reason={},
         seconds=0.5,
@@ -120,8 +120,8 @@ def test_report_says_counts_rejects_lineage_training_groups_and_command() -> Non
     report = make_report(measured(), training=training, groups=groups, artifacts={"adapter": "runs/first/adapter"})
     text = render_report(report)
     rows = rows_of(text)
-    assert "| generate | 384 | 3 | 12.3 | made |" in text
-    assert "| pair | 380 | 0 | 0.5 | reused |" in text
+    assert "| generate | 384 rows | 3 | 12.3 | made |" in text
+    assert "| pair | 380 rows | 0 | 0.5 | reused |" in text
     assert "| generate | image does not decode | 2 |" in text
     assert "| generate | empty &#124; answer | 1 |" in text
     assert "| generate | 0123456789abcdef |" in text
@@ -138,11 +138,11 @@ def test_report_without_ground_truth_still_stands() -> None:
         ),
     )
     text = render_report(make_report({"base": {}, "stage1": {}, "intervals": {}}, samples=samples))
-    assert "**This run has no ground truth to be measured on.** Its 2 stages made 764 rows and rejected 3" in text
+    assert "**This run has no ground truth to be measured on.** Its 2 stages rejected 3 inputs;" in text
     assert "## Test split" not in text
     assert "## Differences" not in text
     assert "| base | a dog |\n| stage 1 | one dog |" in text
-    assert "| generate | 384 | 3 |" in text
+    assert "| generate | 384 rows | 3 |" in text
     assert render_report(make_report({})).startswith("# first\n\n**This run has no ground truth")
 
 
