@@ -17,15 +17,27 @@ from pathlib import Path
 from typing import Any
 
 from stic_ray import artifacts, storage
-from stic_ray.records import Found, ImageRef, Pair, PerceptualHash, Prediction, Question, Reference, Response, Sample
+from stic_ray.records import (
+    Found,
+    Gain,
+    ImageRef,
+    Pair,
+    PerceptualHash,
+    Prediction,
+    Question,
+    Response,
+    Sample,
+    Score,
+    Selected,
+)
 
 RECORDS: dict[str, type] = {
     record.__name__: record
-    for record in (Found, ImageRef, PerceptualHash, Response, Pair, Reference, Sample, Question, Prediction)
+    for record in (Found, ImageRef, PerceptualHash, Response, Pair, Sample, Score, Gain, Selected, Question, Prediction)
 }
 # What a model wrote or computed: equal up to rounding, since a restart may batch the rows differently.
-WRITTEN = {"text", "num_tokens", "finish_reason", "chosen", "rejected", "description", "chosen_logp", "rejected_logp"}
-COUNTED = {"num_chosen_tokens", "num_rejected_tokens"}
+WRITTEN = {"text", "num_tokens", "finish_reason", "chosen", "rejected", "description"}
+COMPUTED = {"turns", "token_ids", "answers", "starts", "stops", "logp", "blind_logp", "gains", "mean_gain", "used"}
 TEXTS = {"text", "chosen", "rejected", "description"}
 _POLL_S = 0.005
 _TIMEOUT_S = 900.0
@@ -179,7 +191,7 @@ def _compare_rows(uri: str, other: str, record: type) -> Comparison:
 
 
 def _compare_row(expected: dict[str, Any], found: dict[str, Any]) -> Comparison:
-    draws = [name for name in expected if name not in WRITTEN | COUNTED and expected[name] != found[name]]
+    draws = [name for name in expected if name not in WRITTEN | COMPUTED and expected[name] != found[name]]
     texts = [name for name in expected if name in TEXTS]
     different = [name for name in texts if expected[name] != found[name]]
     return Comparison(num_texts=len(texts), num_different_texts=len(different), num_different_draws=bool(draws))

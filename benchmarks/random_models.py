@@ -22,6 +22,10 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
@@ -66,10 +70,12 @@ class Size:
 
 
 def save_random_model(family: str, folder: Path, size: Size, *, seed: int = 0) -> Path:
-    """Save a random checkpoint of a family; an Idefics3 cuts large images into up to 3 x 3 tiles."""
+    """Save a random checkpoint of a family; an Idefics3 cuts large images into up to 3 x 3 tiles, a LLaVA-NeXT every
+    image into up to 2 x 2."""
     extra = _IDEFICS3 + _TILES if family == "idefics3" else ()
     tokenizer = train_tokenizer(min(size.vocabulary, 500), ["<image>", *extra])
-    model, processor = (_llava if family == "llava" else _idefics3)(tokenizer, size)
+    torch.manual_seed(seed)  # some families draw vectors too
+    model, processor = {"llava": _llava, "llava_next": _llava_next, "idefics3": _idefics3}[family](tokenizer, size)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -116,6 +122,31 @@ def _llava(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:
         vision_feature_select_strategy="default",
     )
     return LlavaForConditionalGeneration(config), processor
+
+
+def _llava_next(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:
+    side = size.tile_px
+    grids = [[side, 2 * side], [2 * side, side], [2 * side, 2 * side]]
+    processor = LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessor(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_grid_pinpoints=grids
+        ),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=_TEMPLATES["llava"],
+    )
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(**_vision_sizes(size), projection_dim=64),
+        text_config=_text_config(tokenizer, size),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=grids,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    return LlavaNextForConditionalGeneration(config), processor
 
 
 def _idefics3(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:

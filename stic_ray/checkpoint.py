@@ -6,7 +6,7 @@ import json
 from stic_ray import storage
 
 _MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
-SUPPORTED = ("idefics3", "llava")  # model_type of the families that vlm.py knows
+SUPPORTED = ("idefics3", "llava", "llava_next")  # model_type of the families that vlm.py knows
 # What vLLM is compared on, and whether its own class of it imports torchvision.
 _SERVED_BY_VLLM = {"Idefics3ForConditionalGeneration": False, "LlavaForConditionalGeneration": True}
 

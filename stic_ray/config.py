@@ -105,12 +105,16 @@ Duplicates = ExactDuplicates | NearDuplicates
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaJson:
-    """Instruction samples in LLaVA's JSON with the root of their images; `sample` as in `ImageFolder`."""
+    """Instruction samples in LLaVA's JSON with the root of their images; `sample` as in `ImageFolder`.
+
+    `category` names the samples' field that says their kind or data set, "" where they have none.
+    """
 
     uri: str
     images: str
     sample: int | None = None
     version: str = ""
+    category: str = ""
 
     def __post_init__(self) -> None:
         _require(self.images != "", "images", self.images, "the folder that the samples' image paths start in")
@@ -255,6 +259,130 @@ Loss = DpoLoss | SftLoss
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blur:
+    """A Gaussian blur whose radius (standard deviation) is that share of the image's short side."""
+
+    radius: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.radius <= 1, "radius", self.radius, "above 0 and at most 1 (of the short side)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantImage:
+    """An image of the same size with one grey level, 0 to 255."""
+
+    level: int = 127
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.level <= 255, "level", self.level, "between 0 and 255")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoImage:
+    """The conversation as text only."""
+
+
+Blind = Blur | ConstantImage | NoImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vig:
+    """Visual information gain (VIG, arXiv 2602.17186): what stands for "without the image", and who scores.
+
+    `scorer` is the checkpoint after alignment and before instruction tuning; null for the base, `model`.
+    """
+
+    blind: Blind
+    scorer: Model | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllTokens:
+    """Every token of a selected answer is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdTokens:
+    """Tokens whose gain reaches `min_gain` (nats), null for the threshold of their sample's stratum, which is the
+    paper's rule (VIG, section 3.3)."""
+
+    min_gain: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhraseTokens:
+    """Words whose gain reaches `min_gain` (as in `ThresholdTokens`), and the structure around them.
+
+    A word is what stands between spaces and separators (tokens without a letter or a digit); its gain is its tokens'
+    largest. Ends of answers are always trained, a separator where the phrase that it opens is or where none follows.
+    """
+
+    min_gain: float | None = None
+
+
+TokenRule = AllTokens | ThresholdTokens | PhraseTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class VigSelection:
+    """The top `keep_share` of the samples with an image by their gain (VIG, section 3.2), and which of their tokens.
+
+    Each stratum, samples that are alike in all of `strata`, has its own threshold; those of fewer than `min_stratum`
+    samples are taken together. Samples without an image stay, and all their tokens.
+    """
+
+    keep_share: float
+    tokens: TokenRule
+    strata: tuple[Literal["category", "first_word"], ...] = ()
+    min_stratum: int = 20
+
+    def __post_init__(self) -> None:
+        _require(0 < self.keep_share <= 1, "keep_share", self.keep_share, "above 0 and at most 1")
+        _require(self.min_stratum > 0, "min_stratum", self.min_stratum, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSelection:
+    """The control of a `VigSelection`: as many samples of each stratum, drawn; in each the gains are dealt out anew
+    among its tokens before the token rule."""
+
+    like: VigSelection
+
+
+@dataclass(frozen=True, kw_only=True)
+class GainedPairs:
+    """Pairs whose chosen answer is among the top `keep_share` by its gain."""
+
+    keep_share: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.keep_share <= 1, "keep_share", self.keep_share, "above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedPairs:
+    """Each pair weighs sigmoid((gain of chosen - gain of rejected) / temperature), divided by the mean of all."""
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, "temperature", self.temperature, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedPairs:
+    """Of both answers only the tokens that `PhraseTokens` of this `min_gain` keeps, in the reference too."""
+
+    min_gain: float
+
+
+SampleSelection = VigSelection | RandomSelection
+PairSelection = GainedPairs | WeightedPairs | MaskedPairs
+Selection = VigSelection | RandomSelection | GainedPairs | WeightedPairs | MaskedPairs
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lora:
     """Low-rank adapters on the linear layers of the language model's blocks."""
 
@@ -273,7 +401,10 @@ class FullFinetune:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training stage. `projector_lr` None freezes the projector; a schedule is linear warm-up, then cosine."""
+    """One training stage. `projector_lr` None freezes the projector; a schedule is linear warm-up, then cosine.
+
+    `selection` says which of its samples or pairs, and which of their tokens, are trained on; null for all.
+    """
 
     loss: Loss
     weights: Lora | FullFinetune
@@ -285,6 +416,7 @@ class Training:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_length: int = 4096
+    selection: Selection | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "epochs", "global_batch", "max_grad_norm", "max_length"):
@@ -390,6 +522,7 @@ class Config:
     stage2: Training
     stage2_control: Training | None
     evaluation: Evaluation | None = None
+    vig: Vig | None = None
     duplicates: Duplicates = field(default_factory=ExactDuplicates)
     engine: EngineSettings = field(default_factory=Auto)
     execution: Execution = field(default_factory=Execution)
@@ -404,6 +537,15 @@ class Config:
             training = getattr(self, name)
             sft = training is None or isinstance(training.loss, SftLoss)
             _require(sft, f"{name}.loss", training and training.loss, "type: SftLoss")
+        for name, kinds in (("stage1", PairSelection), ("stage2", SampleSelection)):
+            for training in (name, f"{name}_control"):
+                chosen = getattr(self, training) and getattr(self, training).selection
+                types_of = ", ".join(kind.__name__ for kind in get_args(kinds))
+                fits = chosen is None or isinstance(chosen, kinds)
+                _require(fits, f"{training}.selection.type", type(chosen).__name__, f"one of {types_of}")
+                _require(
+                    chosen is None or self.vig is not None, "vig", None, f"set, since {training}.selection needs it"
+                )
         for name, control in (("stage1", self.stage1_control), ("stage2", self.stage2_control)):
             limit = getattr(self, name).max_length
             fits = control is None or control.max_length >= limit
@@ -482,6 +624,9 @@ _VARIANTS = {
     SftLoss,
     Lora,
     FullFinetune,
+    *get_args(Blind),
+    *get_args(TokenRule),
+    *get_args(Selection),
 }
 
 

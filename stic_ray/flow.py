@@ -149,11 +149,16 @@ def image_alone(rows: pa.Table) -> pa.Table:
 
 def by_image(rows: pa.Table) -> pa.Table:
     """A unit an image: the payload is the list of its rows as JSON."""
-    ordered = sorted(rows.to_pylist(), key=lambda row: (row["image_id"], row["id"]))
+    return by_column(rows, "image_id")
+
+
+def by_column(rows: pa.Table, column: str) -> pa.Table:
+    """A unit a value of a column: the payload is the list of its rows as JSON. All are of one image."""
+    ordered = sorted(rows.to_pylist(), key=lambda row: (row[column], row["id"]))
     units = []
-    for image_id, group in groupby(ordered, key=lambda row: row["image_id"]):
+    for key, group in groupby(ordered, key=lambda row: row[column]):
         asked = list(group)
-        units.append(Unit(id=image_id, image_uri=asked[0]["image_uri"], payload=json.dumps(asked)))
+        units.append(Unit(id=key, image_uri=asked[0]["image_uri"], payload=json.dumps(asked)))
     return to_table(units, Unit)
 
 

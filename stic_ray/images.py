@@ -10,9 +10,9 @@ import json
 import random
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
 
-from stic_ray.config import ColorJitter, Corruption, Downsize, to_tree
+from stic_ray.config import Blur, ColorJitter, ConstantImage, Corruption, Downsize, to_tree
 
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200  # an image processor that scales the short side to 336 px makes 336 x 67200 of it: 270 MB as floats
@@ -148,6 +148,13 @@ def corrupt(image: Image.Image, drawn: str) -> Image.Image:
     if numbers["type"] == Downsize.__name__:
         return _downsize(image, numbers["short_side_px"])
     return _jitter(image, numbers["brightness"], numbers["hue"])
+
+
+def blind(image: Image.Image, view: Blur | ConstantImage) -> Image.Image:
+    """What stands for an image that is not seen (VIG, section 3.1): its blur, or one grey level of its size."""
+    if isinstance(view, Blur):
+        return image.filter(ImageFilter.GaussianBlur(view.radius * min(image.size)))
+    return Image.new("RGB", image.size, (view.level,) * 3)
 
 
 def _downsize(image: Image.Image, short_side_px: int) -> Image.Image:

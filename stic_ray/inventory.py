@@ -16,7 +16,7 @@ from stic_ray.artifacts import RECORD, REFERENCES, UNDERWAY, Artifact, Lease
 from stic_ray.sources import image_id
 
 _ARTIFACT = re.compile(r"[a-z0-9_]+-[0-9a-f]{16}")
-_NAMES_AN_INPUT = ("id", "image_id")
+_NAMES_AN_INPUT = ("id", "image_id", "item_id")
 _NAMES_A_FILE = ("uri", "image_uri")
 
 

@@ -146,6 +146,9 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
     for part, name in _PLACES:
         if name in tree[part]:
             tree[part][name] = _located(f"{part}.{name}", tree[part][name])
+    scorer = (tree["vig"] or {}).get("scorer")
+    if scorer:
+        scorer["path"] = _located("vig.scorer.path", scorer["path"])
     splits = tree["evaluation"] or {}
     for split in ("test", "dev"):
         files = splits.get(split) or {}
@@ -174,6 +177,9 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
     with storage.reaching(f"model.path {config.model.path}"):
         check_checkpoint(config.model.path)
         check_engine(config)
+    if config.vig is not None and config.vig.scorer is not None:
+        with storage.reaching(f"vig.scorer.path {config.vig.scorer.path}"):
+            check_checkpoint(config.vig.scorer.path)
     if "unlabeled" in job.needs:
         with storage.reaching(f"unlabeled.uri {config.unlabeled.uri}"):
             sources.check_images(config.unlabeled)

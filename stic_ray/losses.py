@@ -22,34 +22,38 @@ class Counts:
     num_tokens: int
 
 
-def dpo(
-    loss: DpoLoss, chosen_logp_P: Tensor, rejected_logp_P: Tensor, reference_P2: Tensor, counts: Counts
-) -> tuple[Tensor, dict[str, Tensor]]:
+@dataclass(frozen=True, kw_only=True)
+class PairLogp:
+    """Log-probabilities of a micro-batch's answers: the policy's, and the reference's (chosen, rejected)."""
+
+    chosen_P: Tensor
+    rejected_P: Tensor
+    reference_P2: Tensor
+
+
+def dpo(loss: DpoLoss, logp: PairLogp, weight_P: Tensor, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
     """Regularised DPO (STIC, equation 1 with its regulariser; DPO: Rafailov et al. 2023, equation 7).
 
     margin = beta * [(log p(y_w) - log ref(y_w)) - (log p(y_l) - log ref(y_l))]
-    loss   = mean_P(-logsigmoid(margin)) - alpha * R, with R = mean_P(log p(y_w)) for reduction "sum" and
+    loss   = mean_P(-weight * logsigmoid(margin)) - alpha * R, with R = mean_P(log p(y_w)) for reduction "sum" and
     R = sum_P(log p(y_w)) / (chosen tokens of the global batch) for "token_mean". Lower is better.
-
-    Args:
-        chosen_logp_P, rejected_logp_P: shape [P]; reference_P2: shape [P, 2], chosen then rejected, no gradient.
 
     Returns:
         This micro-batch's share of the loss of the global batch, and sums over P of its metrics.
     """
-    rewards_P2 = loss.beta * (torch.stack([chosen_logp_P, rejected_logp_P], dim=1) - reference_P2)
+    rewards_P2 = loss.beta * (torch.stack([logp.chosen_P, logp.rejected_P], dim=1) - logp.reference_P2)
     margin_P = rewards_P2[:, 0] - rewards_P2[:, 1]
-    preference = -logsigmoid(margin_P).sum() / counts.num_items
+    preference = -(weight_P * logsigmoid(margin_P)).sum() / counts.num_items
     denominator = counts.num_items if loss.reduction == "sum" else counts.num_tokens
-    regulariser = -chosen_logp_P.sum() / denominator
+    regulariser = -logp.chosen_P.sum() / denominator
     total = preference + loss.alpha * regulariser
     metrics = {
         "preference": preference.detach(),
         "regulariser": regulariser.detach(),
         "margin": margin_P.detach().sum() / counts.num_items,
         "accuracy": (margin_P.detach() > 0).float().sum() / counts.num_items,
-        "chosen_logp": chosen_logp_P.detach().sum() / counts.num_items,
-        "rejected_logp": rejected_logp_P.detach().sum() / counts.num_items,
+        "chosen_logp": logp.chosen_P.detach().sum() / counts.num_items,
+        "rejected_logp": logp.rejected_P.detach().sum() / counts.num_items,
     }
     return total, metrics
 

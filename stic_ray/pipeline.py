@@ -5,15 +5,15 @@ from functools import partial
 from stic_ray import artifacts, deliver
 from stic_ray.artifacts import Artifact
 from stic_ray.cluster import check_pool, check_training
-from stic_ray.config import Config, NearDuplicates, Training
+from stic_ray.config import Config, Model, NearDuplicates, Training, Vig
 from stic_ray.deliver import Measured
 from stic_ray.evaluate import predict
 from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
 from stic_ray.records import Prediction
 from stic_ray.run import Run, Step
-from stic_ray.stages import describe, fit, generate, hashes, images, listing, pair, references, samples, unique
+from stic_ray.stages import describe, fit, generate, hashes, images, listing, pair, samples, score, select, unique
 from stic_ray.train import driver
-from stic_ray.train.job import ChosenData, PairData, SampleData, TrainingData
+from stic_ray.train.job import ChosenData, PairData, SampleData, ScoredPairs, TrainingData
 
 
 def run(config: Config, command: list[str]) -> str:
@@ -27,21 +27,18 @@ def run(config: Config, command: list[str]) -> str:
 
         # Stage 1: preference pairs from unlabeled images, then regularised DPO.
         pairs = make_pairs(this, base)
-        refs = this.make(
-            "references",
-            references.plan(config, pairs.fingerprint, base),
-            partial(references.run, config, pairs),
-        )
-        pair_parents = {"model": base, "pairs": pairs.fingerprint, "references": refs.fingerprint}
-        pair_data = PairData(pairs=pairs.uri, references=refs.uri)
-        trained = [_training(config, "stage1", config.stage1, pair_data, pair_parents, config.model.path)]
-
-        # Its control: supervised fine-tuning on the chosen answers alone.
-        if config.stage1_control is not None:
-            chosen = ChosenData(pairs=pairs.uri, references=refs.uri)
-            trained.append(
-                _training(config, "stage1_control", config.stage1_control, chosen, pair_parents, config.model.path)
-            )
+        references = make_scores(this, score.PAIRS, pairs, config.model)
+        trained = []
+        for role, training, kind in (
+            ("stage1", config.stage1, PairData),
+            # Its control: supervised fine-tuning on the chosen answers alone.
+            ("stage1_control", config.stage1_control, ChosenData),
+        ):
+            if training is not None:
+                selected = make_selection(this, role, score.PAIRS, pairs)
+                parents = {"model": base, "scores": references.fingerprint, **_fingerprint("selection", selected)}
+                data = kind(parts=(ScoredPairs(scores=references.uri, selection=_uri(selected)),))
+                trained.append(_training(config, role, training, data, parents, config.model.path))
         stage1 = this.make_together(trained)[0]
 
         # Stage 2: description-infused fine-tuning, from the stage-1 model.
@@ -56,18 +53,21 @@ def run(config: Config, command: list[str]) -> str:
             fit.plan(config, described.fingerprint, base),
             partial(fit.run, config, described),
         )
-        sample_parents = {"model": stage1.fingerprint, "samples": fitting.fingerprint}
-        infused = SampleData(samples=fitting.uri, infused=config.prompts.infused)
-        trained = [_training(config, "stage2", config.stage2, infused, sample_parents, driver.model_of(stage1))]
-
-        # Its control: the same samples without descriptions.
-        if config.stage2_control is not None:
-            plain = SampleData(samples=fitting.uri, infused="")
-            trained.append(
-                _training(
-                    config, "stage2_control", config.stage2_control, plain, sample_parents, driver.model_of(stage1)
-                )
-            )
+        trained = []
+        for role, training, infused in (
+            ("stage2", config.stage2, config.prompts.infused),
+            # Its control: the same samples without descriptions.
+            ("stage2_control", config.stage2_control, ""),
+        ):
+            if training is not None:
+                selected = make_selection(this, role, score.SAMPLES, instructions)
+                parents = {
+                    "model": stage1.fingerprint,
+                    "samples": fitting.fingerprint,
+                    **_fingerprint("selection", selected),
+                }
+                sampled = SampleData(samples=fitting.uri, infused=infused, selection=_uri(selected))
+                trained.append(_training(config, role, training, sampled, parents, driver.model_of(stage1)))
         this.make_together(trained)
 
         models = {"base": (base, config.model.path)}
@@ -99,6 +99,43 @@ def make_pairs(this: Run, base: str) -> Artifact:
         partial(generate.run, config, distinct),
     )
     return this.make("pairs", pair.plan(config, responses.fingerprint), partial(pair.run, config, responses))
+
+
+def make_scores(this: Run, kind: str, items: Artifact, model: Model) -> Artifact:
+    """Log-probabilities of the answers of `items` (score.PAIRS or score.SAMPLES) under a model."""
+    config = this.config
+    training = config.stage1 if kind == score.PAIRS else config.stage2
+    plan = score.plan(kind, items, model, this.fingerprint_of(model), training.max_length)
+    role = f"{kind}_scores" if model == config.model else f"{kind}_scores_of_scorer"
+    return this.make(role, plan, partial(score.run, config, kind, items, model))
+
+
+def make_gains(this: Run, kind: str, items: Artifact, vig: Vig) -> Artifact:
+    """The visual information gain of every answer token of `items`."""
+    model = vig.scorer or this.config.model
+    scores = make_scores(this, kind, items, model)
+    plan = score.plan_gains(kind, scores, vig.blind)
+    return this.make(f"{kind}_gains", plan, partial(score.run_gains, this.config, scores, model, vig.blind))
+
+
+def make_selection(this: Run, stage: str, kind: str, items: Artifact) -> Artifact | None:
+    """What the training of a stage uses of `items`; None where it uses all."""
+    config = this.config
+    chosen = getattr(config, stage).selection
+    if chosen is None:
+        return None
+    assert config.vig is not None  # the configuration refuses it
+    gains = make_gains(this, kind, items, config.vig)
+    plan = select.plan(config, kind, gains, chosen)
+    return this.make(f"{stage}_selection", plan, partial(select.run, config, gains, chosen))
+
+
+def _fingerprint(role: str, artifact: Artifact | None) -> dict[str, str]:
+    return {role: artifact.fingerprint} if artifact is not None else {}
+
+
+def _uri(artifact: Artifact | None) -> str:
+    return artifact.uri if artifact is not None else ""
 
 
 def build_preferences(config: Config, command: list[str]) -> str:

@@ -10,9 +10,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
+
+Short = Annotated[int, "held in 32 bits"]  # a token's id, a place in a text
+Single = Annotated[float, "held in 32 bits"]  # a token's log-probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,18 +101,6 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
-    """Log-probabilities (nats, summed over the answer's tokens) of a pair's answers under the DPO reference."""
-
-    id: str
-    chosen_logp: float
-    rejected_logp: float
-    num_chosen_tokens: int
-    num_rejected_tokens: int
-    error: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Turn:
     """One turn of a conversation; `role` is "user" or "assistant". The image stands before the first user text."""
 
@@ -119,20 +110,99 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """An instruction sample. `image_uri` is "" for a text-only sample; `description` "" where none was infused."""
+    """An instruction sample. `image_uri` is "" for a text-only sample; `description` "" where none was infused.
+
+    `category` is what the data itself calls the sample's kind or data set, "" where it does not.
+    """
 
     id: str
     image_id: str
     image_uri: str
+    category: str
     description: str
     turns: list[Turn]
     error: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A conversation with the log-probability (nats) of every token of its answers, end tokens included.
+
+    `item_id` is the pair's or the sample's, `role` says which of its conversations this is: "chosen" and "rejected" of
+    a pair, "answer" of a sample. `category` is the sample's, of a pair what made its rejected answer. Of each token:
+    its id, its answer's number, and the characters of that answer (stripped) that it stands for; an end token's are
+    behind the last one. A text-only sample is not scored: its lists are empty.
+    """
+
+    id: str
+    item_id: str
+    role: str
+    image_id: str
+    image_uri: str
+    category: str
+    turns: list[Turn]
+    token_ids: list[Short]
+    answers: list[Short]
+    starts: list[Short]
+    stops: list[Short]
+    logp: list[Single]
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """A score with what its model says of the same tokens without the image, and so each token's visual information
+    gain (VIG, arXiv 2602.17186, equation 3): `gains` = `logp` - `blind_logp`; `mean_gain` is the conversation's.
+
+    `first_word` is the first answer's, in lower case.
+    """
+
+    id: str
+    item_id: str
+    role: str
+    image_id: str
+    image_uri: str
+    category: str
+    first_word: str
+    turns: list[Turn]
+    token_ids: list[Short]
+    answers: list[Short]
+    starts: list[Short]
+    stops: list[Short]
+    logp: list[Single]
+    blind_logp: list[Single]
+    gains: list[Single]
+    mean_gain: float
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """What a training uses of a conversation: which of its answers' tokens, and with what weight.
+
+    `token_ids` are those that were scored: training's own must be the same. Both lists are empty where all is used.
+    """
+
+    id: str
+    item_id: str
+    role: str
+    image_id: str
+    stratum: str
+    mean_gain: float
+    weight: float
+    token_ids: list[Short]
+    used: list[bool]
+    error: str = ""
+
+
+def read_turns(tree: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record that has `turns`, from its row as plain data."""
+    return {**tree, "turns": [Turn(**turn) for turn in tree["turns"]]}
+
+
 def read_sample(text: str) -> Sample:
     """A sample from its JSON."""
-    tree = json.loads(text)
-    return Sample(**{**tree, "turns": [Turn(**turn) for turn in tree["turns"]]})
+    return Sample(**read_turns(json.loads(text)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +254,29 @@ class Reject:
     reason: str
 
 
-Record = Found | ImageRef | PerceptualHash | Response | Pair | Reference | Sample | Question | Prediction | Reject
+Record = (
+    Found
+    | ImageRef
+    | PerceptualHash
+    | Response
+    | Pair
+    | Sample
+    | Score
+    | Gain
+    | Selected
+    | Question
+    | Prediction
+    | Reject
+)
 
-_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_ARROW: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    Short: pa.int32(),
+    Single: pa.float32(),
+}
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
@@ -206,7 +296,7 @@ def schema(record: type) -> pa.Schema:
 
 @cache
 def _hints(record: type) -> dict[str, Any]:
-    hints = get_type_hints(record)
+    hints = get_type_hints(record, include_extras=True)
     return {f.name: hints[f.name] for f in fields(record)}
 
 

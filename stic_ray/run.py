@@ -17,7 +17,7 @@ from ray.train import TrainingFailedError
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact, Lease, Plan
 from stic_ray.cluster import connected
-from stic_ray.config import Config, Execution
+from stic_ray.config import Config, Execution, Model
 
 logger = logging.getLogger(__name__)
 _VALUE_ERROR = re.compile(  # in a trace: the innermost frame, its lines of code, the error
@@ -48,6 +48,7 @@ class Run:
         self._checks = checks
         self.artifacts: dict[str, Artifact] = {}
         self.reused: set[str] = set()
+        self._models: dict[Model, str] = {}
         self.started = time.monotonic()
         self._stack = ExitStack()
         self._connected = False
@@ -63,12 +64,17 @@ class Run:
             self._stack.close()
 
     def base_model(self) -> str:
-        """The base model's fingerprint: the version that the user gave, else a hash of its files' listing.
+        """The base model's fingerprint."""
+        return self.fingerprint_of(self.config.model)
+
+    def fingerprint_of(self, model: Model) -> str:
+        """A checkpoint's fingerprint: the version that the user gave, else a hash of its files' listing.
 
         Where a listing gives sizes alone, of some of their bytes too.
         """
-        model = self.config.model
-        return BASE_PREFIX + (model.version or storage.model_version(model.path)[:16])
+        if model not in self._models:
+            self._models[model] = BASE_PREFIX + (model.version or storage.model_version(model.path)[:16])
+        return self._models[model]
 
     def make(self, role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
         """The plan's artifact: from the store where it is committed, else made now under its lease.
@@ -76,6 +82,9 @@ class Run:
         Raises:
             ValueError: the inputs cannot be used, another live run makes the same artifact, or the store is full.
         """
+        known = self.artifacts.get(role)
+        if known is not None and known.fingerprint == plan.fingerprint:
+            return known
         artifact = artifacts.find(self.config.store, plan)
         if artifact is None:
             self._connect()

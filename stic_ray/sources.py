@@ -310,12 +310,16 @@ def _sample(source: LlavaJson, index: int, entry: Any) -> Sample:
         if _SURROGATE.search(text):
             raise ValueError("a text holds half of a character (a lone surrogate)")
         turns.append(Turn(role=_ROLES[turn["from"]], text=text))
+    category = entry.get(source.category, "") if source.category else ""
+    if not isinstance(category, str):
+        raise ValueError(f"{source.category} is no text")
     if not turns or [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError("turns must alternate human and gpt and end with an answer")
     return Sample(
         id=_key(index, entry),
         image_id=image_id(image) if image else "",
         image_uri=storage.join_inside(source.images, image) if image else "",
+        category=category,
         description="",
         turns=turns,
     )

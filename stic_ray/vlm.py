@@ -35,7 +35,9 @@ class _Parts:
 _PARTS = {
     "idefics3": _Parts(language="text_model", projector="connector", vision="vision_model"),
     "llava": _Parts(language="language_model", projector="multi_modal_projector", vision="vision_tower"),
+    "llava_next": _Parts(language="language_model", projector="multi_modal_projector", vision="vision_tower"),
 }
+_TOKENS_AT_ONCE = 256  # that meet the language-model head: their logits are 33 MB in float32 at a vocabulary of 32k
 # What image processors say of an image beside its tensors: how many rows and columns of tiles it was cut into.
 _NOTES = ("rows", "cols")
 # transformers 5 drops this level when it saves; published checkpoints and vLLM's own classes have it.
@@ -43,17 +45,36 @@ _EXPORT_KEYS = ((re.compile(r"^(?:model\.)?vision_tower\.(?!vision_model\.)"), "
 
 
 @dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Which part of a conversation's answers a trained token stands for: characters `start` to `stop` of the answer
+    (stripped, counted from 0). An end token stands behind the last one: both are the answer's length."""
+
+    answer: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Example:
-    """One encoded sequence: token ids [T], which of them are trained (answers with their end token), image tensors."""
+    """One encoded sequence: token ids [T], which of them are trained (answers with their end token), image tensors.
+
+    `pieces` are the trained tokens', in order.
+    """
 
     input_ids: list[int]
     trained: list[bool]
+    pieces: list[Piece]
     image_inputs: dict[str, Tensor]
 
     @property
     def num_trained(self) -> int:
         """Answer tokens, end tokens included."""
         return sum(self.trained)
+
+    @property
+    def answer_ids(self) -> list[int]:
+        """The trained tokens' ids, in order."""
+        return [token for token, trained in zip(self.input_ids, self.trained, strict=True) if trained]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,17 +269,29 @@ def encode_example(processor: Any, turns: Sequence[Turn], image: Image.Image | N
     whole = render(processor, turns, has_image=image is not None, answer_next=False)
     (expanded,) = _expand(processor, [whole], placeholders)
     grown = len(expanded) - len(whole)  # the image stands before every answer
-    text, cursor, starts = "", 0, []
+    text, cursor, starts, spans = "", 0, list[int](), list[tuple[int, int]]()
     for index in range(1, len(turns), 2):
         start, stop = _answer_span(processor, turns[: index + 1], whole, has_image=image is not None)
         text += expanded[cursor : start + grown]
         starts.append(len(text))
         text += _ended(whole[start:stop], special, processor.tokenizer.eos_token)
         cursor = stop + grown
+        answer = turns[index].text.strip()
+        begin = text.find(answer, starts[-1])
+        spans.append((begin if begin >= 0 else starts[-1], len(answer)))
     encoded = _tokenize(processor, [text], offsets=True)
-    ids = encoded["input_ids"][0]
-    trained = _trained(ids, encoded["offset_mapping"][0], starts, frozenset(special.values()))
-    return Example(input_ids=ids, trained=trained, image_inputs=tensors)
+    ids, offsets = encoded["input_ids"][0], encoded["offset_mapping"][0]
+    answers = _answers(ids, offsets, starts, frozenset(special.values()))
+    pieces = [
+        _piece(answer, spans[answer], offset) for answer, offset in zip(answers, offsets, strict=True) if answer >= 0
+    ]
+    return Example(input_ids=ids, trained=[answer >= 0 for answer in answers], pieces=pieces, image_inputs=tensors)
+
+
+def _piece(answer: int, span: tuple[int, int], offset: tuple[int, int]) -> Piece:
+    begin, length = span
+    start, stop = (min(max(place - begin, 0), length) for place in offset)
+    return Piece(answer=answer, start=start, stop=stop)
 
 
 def _special_tokens(tokenizer: Any) -> dict[str, int]:
@@ -296,18 +329,18 @@ def _ended(answered: str, special: Iterable[str], end: str) -> str:
     return answer + end + answered[len(answer) :]
 
 
-def _trained(ids: list[int], offsets: list[tuple[int, int]], starts: list[int], ends: frozenset[int]) -> list[bool]:
-    """Which tokens are an answer's: from each of these characters on, up to the first end token."""
-    trained = [False] * len(ids)
+def _answers(ids: list[int], offsets: list[tuple[int, int]], starts: list[int], ends: frozenset[int]) -> list[int]:
+    """The number of the answer that each token is of, -1 for none: from its first character up to an end token."""
+    answers = [-1] * len(ids)
     position = 0
-    for start in starts:
+    for number, start in enumerate(starts):
         while offsets[position][1] <= start:
             position += 1
         while ids[position] not in ends:
-            trained[position] = True
+            answers[position] = number
             position += 1
-        trained[position] = True
-    return trained
+        answers[position] = number
+    return answers
 
 
 def collate(processor: Any, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -338,6 +371,10 @@ def _concatenate(tensors: list[Tensor]) -> Tensor:
     return torch.cat(tensors)
 
 
+def _logp(head: nn.Module, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
+    return -nn.functional.cross_entropy(head(hidden_NH).float(), targets_N, reduction="none")
+
+
 class AnswerScorer(nn.Module):
     """Log-probabilities of answers: only their positions' hidden states meet the language-model head.
 
@@ -351,18 +388,19 @@ class AnswerScorer(nn.Module):
         self._low = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Summed log-probability (nats) of each sequence's trained tokens, float32 [B]."""
+        """Log-probability (nats) of each trained token, float32 [B, T]; 0 where none is trained."""
         inputs = {name: value for name, value in batch.items() if name != "trained"}
         body = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         scored_BT = batch["trained"][:, 1:]
         device = batch["input_ids"].device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self._low):
             hidden_BTH = body.model(**self._with_projector(body, inputs), use_cache=False).last_hidden_state
-            logits_NV = body.lm_head(hidden_BTH[:, :-1][scored_BT]).float()
-        targets_N = batch["input_ids"][:, 1:][scored_BT]
-        logp_N = -nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
-        rows_N = scored_BT.nonzero()[:, 0]
-        return torch.zeros(len(scored_BT), device=logp_N.device).index_add(0, rows_N, logp_N)
+            hidden_NH = hidden_BTH[:, :-1][scored_BT]
+            targets_N = batch["input_ids"][:, 1:][scored_BT]
+            parts = zip(hidden_NH.split(_TOKENS_AT_ONCE), targets_N.split(_TOKENS_AT_ONCE), strict=True)
+            logp_N = torch.cat([_logp(body.lm_head, *part) for part in parts])
+        logp_BT = torch.zeros(batch["input_ids"].shape, device=logp_N.device)
+        return logp_BT.masked_scatter(nn.functional.pad(scored_BT, (1, 0)), logp_N)
 
     def _with_projector(self, body: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inputs of a forward; without an image, a projector that trains still takes part, with a gradient of 0.

@@ -20,14 +20,14 @@ import pytest
 
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import LEASE, LEASE_S, RECORD, BusyError, Lease, Plan
-from stic_ray.records import Reference, Reject, to_table
+from stic_ray.records import ImageRef, Reject, to_table
 
 _PLAN = Plan(
     stage="references",
     code_version=2,
     identity={"seed": 0, "prompts": ["ü", "b"], "beta": 0.1, "none": None},
     parents={"pairs": "0123456789abcdef"},
-    kind="Reference",
+    kind="ImageRef",
 )
 
 
@@ -42,8 +42,8 @@ def _id(name: object) -> str:
     return hashlib.sha256(str(name).encode()).hexdigest()[:32]
 
 
-def _row(name: object, logp: float = 0.0) -> Reference:
-    return Reference(id=_id(name), chosen_logp=logp, rejected_logp=0.0, num_chosen_tokens=1, num_rejected_tokens=1)
+def _row(name: object, value: int = 0) -> ImageRef:
+    return ImageRef(id=_id(name), key="", uri="", content_hash="", num_bytes=value)
 
 
 def _reject(name: object, reason: str = "bad") -> Reject:
@@ -90,8 +90,8 @@ def test_fingerprint_changes_with_everything_that_changes_the_result(change: dic
 
 def test_commit_makes_the_artifact_found_with_its_counts(store: str) -> None:
     uri = storage.join(store, _PLAN.name)
-    artifacts.write_rows(uri, [_row(1), _row(2)], Reference, [_reject(3, "b"), _reject(4, "a")])
-    artifacts.write_rows(uri, [_row(5)], Reference, [_reject(6, "a")])
+    artifacts.write_rows(uri, [_row(1), _row(2)], ImageRef, [_reject(3, "b"), _reject(4, "a")])
+    artifacts.write_rows(uri, [_row(5)], ImageRef, [_reject(6, "a")])
     assert artifacts.find(store, _PLAN) is None
     committed = artifacts.commit(store, _PLAN, {"seconds": 1.5})
     found = artifacts.find(store, _PLAN)
@@ -100,13 +100,13 @@ def test_commit_makes_the_artifact_found_with_its_counts(store: str) -> None:
     record = json.loads(storage.read_text(storage.join(uri, RECORD)))
     assert record["counts"] == {"rows": 3, "rejects": 3, "rejects_by_reason": {"a": 2, "b": 1}}
     assert (record["parents"], record["identity"]) == (_PLAN.parents, _PLAN.identity)
-    assert (record["seconds"], record["kind"], record["code_version"]) == (1.5, "Reference", 2)
+    assert (record["seconds"], record["kind"], record["code_version"]) == (1.5, "ImageRef", 2)
     assert record["versions"]["pyarrow"] == pa.__version__
 
 
 def test_load_unfinished_artifact_is_refused_by_name(store: str) -> None:
     uri = storage.join(store, _PLAN.name)
-    artifacts.write_rows(uri, [_row(1)], Reference, [])
+    artifacts.write_rows(uri, [_row(1)], ImageRef, [])
     with pytest.raises(ValueError, match=f"{_PLAN.name} has no {RECORD}: it is unfinished"):
         artifacts.load(uri)
 
@@ -120,28 +120,28 @@ def test_load_damaged_record_is_refused_by_name(store: str, text: bytes) -> None
 
 def test_write_rows_again_changes_nothing_and_in_another_order_gives_the_same_file(store: str) -> None:
     uri = storage.join(store, "a")
-    artifacts.write_rows(uri, [_row(1), _row(2)], Reference, [_reject(3)])
+    artifacts.write_rows(uri, [_row(1), _row(2)], ImageRef, [_reject(3)])
     files = artifacts.data_files(uri), artifacts.reject_files(uri)
-    artifacts.write_rows(uri, [_row(2), _row(1)], Reference, [_reject(3)])
-    artifacts.write_rows(uri, [], Reference, [])
+    artifacts.write_rows(uri, [_row(2), _row(1)], ImageRef, [_reject(3)])
+    artifacts.write_rows(uri, [], ImageRef, [])
     assert (artifacts.data_files(uri), artifacts.reject_files(uri)) == files
     assert [len(each) for each in files] == [1, 1]
 
 
 def test_read_is_sorted_by_id_and_gives_one_row_an_id_from_the_first_file(store: str) -> None:
     uri = storage.join(store, "a")
-    artifacts.write_rows(uri, [_row(1, 1.0), _row(2, 1.0)], Reference, [])
-    artifacts.write_rows(uri, [_row(2, 2.0), _row(3, 2.0)], Reference, [])
-    first = artifacts.read_file(artifacts.data_files(uri)[0]).column("chosen_logp").to_pylist()[0]
-    rows = artifacts.read(uri, Reference)
+    artifacts.write_rows(uri, [_row(1, 1), _row(2, 1)], ImageRef, [])
+    artifacts.write_rows(uri, [_row(2, 2), _row(3, 2)], ImageRef, [])
+    first = artifacts.read_file(artifacts.data_files(uri)[0]).column("num_bytes").to_pylist()[0]
+    rows = artifacts.read(uri, ImageRef)
     assert [row.id for row in rows] == sorted(_id(name) for name in (1, 2, 3))
-    assert {row.id: row.chosen_logp for row in rows}[_id(2)] == first
+    assert {row.id: row.num_bytes for row in rows}[_id(2)] == first
 
 
 def test_read_rejects_gives_one_an_id_from_the_first_file(store: str) -> None:
     uri = storage.join(store, "a")
-    artifacts.write_rows(uri, [], Reference, [_reject(1, "x"), _reject(2, "x")])
-    artifacts.write_rows(uri, [], Reference, [_reject(2, "y"), _reject(3, "y")])
+    artifacts.write_rows(uri, [], ImageRef, [_reject(1, "x"), _reject(2, "x")])
+    artifacts.write_rows(uri, [], ImageRef, [_reject(2, "y"), _reject(3, "y")])
     first = artifacts.read_file(artifacts.reject_files(uri)[0]).column("reason").to_pylist()[0]
     rejects = artifacts.read_rejects(uri)
     assert [row.id for row in rejects] == sorted(_id(name) for name in (1, 2, 3))
@@ -150,8 +150,8 @@ def test_read_rejects_gives_one_an_id_from_the_first_file(store: str) -> None:
 
 def test_packed_ids_are_the_ids_of_each_file_and_are_found_again(store: str) -> None:
     uri = storage.join(store, "a")
-    artifacts.write_rows(uri, [_row(n) for n in range(300)], Reference, [])
-    artifacts.write_rows(uri, [_row(n) for n in range(400, 500)], Reference, [])
+    artifacts.write_rows(uri, [_row(n) for n in range(300)], ImageRef, [])
+    artifacts.write_rows(uri, [_row(n) for n in range(400, 500)], ImageRef, [])
     parts = artifacts.input_ids(artifacts.data_files(uri), "id")
     for file, packed in zip(artifacts.data_files(uri), parts, strict=True):
         listed = artifacts.read_file(file, ["id"]).column("id").to_pylist()
@@ -172,13 +172,13 @@ def test_packed_ids_keep_zeros_at_the_end_of_an_id() -> None:
 
 def test_remove_duplicates_leaves_what_read_saw(store: str) -> None:
     uri = storage.join(store, "a")
-    artifacts.write_rows(uri, [_row(n, 1.0) for n in (1, 2, 3)], Reference, [_reject(7)])
-    artifacts.write_rows(uri, [_row(n, 2.0) for n in (3, 4)], Reference, [_reject(7), _reject(8)])
-    artifacts.write_rows(uri, [_row(n, 3.0) for n in (1, 4, 5)], Reference, [])
-    artifacts.write_rows(uri, [_row(n, 4.0) for n in (6,)], Reference, [])
-    before = artifacts.read(uri, Reference)
+    artifacts.write_rows(uri, [_row(n, 1) for n in (1, 2, 3)], ImageRef, [_reject(7)])
+    artifacts.write_rows(uri, [_row(n, 2) for n in (3, 4)], ImageRef, [_reject(7), _reject(8)])
+    artifacts.write_rows(uri, [_row(n, 3) for n in (1, 4, 5)], ImageRef, [])
+    artifacts.write_rows(uri, [_row(n, 4) for n in (6,)], ImageRef, [])
+    before = artifacts.read(uri, ImageRef)
     artifacts.remove_duplicates(uri, "id")
-    assert artifacts.read(uri, Reference) == before
+    assert artifacts.read(uri, ImageRef) == before
     assert _ids(uri) == sorted(_id(n) for n in range(1, 7))
     assert [row.id for row in artifacts.read_rejects(uri)] == sorted([_id(7), _id(8)])
     files = artifacts.data_files(uri)
@@ -188,11 +188,11 @@ def test_remove_duplicates_leaves_what_read_saw(store: str) -> None:
 
 def test_remove_duplicates_takes_the_reject_of_an_input_that_has_output(store: str) -> None:
     uri = storage.join(store, "a")
-    artifacts.write_rows(uri, [_row(1), _row(2)], Reference, [_reject(2), _reject(3)])
+    artifacts.write_rows(uri, [_row(1), _row(2)], ImageRef, [_reject(2), _reject(3)])
     artifacts.remove_duplicates(uri, "id")
     assert [row.id for row in artifacts.read_rejects(uri)] == [_id(3)]
     assert _ids(uri) == sorted([_id(1), _id(2)])
-    artifacts.write_rows(uri, [_row(3)], Reference, [])
+    artifacts.write_rows(uri, [_row(3)], ImageRef, [])
     artifacts.remove_duplicates(uri, "id")
     assert artifacts.read_rejects(uri) == [] and artifacts.reject_files(uri) == []
 
@@ -210,7 +210,7 @@ def test_remove_duplicates_keeps_a_row_whose_remainder_has_the_name_of_a_later_f
     )
     uri = storage.join(store, "a")
     for names in ((a, b), (b, c), (c,)):
-        artifacts.write_rows(uri, [_row(n) for n in names], Reference, [])
+        artifacts.write_rows(uri, [_row(n) for n in names], ImageRef, [])
     artifacts.remove_duplicates(uri, "id")
     assert _ids(uri) == sorted(map(_id, (a, b, c)))
 
@@ -221,16 +221,16 @@ def test_remove_duplicates_random_overlaps_keep_every_id_once(store: str) -> Non
         uri = storage.join(store, f"trial-{trial}")
         files = [rng.sample(range(6), rng.randint(1, 3)) for _ in range(8)]
         for number, names in enumerate(files):
-            artifacts.write_rows(uri, [_row(n, number) for n in names], Reference, [_reject(n) for n in names[:1]])
-        before = artifacts.read(uri, Reference)
+            artifacts.write_rows(uri, [_row(n, number) for n in names], ImageRef, [_reject(n) for n in names[:1]])
+        before = artifacts.read(uri, ImageRef)
         artifacts.remove_duplicates(uri, "id")
-        assert artifacts.read(uri, Reference) == before
+        assert artifacts.read(uri, ImageRef) == before
         assert _ids(uri) == sorted({_id(n) for names in files for n in names})
         assert artifacts.read_rejects(uri) == []
 
 
 def test_read_file_with_a_flipped_byte_in_its_data_is_refused(tmp_path: Path) -> None:
-    artifacts.write_rows(str(tmp_path), [_row(n) for n in range(50)], Reference, [])
+    artifacts.write_rows(str(tmp_path), [_row(n) for n in range(50)], ImageRef, [])
     (file,) = artifacts.data_files(str(tmp_path))
     data = bytearray(Path(file).read_bytes())
     data[len(data) // 4] ^= 1
@@ -241,8 +241,8 @@ def test_read_file_with_a_flipped_byte_in_its_data_is_refused(tmp_path: Path) ->
 
 def test_commit_counts_rows_of_files_written_outside_write_rows_too(tmp_path: Path) -> None:
     uri = str(tmp_path / _PLAN.name)
-    artifacts.write_rows(uri, [_row(1)], Reference, [])
-    artifacts._write_table(f"{uri}/data", to_table([_row(2), _row(3)], Reference))
+    artifacts.write_rows(uri, [_row(1)], ImageRef, [])
+    artifacts._write_table(f"{uri}/data", to_table([_row(2), _row(3)], ImageRef))
     assert artifacts.commit(str(tmp_path), _PLAN, {}).num_rows == 3
 
 
@@ -361,7 +361,7 @@ def test_lease_taken_over_by_two_at_once_goes_to_the_later_where_nothing_locks(m
 
 def test_commit_under_a_lease_that_was_lost_is_refused(store: str) -> None:
     uri = storage.join(store, _PLAN.name)
-    artifacts.write_rows(uri, [_row(1)], Reference, [])
+    artifacts.write_rows(uri, [_row(1)], ImageRef, [])
     with Lease(uri, "stopped for long"):
         storage.write_bytes(storage.join(uri, LEASE), _lease_entry())
         with pytest.raises(BusyError, match=r"was taken over by run 'other' .*may not commit"):

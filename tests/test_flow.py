@@ -12,17 +12,17 @@ import ray.cloudpickle
 from stic_ray import artifacts, recipes
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.attempts import Attempt
-from stic_ray.config import Execution, Pool, parse_config, read_yaml
+from stic_ray.config import Blur, Execution, Pool, parse_config, read_yaml
 from stic_ray.flow import UNIT, Inputs, Outcome, Prepared, Task, TaskWork, Unit, Work, finish_stage, run_stage
 from stic_ray.ledger import POISON
-from stic_ray.records import Found, Reference, Reject, make_id
-from stic_ray.stages import describe, generate, references
+from stic_ray.records import Found, PerceptualHash, Reject, make_id
+from stic_ray.stages import describe, generate, score
 
 _NO_IMAGE = "not an image, or of a kind that is not read"
-_PLAN = Plan(stage="references", code_version=1, identity={}, kind="Reference")
+_PLAN = Plan(stage="hashes", code_version=1, identity={}, kind="PerceptualHash")
 
 
-@pytest.mark.parametrize("stage", [generate, references, describe])
+@pytest.mark.parametrize("stage", [generate, describe])
 def test_work_of_every_stage_pickles(stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Work] = []
     monkeypatch.setattr(stage, "run_stage", lambda **arguments: sent.append(arguments["work"]))
@@ -35,8 +35,23 @@ def test_work_of_every_stage_pickles(stage: Any, tmp_path: Path, monkeypatch: py
     assert ray.cloudpickle.loads(ray.cloudpickle.dumps(work)) == work
 
 
-def _row(name: str) -> Reference:
-    return Reference(id=name, chosen_logp=0.0, rejected_logp=0.0, num_chosen_tokens=1, num_rejected_tokens=1)
+@pytest.mark.parametrize("kind", [score.PAIRS, score.SAMPLES])
+def test_work_of_scores_and_gains_pickles(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Work] = []
+    monkeypatch.setattr(score, "run_stage", lambda **arguments: sent.append(arguments["work"]))
+    config = parse_config(read_yaml(recipes.read("embedded"), "embedded"), [f"store={tmp_path}"])
+    items = Artifact(uri=str(tmp_path / "none"), record={"fingerprint": "f"})
+    plan = score.plan(kind, items, config.model, "base-1", 100)
+    score.run(config, kind, items, config.model, plan)
+    scores = Artifact(uri="", record={"fingerprint": "g", "identity": plan.identity})
+    score.run_gains(config, scores, config.model, Blur(radius=0.2), score.plan_gains(kind, scores, Blur(radius=0.2)))
+    assert [work.record.__name__ for work in sent] == ["Score", "Gain"]
+    for work in sent:
+        assert ray.cloudpickle.loads(ray.cloudpickle.dumps(work)) == work
+
+
+def _row(name: str) -> PerceptualHash:
+    return PerceptualHash(id=name, bits="")
 
 
 @pytest.mark.parametrize(("rejects", "allowed"), [(2, True), (3, False)])
@@ -44,12 +59,12 @@ def test_finish_stage_refuses_more_rejects_than_allowed_and_commits_nothing(
     tmp_path: Path, rejects: int, allowed: bool
 ) -> None:
     uri = str(tmp_path / _PLAN.name)
-    bad = [Reject(id=make_id(n), stage="references", reason="empty file") for n in range(rejects)]
-    artifacts.write_rows(uri, [_row(make_id("good"))], Reference, bad)
+    bad = [Reject(id=make_id(n), stage="hashes", reason="empty file") for n in range(rejects)]
+    artifacts.write_rows(uri, [_row(make_id("good"))], PerceptualHash, bad)
     if allowed:
         finish_stage(store=str(tmp_path), plan=_PLAN, num_units=4, figures={}, max_reject_rate=0.5)
     else:
-        with pytest.raises(ValueError, match=r"references: 3 of 4 inputs were rejected, most often: empty file \(3\)"):
+        with pytest.raises(ValueError, match=r"hashes: 3 of 4 inputs were rejected, most often: empty file \(3\)"):
             finish_stage(store=str(tmp_path), plan=_PLAN, num_units=4, figures={}, max_reject_rate=0.5)
     assert (artifacts.find(str(tmp_path), _PLAN) is not None) is allowed
 
@@ -103,7 +118,7 @@ def _inputs(folder: Path, payloads: dict[str, str]) -> Inputs:
 
 def _work(folder: Path) -> Work:
     arguments = {"log": str(folder / "log")}
-    return Work(record=Reference, input_column="id", prepare=_prepare, worker=_Worker, worker_arguments=arguments)
+    return Work(record=PerceptualHash, input_column="id", prepare=_prepare, worker=_Worker, worker_arguments=arguments)
 
 
 _EXECUTION = Execution(pool=Pool(num_cpus=0.5), task_cpus=0.5, batch_size=7, rows_per_file=16)
@@ -116,12 +131,12 @@ def test_run_stage_does_only_what_is_not_there_and_ends_every_unit_once(tmp_path
     payloads = {make_id(n): kinds.get(n % 10, "") for n in range(40)}
     uri = str(tmp_path / _PLAN.name)
     fine = [key for key, payload in payloads.items() if not payload]
-    artifacts.write_rows(uri, [_row(key) for key in fine[:5]], Reference, [])
+    artifacts.write_rows(uri, [_row(key) for key in fine[:5]], PerceptualHash, [])
     Attempt(uri).note({"seconds": 1000.0, "seen_units": 5.0, "retried_units": 2})
     made = run_stage(
         store=str(tmp_path), plan=_PLAN, work=_work(tmp_path), inputs=_inputs(tmp_path, payloads), execution=_EXECUTION
     )
-    assert sorted(row.id for row in artifacts.read(made.uri, Reference)) == sorted(fine)
+    assert sorted(row.id for row in artifacts.read(made.uri, PerceptualHash)) == sorted(fine)
     assert made.num_rows == len(fine)
     reasons = {row.id: row.reason for row in artifacts.read_rejects(made.uri)}
     assert reasons == {key: payload for key, payload in payloads.items() if payload}
@@ -138,9 +153,9 @@ def test_run_stage_that_was_killed_before_it_settled_commits_every_unit_once(tmp
     keys = [make_id(n) for n in range(6)]
     uri = str(tmp_path / _PLAN.name)
     for written in (keys[:4], keys[2:]):
-        artifacts.write_rows(uri, [_row(key) for key in written], Reference, [])
-    rejects = [Reject(id=keys[0], stage="references", reason="from a run that another one overtook")]
-    artifacts.write_rows(uri, [], Reference, rejects)
+        artifacts.write_rows(uri, [_row(key) for key in written], PerceptualHash, [])
+    rejects = [Reject(id=keys[0], stage="hashes", reason="from a run that another one overtook")]
+    artifacts.write_rows(uri, [], PerceptualHash, rejects)
     inputs = _inputs(tmp_path, dict.fromkeys(keys, ""))
     made = run_stage(store=str(tmp_path), plan=_PLAN, work=_work(tmp_path), inputs=inputs, execution=_EXECUTION)
     assert made.record["counts"] == {"rows": 6, "rejects": 0, "rejects_by_reason": {}}
@@ -154,11 +169,11 @@ def test_run_stage_without_a_model_ends_every_unit_once(tmp_path: Path) -> None:
     made = run_stage(
         store=str(tmp_path),
         plan=_PLAN,
-        work=TaskWork(record=Reference, input_column="id", do=_outcome),
+        work=TaskWork(record=PerceptualHash, input_column="id", do=_outcome),
         inputs=_inputs(tmp_path, payloads),
         execution=_EXECUTION,
     )
-    assert {row.id for row in artifacts.read(made.uri, Reference)} == {
+    assert {row.id for row in artifacts.read(made.uri, PerceptualHash)} == {
         key for key, text in payloads.items() if not text
     }
     reasons = {row.id: row.reason for row in artifacts.read_rejects(made.uri)}
@@ -175,7 +190,7 @@ def test_run_stage_rejects_what_kills_its_worker_twice_alone_and_nothing_else(tm
         store=str(tmp_path), plan=_PLAN, work=_work(tmp_path), inputs=_inputs(tmp_path, payloads), execution=_EXECUTION
     )
     assert {row.id: row.reason for row in artifacts.read_rejects(made.uri)} == dict.fromkeys(deadly, POISON)
-    assert {row.id for row in artifacts.read(made.uri, Reference)} == payloads.keys() - deadly
+    assert {row.id for row in artifacts.read(made.uri, PerceptualHash)} == payloads.keys() - deadly
     calls = (tmp_path / "log").read_text().splitlines()
     alone = {key: calls.count(key) for key in deadly if payloads[key] == "deadly"}
     assert len(alone) == 2 and set(alone.values()) == {2}

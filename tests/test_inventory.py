@@ -10,7 +10,7 @@ from stic_ray import artifacts, inventory, storage
 from stic_ray.artifacts import Lease, Plan
 from stic_ray.audit import audit_run
 from stic_ray.inventory import Traces
-from stic_ray.records import ImageRef, Pair, Reference, Reject, Response, make_id
+from stic_ray.records import ImageRef, Pair, Reject, Response, Score, make_id
 from stic_ray.sources import image_id
 
 _KEYS = ("a.jpg", "b.jpg", "c.jpg", "bad.jpg")
@@ -28,7 +28,7 @@ def _made(store: str, plan: Plan, rows: list[Any], rejects: list[Reject], num_in
 
 def _blank(record: type, **values: Any) -> Any:
     kinds = {"str": "", "int": 0, "float": 0.0}
-    names = {name: kinds[getattr(kind, "__name__", str(kind))] for name, kind in record.__annotations__.items()}
+    names = {name: kinds.get(getattr(kind, "__name__", str(kind)), []) for name, kind in record.__annotations__.items()}
     return record(**{**names, **values})
 
 
@@ -42,8 +42,8 @@ def _store(home: Path, root: str) -> dict[str, str]:
     for stage, parent, kind in (
         ("responses", "images", "Response"),
         ("pairs", "responses", "Pair"),
-        ("references", "pairs", "Reference"),
-        ("stage1", "references", "model"),
+        ("pair_scores", "pairs", "Score"),
+        ("stage1", "pair_scores", "model"),
     ):
         parents = {parent: plans[parent].fingerprint}
         plans[stage] = Plan(stage=stage, code_version=1, identity={}, parents=parents, kind=kind)
@@ -55,12 +55,17 @@ def _store(home: Path, root: str) -> dict[str, str]:
         for role in ("preferred", "dispreferred")
     ]
     pairs = [_blank(Pair, id=make_id("pair", ref.id), image_id=ref.id, image_uri=ref.uri) for ref in refs[:2]]
+    scores = [
+        _blank(Score, id=make_id("score", pair.id, role), item_id=pair.id, image_id=pair.image_id, role=role)
+        for pair in pairs
+        for role in ("chosen", "rejected")
+    ]
     equal = [Reject(id=good[2], stage="pairs", reason="both answers are the same")]
     found = {
         "images": _made(store, plans["images"], refs, bad, 4),
         "responses": _made(store, plans["responses"], answers, [], 3),
         "pairs": _made(store, plans["pairs"], pairs, equal, 3),
-        "references": _made(store, plans["references"], [_blank(Reference, id=pair.id) for pair in pairs], [], 2),
+        "pair_scores": _made(store, plans["pair_scores"], scores, [], 2),
     }
     storage.write_bytes(f"{store}/{plans['stage1'].name}/merged/model.bin", b"w")
     found["stage1"] = artifacts.commit(store, plans["stage1"], {"steps": 1}).uri
@@ -79,6 +84,7 @@ def _ids(uri: str) -> set[str]:
         for file in [*artifacts.data_files(uri), *artifacts.reject_files(uri)]
         for row in artifacts.read_file(file).to_pylist()
         for value in row.values()
+        if isinstance(value, str)
     }
 
 
@@ -94,10 +100,11 @@ def test_forget_leaves_no_row_of_the_image_and_every_other_row(root: str, tmp_pa
     forgotten = _forget(f"{root}/store", "a.jpg")
     gone = {image_id("a.jpg"), "/photos/a.jpg", "a.jpg", make_id("pair", image_id("a.jpg"))}
     gone |= {make_id(image_id("a.jpg"), role) for role in ("preferred", "dispreferred")}
+    gone |= {make_id("score", make_id("pair", image_id("a.jpg")), role) for role in ("chosen", "rejected")}
     for role, uri in found.items():
         assert _ids(uri) == before[role] - gone, role
     rows = {name.rpartition("-")[0]: num_rows for name, num_rows in forgotten.num_rows.items()}
-    assert rows == {"images": 1, "responses": 2, "pairs": 1, "references": 1}
+    assert rows == {"images": 1, "responses": 2, "pairs": 1, "pair_scores": 2}
     assert [name.rpartition("-")[0] for name in forgotten.models] == ["stage1"]
     assert audit_run(f"{root}/runs/first").faults == []
     with pytest.raises(ValueError, match=r"no artifact in .* holds a row of image"):
@@ -183,7 +190,7 @@ def test_forget_that_was_cut_off_is_finished_by_the_same_call(
     monkeypatch.undo()
     _forget(f"{tmp_path}/store", "a.jpg")
     assert [role for role, uri in found.items() if image_id("a.jpg") in _ids(uri)] == []
-    assert [len(before[role] - _ids(uri)) for role, uri in found.items()] == [3, 4, 3, 1, 0]
+    assert [len(before[role] - _ids(uri)) for role, uri in found.items()] == [3, 4, 3, 4, 0]
     assert audit_run(f"{tmp_path}/runs/first").faults == []
 
 

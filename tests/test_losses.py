@@ -7,13 +7,18 @@ import torch
 from torch import Tensor
 
 from stic_ray.config import DpoLoss
-from stic_ray.losses import Counts, dpo, sft
+from stic_ray.losses import Counts, PairLogp, dpo, sft
 
 
 def _tensor(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, requires_grad=True)
 
 
+def _logp(chosen: Tensor, rejected: Tensor, reference: Tensor) -> PairLogp:
+    return PairLogp(chosen_P=chosen, rejected_P=rejected, reference_P2=reference)
+
+
+_ONES = torch.ones(2)
 _CHOSEN = (-3.0, -5.0)
 _REJECTED = (-4.0, -2.0)
 _REFERENCE = torch.tensor([[-3.5, -3.0], [-6.0, -2.5]], dtype=torch.float64)
@@ -25,7 +30,7 @@ _PREFERENCE = (math.log1p(math.exp(-0.75)) + math.log1p(math.exp(-0.25))) / 2
 def test_dpo_equals_the_figure_worked_out_by_hand(reduction: str, regulariser: float) -> None:
     loss = DpoLoss(beta=0.5, alpha=0.25, reduction="sum" if reduction == "sum" else "token_mean")
     counts = Counts(num_items=2, num_tokens=5)
-    total, metrics = dpo(loss, _tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE, counts)
+    total, metrics = dpo(loss, _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE), _ONES, counts)
     assert total.item() == pytest.approx(_PREFERENCE + 0.25 * regulariser, abs=1e-12)
     found = {name: value.item() for name, value in metrics.items()}
     assert found == pytest.approx(
@@ -45,7 +50,7 @@ def test_dpo_accuracy_counts_positive_margins_alone() -> None:
     loss = DpoLoss(beta=1.0, alpha=0.0, reduction="sum")
     reference = torch.zeros(4, 2, dtype=torch.float64)
     counts = Counts(num_items=4, num_tokens=1)
-    _, metrics = dpo(loss, _tensor(-1, -1, -2, -3), _tensor(-2, -1, -1, -9), reference, counts)
+    _, metrics = dpo(loss, _logp(_tensor(-1, -1, -2, -3), _tensor(-2, -1, -1, -9), reference), torch.ones(4), counts)
     assert metrics["accuracy"].item() == 0.5
 
 
@@ -71,7 +76,7 @@ def test_dpo_value_and_gradient_equal_the_slow_formula(loss: DpoLoss) -> None:
     chosen, rejected = (torch.randn(5, generator=generator, dtype=torch.float64) * 4 - 8 for _ in range(2))
     reference = torch.randn(5, 2, generator=generator, dtype=torch.float64) * 4 - 8
     inputs = [chosen.clone().requires_grad_(), rejected.clone().requires_grad_()]
-    total, _ = dpo(loss, inputs[0], inputs[1], reference, Counts(num_items=5, num_tokens=37))
+    total, _ = dpo(loss, _logp(inputs[0], inputs[1], reference), torch.ones(5), Counts(num_items=5, num_tokens=37))
     total.backward()
     lists = [chosen.tolist(), rejected.tolist()]
     assert total.item() == pytest.approx(_slow_dpo(loss, lists[0], lists[1], reference.tolist(), 37), abs=1e-10)
@@ -90,19 +95,29 @@ def test_dpo_value_and_gradient_equal_the_slow_formula(loss: DpoLoss) -> None:
 def test_dpo_parts_of_a_batch_add_up_to_the_whole(reduction: str) -> None:
     loss = DpoLoss(beta=0.5, alpha=0.25, reduction="sum" if reduction == "sum" else "token_mean")
     counts = Counts(num_items=2, num_tokens=5)
-    whole, metrics = dpo(loss, _tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE, counts)
-    parts = [dpo(loss, _tensor(_CHOSEN[i]), _tensor(_REJECTED[i]), _REFERENCE[i : i + 1], counts) for i in range(2)]
+    whole, metrics = dpo(loss, _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE), _ONES, counts)
+    parts = [
+        dpo(loss, _logp(_tensor(_CHOSEN[i]), _tensor(_REJECTED[i]), _REFERENCE[i : i + 1]), torch.ones(1), counts)
+        for i in range(2)
+    ]
     assert sum(part.item() for part, _ in parts) == pytest.approx(whole.item(), abs=1e-12)
     for name, value in metrics.items():
         assert sum(part[name].item() for _, part in parts) == pytest.approx(value.item(), abs=1e-12)
 
 
+def test_dpo_weights_the_preference_of_each_pair_alone() -> None:
+    loss = DpoLoss(beta=0.5, alpha=0.25, reduction="sum")
+    logp = _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE)
+    total, _ = dpo(loss, logp, torch.tensor([1.5, 0.5]), Counts(num_items=2, num_tokens=5))
+    preference = (1.5 * math.log1p(math.exp(-0.75)) + 0.5 * math.log1p(math.exp(-0.25))) / 2
+    assert total.item() == pytest.approx(preference + 0.25 * 4.0, abs=1e-7)
+
+
 def test_dpo_far_off_margins_stay_finite() -> None:
     loss = DpoLoss(beta=1.0, alpha=0.0, reduction="sum")
     chosen = _tensor(-2000.0)
-    total, _ = dpo(
-        loss, chosen, _tensor(0.0), torch.zeros(1, 2, dtype=torch.float64), Counts(num_items=1, num_tokens=1)
-    )
+    logp = _logp(chosen, _tensor(0.0), torch.zeros(1, 2, dtype=torch.float64))
+    total, _ = dpo(loss, logp, torch.ones(1), Counts(num_items=1, num_tokens=1))
     total.backward()
     assert total.item() == pytest.approx(2000.0)
     assert chosen.grad is not None and chosen.grad.item() == pytest.approx(-1.0)

@@ -26,11 +26,11 @@ def test_infuse_takes_both_texts_literally() -> None:
 
 def test_infused_turns_change_the_first_question_only() -> None:
     turns = [Turn(role=role, text=text) for role, text in (("user", "q"), ("assistant", "a"), ("user", "r"))]
-    sample = Sample(id="s", image_id="i", image_uri="u", description="d", turns=turns)
+    sample = Sample(id="s", image_id="i", image_uri="u", category="", description="d", turns=turns)
     assert prompts.infused_turns(sample, "{description}: {question}") == [Turn(role="user", text="d: q"), *turns[1:]]
     assert [turn.text for turn in sample.turns] == ["q", "a", "r"]
 
 
 def test_infused_turns_without_a_description_are_as_they_were() -> None:
-    sample = Sample(id="s", image_id="", image_uri="", description="", turns=[Turn(role="user", text="q")])
+    sample = Sample(id="s", image_id="", image_uri="", category="", description="", turns=[Turn(role="user", text="q")])
     assert prompts.infused_turns(sample, "{description}: {question}") == sample.turns

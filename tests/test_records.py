@@ -7,14 +7,18 @@ import pyarrow as pa
 import pytest
 
 from stic_ray.records import (
+    Gain,
     ImageRef,
     Pair,
     Prediction,
     Question,
-    Reference,
     Reject,
     Response,
     Sample,
+    Score,
+    Selected,
+    Short,
+    Single,
     Turn,
     from_table,
     make_id,
@@ -24,17 +28,24 @@ from stic_ray.records import (
 )
 
 _TURNS = [Turn(role="user", text="what ?"), Turn(role="assistant", text="a dög")]
-_SAMPLE = Sample(id="s", image_id="i", image_uri="u", description="d", turns=_TURNS)
-_VALUES: dict[Any, Any] = {str: "tëxt", int: 2**62, float: -1.25e-300}
+_VALUES: dict[Any, Any] = {
+    str: "tëxt",
+    int: 2**62,
+    float: -1.25e-300,
+    list[Turn]: _TURNS,
+    list[Short]: [2**31 - 1, -1],
+    list[Single]: [-0.25, 2.0**-100],
+    list[bool]: [True, False],
+}
 
 
 def _row(record: type) -> Any:
-    if record is Sample:
-        return _SAMPLE
     return record(**{entry.name: _VALUES[entry.type] for entry in fields(record)})
 
 
-@pytest.mark.parametrize("record", [ImageRef, Response, Pair, Reference, Sample, Question, Prediction, Reject])
+@pytest.mark.parametrize(
+    "record", [ImageRef, Response, Pair, Sample, Score, Gain, Selected, Question, Prediction, Reject]
+)
 def test_to_table_from_table_gives_the_same_rows(record: type) -> None:
     rows = [_row(record), _row(record)]
     table = to_table(rows, record)
@@ -54,7 +65,10 @@ def test_to_table_without_rows_keeps_the_schema(record: type) -> None:
 def test_schema_of_a_sample_holds_turns_as_a_list_of_structs() -> None:
     turn = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("text", pa.string(), nullable=False)])
     assert schema(Sample).field("turns").type == pa.list_(turn)
-    assert schema(Reference).field("chosen_logp").type == pa.float64()
+    assert schema(Score).field("token_ids").type == pa.list_(pa.int32())
+    assert schema(Score).field("logp").type == pa.list_(pa.float32())
+    assert schema(Selected).field("used").type == pa.list_(pa.bool_())
+    assert schema(Selected).field("mean_gain").type == pa.float64()
     assert schema(Response).field("seed").type == pa.int64()
 
 

@@ -111,11 +111,11 @@ def test_base_model_of_files_listed_by_size_alone_tells_two_models_of_one_size_a
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "_version_of", lambda info: f"{info['size']}:None")
-    run = Run(replace(config, model=replace(config.model, path=str(tmp_path), version="")))
+    without = replace(config, model=replace(config.model, path=str(tmp_path), version=""))
     found = set()
     for weights in (b"1", b"2"):
         (tmp_path / "model.safetensors").write_bytes(weights)
-        found.add(run.base_model())
+        found.add(Run(without).base_model())
     assert len(found) == 2
 
 

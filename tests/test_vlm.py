@@ -232,7 +232,7 @@ def test_answer_scorer_equals_the_slow_float64_reference(processor: Any, model: 
     """Tolerance 1e-5 relative: one float32 forward of a random model against float64."""
     examples = _examples(processor)
     with torch.inference_mode():
-        batched = AnswerScorer(model)(vlm.collate(processor, examples))
+        batched = AnswerScorer(model)(vlm.collate(processor, examples)).sum(dim=1)
     reference = vlm.load_model(str(tiny_llava), "float32")
     assert batched.dtype == torch.float32
     assert batched.tolist() == pytest.approx([_slow_logp(reference, each) for each in examples], rel=1e-5)
@@ -242,8 +242,8 @@ def test_answer_scorer_batched_equals_single(processor: Any, model: Any) -> None
     """Tolerance 1e-5 relative: other shapes sum in another order."""
     scorer, examples = AnswerScorer(model), _examples(processor)
     with torch.inference_mode():
-        batched = scorer(vlm.collate(processor, examples)).tolist()
-        single = [scorer(vlm.collate(processor, [example])).item() for example in examples]
+        batched = scorer(vlm.collate(processor, examples)).sum(dim=1).tolist()
+        single = [scorer(vlm.collate(processor, [example])).sum().item() for example in examples]
     assert batched == pytest.approx(single, rel=1e-5)
 
 
@@ -252,7 +252,7 @@ def test_answer_scorer_sees_the_image(processor: Any, model: Any) -> None:
     for seed in range(2):
         example = vlm.encode_example(processor, _talk("what ?", "a small dog"), _image(seed))
         with torch.inference_mode():
-            scores.append(AnswerScorer(model)(vlm.collate(processor, [example])).item())
+            scores.append(AnswerScorer(model)(vlm.collate(processor, [example])).sum().item())
     assert abs(scores[0] - scores[1]) > 1e-4
 
 

@@ -1,4 +1,4 @@
-"""A family that cuts images into tiles (Idefics3): every image has as many as its size asks for, beside any other."""
+"""Families that cut images into tiles: every image has as many as its size asks for, beside any other."""
 
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from stic_ray.records import Turn
 _SIDES = ((30, 40), (150, 100), (200, 60), (90, 90))  # pixels; a tile is 56 wide
 
 
-@pytest.fixture(scope="module")
-def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_model("idefics3", tmp_path_factory.mktemp("idefics3") / "model", Size())
+@pytest.fixture(scope="module", params=["idefics3", "llava_next"])
+def tiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_model(request.param, tmp_path_factory.mktemp(request.param) / "model", Size())
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_answers_about_images_of_all_sizes_score_together_as_each_alone(processo
     examples = [vlm.encode_example(processor, _turns(number), _image(number)) for number in range(4)]
     scorer = vlm.AnswerScorer(model)
     with torch.inference_mode():
-        together = scorer(vlm.collate(processor, examples))
-        alone = torch.cat([scorer(vlm.collate(processor, [example])) for example in examples])
+        together = scorer(vlm.collate(processor, examples)).sum(dim=1)
+        alone = torch.cat([scorer(vlm.collate(processor, [example])).sum(dim=1) for example in examples])
         logits = model(input_ids=torch.tensor([examples[1].input_ids]), **examples[1].image_inputs).logits[0]
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
     targets = torch.tensor(examples[1].input_ids[1:])
@@ -83,10 +83,12 @@ def test_answers_about_images_of_all_sizes_score_together_as_each_alone(processo
 def test_adapters_and_full_training_touch_the_language_model_and_the_projector_alone(model: Any) -> None:
     vlm.unfreeze_language_model(model, projector=True)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen and all(".vision_model." in name for name in frozen)
-    assert len(vlm.projector_parameters(model)) == 1
+    assert frozen and all(".vision_model." in name or ".vision_tower." in name for name in frozen)
+    num_projector = len(vlm.projector_parameters(model))
+    assert num_projector == (1 if model.config.model_type == "idefics3" else 4)
     assert len(vlm.sharding_units(model)) == 2
     adapted = vlm.add_lora(model, rank=2, lora_alpha=4, projector=True)
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
-    assert len(trained) == 2 * 2 * 7 + 1  # A and B of seven projections in two blocks, and the projector
-    assert all(".text_model.layers." in name or ".connector." in name for name in trained)
+    assert len(trained) == 2 * 2 * 7 + num_projector  # A and B of seven projections in two blocks, and the projector
+    inside = (".text_model.layers.", ".language_model.layers.", ".connector.", ".multi_modal_projector.")
+    assert all(any(part in name for part in inside) for name in trained)

@@ -76,11 +76,18 @@ class Conversation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
-    """Log-probability (nats, summed) of a conversation's answers with their end tokens, and token counts."""
+class Scored:
+    """Log-probabilities (nats) of the tokens of a conversation's answers, end tokens included.
 
-    logp: float
-    num_answer_tokens: int
+    The lists are of the answers' tokens in order: ids, the number of the answer that each is of, the characters of that
+    answer (stripped) that it stands for, log-probabilities. `num_tokens` is the whole conversation's.
+    """
+
+    token_ids: list[int]
+    answers: list[int]
+    starts: list[int]
+    stops: list[int]
+    logp: list[float]
     num_tokens: int
     error: str = ""
 
@@ -92,7 +99,7 @@ class Scorer(Protocol):
         """Sums since the start: `scored_tokens`."""
         ...
 
-    def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Score]:
+    def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Scored]:
         """One score a conversation, in order, with an `error` where there is none, as above `max_length` tokens."""
         ...
 

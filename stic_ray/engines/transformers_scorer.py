@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from stic_ray import storage, vlm
-from stic_ray.engines.protocol import Conversation, Score
+from stic_ray.engines.protocol import Conversation, Scored
 
 
 class TransformersScorer:
@@ -24,33 +24,44 @@ class TransformersScorer:
         return {"scored_tokens": float(self._num_tokens)}
 
     @torch.inference_mode()
-    def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Score]:
+    def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Scored]:
         """One score a conversation, in order; one that cannot be scored, like one that is too long, has an `error`."""
         encoded = [self._encode(conversation, max_length) for conversation in conversations]
         examples = {index: example for index, example in enumerate(encoded) if isinstance(example, vlm.Example)}
-        scores = {index: refused for index, refused in enumerate(encoded) if isinstance(refused, Score)}
+        scores = {index: refused for index, refused in enumerate(encoded) if isinstance(refused, Scored)}
         self._num_tokens += sum(len(example.input_ids) for example in examples.values())
         by_length = sorted(examples, key=lambda index: len(examples[index].input_ids))
         for start in range(0, len(by_length), self._batch_size):
             indices = by_length[start : start + self._batch_size]
             batch = vlm.collate(self._processor, [examples[index] for index in indices])
-            logp = self._scorer({name: value.to(self._device) for name, value in batch.items()}).tolist()
-            for index, value in zip(indices, logp, strict=True):
-                example = examples[index]
-                scores[index] = Score(
-                    logp=value, num_answer_tokens=example.num_trained, num_tokens=len(example.input_ids)
-                )
+            logp_BT = self._scorer({name: value.to(self._device) for name, value in batch.items()}).cpu()
+            for index, logp_T, trained_T in zip(indices, logp_BT, batch["trained"], strict=True):
+                scores[index] = _scored(examples[index], logp_T[trained_T].tolist())
         return [scores[index] for index in range(len(encoded))]
 
-    def _encode(self, conversation: Conversation, max_length: int) -> vlm.Example | Score:
+    def _encode(self, conversation: Conversation, max_length: int) -> vlm.Example | Scored:
         try:
             example = vlm.encode_example(self._processor, conversation.turns, conversation.image)
         except ValueError as error:
-            return Score(logp=0.0, num_answer_tokens=0, num_tokens=0, error=str(error))
+            return _refused(str(error), 0)
         if len(example.input_ids) <= max_length:
             return example
-        reason = f"longer than max_length {max_length} tokens"
-        return Score(logp=0.0, num_answer_tokens=0, num_tokens=len(example.input_ids), error=reason)
+        return _refused(f"longer than max_length {max_length} tokens", len(example.input_ids))
+
+
+def _scored(example: vlm.Example, logp: list[float]) -> Scored:
+    return Scored(
+        token_ids=example.answer_ids,
+        answers=[piece.answer for piece in example.pieces],
+        starts=[piece.start for piece in example.pieces],
+        stops=[piece.stop for piece in example.pieces],
+        logp=logp,
+        num_tokens=len(example.input_ids),
+    )
+
+
+def _refused(reason: str, num_tokens: int) -> Scored:
+    return Scored(token_ids=[], answers=[], starts=[], stops=[], logp=[], num_tokens=num_tokens, error=reason)
 
 
 class TransformersTokenCounter:

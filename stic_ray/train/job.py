@@ -13,27 +13,37 @@ MERGED = "merged"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairData:
-    """Preference pairs with their references, by artifact."""
+class ScoredPairs:
+    """Preference pairs by artifact: their scores under the reference, and what is selected of them ("": all)."""
 
-    pairs: str
-    references: str
+    scores: str
+    selection: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairData:
+    """Preference pairs to be trained on together."""
+
+    parts: tuple[ScoredPairs, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenData:
     """The chosen answers of the same pairs in the same order: what the control of stage 1 is fine-tuned on."""
 
-    pairs: str
-    references: str
+    parts: tuple[ScoredPairs, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleData:
-    """Instruction samples; `infused` is the template that puts a description before the first question, "" for none."""
+    """Instruction samples; `infused` is the template that puts a description before the first question, "" for none.
+
+    `selection` is the artifact that says which of them, and which of their tokens, are used ("": all).
+    """
 
     samples: str
     infused: str
+    selection: str = ""
 
 
 TrainingData = PairData | ChosenData | SampleData

@@ -158,11 +158,13 @@ def _loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     device = next(scorer.parameters()).device
     batch = vlm.collate(processor, sequences_by_role(encoded))
-    logp = scorer({name: value.to(device) for name, value in batch.items()})
+    logp = scorer({name: value.to(device) for name, value in batch.items()}).sum(dim=1)
     if isinstance(job.training.loss, DpoLoss):
         chosen_logp_P, rejected_logp_P = logp.chunk(2)
         reference_P2 = references_of(items).to(device)
-        return losses.dpo(job.training.loss, chosen_logp_P, rejected_logp_P, reference_P2, counts)
+        weight_P = torch.tensor([item.weight for item in items], device=device)
+        answers = losses.PairLogp(chosen_P=chosen_logp_P, rejected_P=rejected_logp_P, reference_P2=reference_P2)
+        return losses.dpo(job.training.loss, answers, weight_P, counts)
     return losses.sft(logp, counts)
 
 

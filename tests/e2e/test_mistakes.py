@@ -132,7 +132,7 @@ def test_full_disk_is_one_line_and_a_bigger_one_goes_on_from_there(small_disk: P
     _mount(small_disk.store, "remount,size=460k")
     line = _error_line(small_disk.run("execution.max_train_failures=0"))
     assert line.startswith(f"error: stage1: {expected}")
-    stands = {"listing", "images", "unique", "responses", "pairs", "references"}
+    stands = {"listing", "images", "unique", "responses", "pairs", "pair_scores"}
     assert set(small_disk.stages()) == stands
     written = {path: path.stat().st_mtime_ns for path in small_disk.store.glob("*/record.json")}
     # Large enough. What comes after is there as if another run had made it.

@@ -45,7 +45,7 @@ def test_changed_prompt_redoes_what_depends_on_it_and_no_more(finished: Project,
     before = project.made()
     project.finish("prompts.infused='{question} {description}'", "prompts.misleading=['describe a dog']")
     added = sorted(name.rpartition("-")[0] for name in project.made() - before)
-    assert added == ["descriptions", "fitting", "pairs", "references", "responses", "stage1", "stage2"]
+    assert added == ["descriptions", "fitting", "pair_scores", "pairs", "responses", "stage1", "stage2"]
 
 
 def test_stages_alone_make_what_the_pipeline_reuses_and_leave_references(finished: Project, tmp_path: Path) -> None:

@@ -32,9 +32,10 @@ def test_score_is_in_order_and_equals_the_slow_reference(tiny_llava: Path) -> No
         with torch.inference_mode():
             logp_TV = model(input_ids=torch.tensor([example.input_ids]), **images).logits[0].log_softmax(dim=1)
         answered = [position for position, trained in enumerate(example.trained) if trained]
-        expected = sum(logp_TV[position - 1, example.input_ids[position]].item() for position in answered)
+        expected = [logp_TV[position - 1, example.input_ids[position]].item() for position in answered]
         assert score.logp == pytest.approx(expected, rel=1e-5)
-        assert (score.num_answer_tokens, score.num_tokens) == (len(answered), len(example.input_ids))
+        assert score.token_ids == [example.input_ids[position] for position in answered]
+        assert score.num_tokens == len(example.input_ids)
         assert score.error == ""
 
 

@@ -16,7 +16,7 @@ _INFUSED = "{description} {question}"
 
 def _sample(number: int, *, answer: str = "a dog", description: str = "a dog") -> Sample:
     turns = [Turn(role="user", text="what ?"), Turn(role="assistant", text=answer)]
-    return Sample(id=str(number), image_id="i", image_uri="i.png", description=description, turns=turns)
+    return Sample(id=str(number), image_id="i", image_uri="i.png", category="", description=description, turns=turns)
 
 
 def _unit(sample: Sample) -> Task:

@@ -1,6 +1,7 @@
 """What a worker reads, and that its order is a function of seed and step alone."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,73 +13,128 @@ from PIL import Image
 from stic_ray import artifacts, vlm
 from stic_ray.config import FullFinetune, SftLoss, Training
 from stic_ray.images import encode
-from stic_ray.records import Pair, Reference, Sample, Turn, make_id
+from stic_ray.records import Sample, Score, Selected, Turn, make_id
 from stic_ray.train.data import (
+    _NOTHING,
     Item,
+    Known,
     batch_indices,
     num_steps,
     read_items,
     references_of,
     sequences_by_role,
 )
-from stic_ray.train.job import ChosenData, Job, PairData, SampleData, train_worker
+from stic_ray.train.job import ChosenData, Job, PairData, SampleData, ScoredPairs, train_worker
 
 
-def _pair(number: int, image_uri: str = "") -> Pair:
-    values: dict[str, Any] = dict.fromkeys(Pair.__annotations__, "")
-    values |= {"id": make_id("pair", number), "image_uri": image_uri, "chosen_seed": 0, "rejected_seed": 0}
-    values |= {"prompt": f"prompt {number}", "chosen": f"chosen {number}", "rejected": f"rejected {number}"}
-    return Pair(**values)
+def _score(number: int, role: str) -> Score:
+    """Of two tokens: log-probabilities -n and -1 of the chosen, -n and -10 of the rejected answer."""
+    item = make_id("pair", number)
+    turns = [Turn(role="user", text=f"prompt {number}"), Turn(role="assistant", text=f"{role} {number}")]
+    values: dict[str, Any] = dict.fromkeys(Score.__annotations__, "")
+    values |= {"id": make_id("score", item, role), "item_id": item, "role": role, "turns": turns}
+    logp = [-float(number), -1.0 if role == "chosen" else -10.0]
+    return Score(**{**values, "token_ids": [1, 2], "answers": [0, 0], "starts": [0, 1], "stops": [1, 1], "logp": logp})
 
 
-def _reference(pair: Pair, number: int) -> Reference:
-    return Reference(
-        id=pair.id, chosen_logp=-number, rejected_logp=-10.0 - number, num_chosen_tokens=1, num_rejected_tokens=1
-    )
+def _selected(number: int, role: str, *, used: list[bool], weight: float = 1.0) -> Selected:
+    item = make_id("pair", number)
+    values: dict[str, Any] = {"image_id": "", "stratum": "", "mean_gain": 0.0, "weight": weight}
+    token_ids = [1, 2] if used else []
+    return Selected(id=make_id(item, role), item_id=item, role=role, token_ids=token_ids, used=used, **values)
+
+
+_ROLES = ("chosen", "rejected")
 
 
 @pytest.fixture
-def pair_data(tmp_path: Path) -> PairData:
-    """Five pairs in two files; the third has no reference."""
-    pairs = [_pair(number) for number in range(5)]
-    references = [_reference(pair, number) for number, pair in enumerate(pairs) if number != 2]
-    artifacts.write_rows(str(tmp_path / "p"), pairs[3:], Pair, [])
-    artifacts.write_rows(str(tmp_path / "p"), pairs[:3], Pair, [])
-    artifacts.write_rows(str(tmp_path / "r"), references[::-1], Reference, [])
-    return PairData(pairs=str(tmp_path / "p"), references=str(tmp_path / "r"))
+def part(tmp_path: Path) -> ScoredPairs:
+    """Five pairs in two files."""
+    scores = [_score(number, role) for number in range(5) for role in _ROLES]
+    artifacts.write_rows(str(tmp_path / "s"), scores[6:], Score, [])
+    artifacts.write_rows(str(tmp_path / "s"), scores[:6], Score, [])
+    return ScoredPairs(scores=str(tmp_path / "s"))
 
 
 def _talk(item: Item) -> list[list[tuple[str, str]]]:
     return [[(turn.role, turn.text) for turn in turns] for turns in item.conversations]
 
 
-def test_read_items_of_pairs_have_both_answers_and_their_own_reference(pair_data: PairData) -> None:
-    items = read_items(pair_data)
-    assert [item.id for item in items] == sorted(_pair(number).id for number in (0, 1, 3, 4))
+def test_read_items_of_pairs_have_both_answers_and_their_own_reference(part: ScoredPairs) -> None:
+    items = read_items(PairData(parts=(part,)))
+    assert [item.id for item in items] == sorted(make_id("pair", number) for number in range(5))
     by_id = {item.id: item for item in items}
-    for number in (0, 1, 3, 4):
-        item = by_id[_pair(number).id]
-        assert _talk(item) == [
-            [("user", f"prompt {number}"), ("assistant", f"chosen {number}")],
-            [("user", f"prompt {number}"), ("assistant", f"rejected {number}")],
-        ]
-        assert item.reference == (-number, -10.0 - number)
+    for number in range(5):
+        item = by_id[make_id("pair", number)]
+        assert _talk(item) == [[("user", f"prompt {number}"), ("assistant", f"{role} {number}")] for role in _ROLES]
+        assert item.weight == 1.0
+        assert references_of([item]).tolist() == [[-number - 1.0, -number - 10.0]]
+
+
+def test_read_items_of_pairs_are_the_selected_ones_with_their_weights_and_tokens(
+    part: ScoredPairs, tmp_path: Path
+) -> None:
+    rows = [_selected(1, role, used=[], weight=0.5) for role in _ROLES]
+    rows += [_selected(3, "chosen", used=[True, False]), _selected(3, "rejected", used=[False, True])]
+    artifacts.write_rows(str(tmp_path / "c"), rows, Selected, [])
+    items = {item.id: item for item in read_items(PairData(parts=(replace(part, selection=str(tmp_path / "c")),)))}
+    assert items.keys() == {make_id("pair", 1), make_id("pair", 3)}
+    weighted, masked = items[make_id("pair", 1)], items[make_id("pair", 3)]
+    assert (weighted.weight, masked.weight) == (0.5, 1.0)
+    assert references_of([weighted, masked]).tolist() == [[-2.0, -11.0], [-3.0, -10.0]]
+
+
+def test_read_items_of_several_artifacts_of_pairs_stand_together(part: ScoredPairs, tmp_path: Path) -> None:
+    artifacts.write_rows(str(tmp_path / "t"), [_score(9, role) for role in _ROLES], Score, [])
+    items = read_items(PairData(parts=(part, ScoredPairs(scores=str(tmp_path / "t")))))
+    assert len(items) == 6 and items[-1].id == make_id("pair", 9)
 
 
 def test_read_items_of_the_control_are_the_same_pairs_in_the_same_order_without_what_is_rejected(
-    pair_data: PairData,
+    part: ScoredPairs,
 ) -> None:
-    chosen = read_items(ChosenData(pairs=pair_data.pairs, references=pair_data.references))
-    pairs = read_items(pair_data)
+    chosen = read_items(ChosenData(parts=(part,)))
+    pairs = read_items(PairData(parts=(part,)))
     assert [item.id for item in chosen] == [item.id for item in pairs]
     assert [_talk(item) for item in chosen] == [_talk(item)[:1] for item in pairs]
-    assert {item.reference for item in chosen} == {None}
+    assert {len(item.known) for item in chosen} == {1}
+
+
+def test_read_items_of_samples_are_the_selected_ones_with_their_tokens(tmp_path: Path) -> None:
+    turns = [Turn(role="user", text="q"), Turn(role="assistant", text="a")]
+    samples = [
+        Sample(id=make_id("pair", n), image_id="i", image_uri="", category="", description="", turns=turns)
+        for n in range(3)
+    ]
+    artifacts.write_rows(str(tmp_path / "s"), samples, Sample, [])
+    rows = [_selected(0, "answer", used=[True, False]), _selected(2, "answer", used=[])]
+    artifacts.write_rows(str(tmp_path / "c"), rows, Selected, [])
+    data = SampleData(samples=str(tmp_path / "s"), infused="", selection=str(tmp_path / "c"))
+    assert {item.id: item.known[0].used for item in read_items(data)} == {
+        samples[0].id: [True, False],
+        samples[2].id: [],
+    }
+
+
+def test_item_encode_trains_the_used_tokens_alone_and_refuses_other_tokens(tiny_llava: Path) -> None:
+    processor = vlm.load_processor(str(tiny_llava))
+    turns = [Turn(role="user", text="q"), Turn(role="assistant", text="a dog"), Turn(role="user", text="r")]
+    turns.append(Turn(role="assistant", text="a cat"))
+    whole = vlm.encode_example(processor, turns, None)
+    used = [number % 3 == 0 for number in range(whole.num_trained)]
+    known = Known(token_ids=whole.answer_ids, logp=[], used=used)
+    (example,) = Item(id="i", image_uri="", conversations=(turns,), known=(known,)).encode(processor)
+    places = [place for place, trained in enumerate(whole.trained) if trained]
+    assert [place for place, trained in enumerate(example.trained) if trained] == places[::3]
+    other = replace(known, token_ids=[*whole.answer_ids[:-1], 0])
+    with pytest.raises(ValueError, match="has other tokens here than when it was scored"):
+        Item(id="i", image_uri="", conversations=(turns,), known=(other,)).encode(processor)
 
 
 def test_read_items_of_samples_are_infused_only_with_a_template(tmp_path: Path) -> None:
     turns = [Turn(role="user", text="q"), Turn(role="assistant", text="a")]
     samples = [
-        Sample(id=make_id("s", n), image_id="i", image_uri="u", description=d, turns=turns)
+        Sample(id=make_id("s", n), image_id="i", image_uri="u", category="", description=d, turns=turns)
         for n, d in enumerate(("a dog", ""))
     ]
     artifacts.write_rows(str(tmp_path), samples, Sample, [])
@@ -95,12 +151,12 @@ def test_item_encode_reads_the_image_where_it_lies(tiny_llava: Path, tmp_path: P
     (tmp_path / "a.png").write_bytes(encode(Image.fromarray(pixels)))
     processor = vlm.load_processor(str(tiny_llava))
     turns = [Turn(role="user", text="q"), Turn(role="assistant", text="a")]
-    item = Item(id="i", image_uri=str(tmp_path / "a.png"), conversations=(turns, turns), reference=None)
+    item = Item(id="i", image_uri=str(tmp_path / "a.png"), conversations=(turns, turns), known=(_NOTHING, _NOTHING))
     expected = vlm.encode_example(processor, turns, Image.fromarray(pixels))
     for example in item.encode(processor):
         assert (example.input_ids, example.trained) == (expected.input_ids, expected.trained)
         assert example.image_inputs["pixel_values"].equal(expected.image_inputs["pixel_values"])
-    (text_only,) = Item(id="i", image_uri="", conversations=(turns,), reference=None).encode(processor)
+    (text_only,) = Item(id="i", image_uri="", conversations=(turns,), known=(_NOTHING,)).encode(processor)
     assert text_only.image_inputs == {}
 
 
@@ -130,21 +186,14 @@ def test_batch_indices_batch_larger_than_the_data_takes_every_item_as_often() ->
     assert counts == {0: 3, 1: 3, 2: 3}
 
 
-def test_references_of_items_without_one_are_refused_by_id() -> None:
-    fine = Item(id="a", image_uri="", conversations=(), reference=(-1.0, -2.0))
-    assert references_of([fine, fine]).tolist() == [[-1.0, -2.0]] * 2
-    with pytest.raises(ValueError, match=r"pairs without reference: .*'b'"):
-        references_of([fine, Item(id="b", image_uri="", conversations=(), reference=None)])
-
-
 def test_sequences_by_role_puts_all_chosen_before_all_rejected() -> None:
-    one, two, three, four = (vlm.Example(input_ids=[n], trained=[True], image_inputs={}) for n in range(4))
+    one, two, three, four = (vlm.Example(input_ids=[n], trained=[True], pieces=[], image_inputs={}) for n in range(4))
     assert sequences_by_role([[one, two], [three, four]]) == [one, three, two, four]
 
 
 @pytest.mark.parametrize(
     "data",
-    [PairData(pairs="p", references="r"), ChosenData(pairs="p", references="r"), SampleData(samples="s", infused="x")],
+    [PairData(parts=(ScoredPairs(scores="s"),)), ChosenData(parts=()), SampleData(samples="s", infused="x")],
 )
 def test_job_and_the_function_that_gets_it_pickle(data: PairData | ChosenData | SampleData) -> None:
     training = Training(loss=SftLoss(), weights=FullFinetune(), lr=0.1, epochs=1, global_batch=2)

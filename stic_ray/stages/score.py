@@ -1,0 +1,233 @@
+"""Scores: log-probabilities of every answer token under a frozen model, computed once, and the same without the image.
+
+The scores of pairs under the base are DPO's references: training then holds no reference model and does no reference
+forward, and a sweep over alpha, beta or p repeats none. Gains (VIG) add the view without the image to scores that are
+there. What is longer than training allows is rejected here, before training: nothing is ever truncated.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from stic_ray import sources, vig
+from stic_ray.artifacts import Artifact, Plan
+from stic_ray.config import Blind, Config, Model, NoImage, to_tree
+from stic_ray.engines import start_scorer
+from stic_ray.engines.protocol import Conversation, Scored
+from stic_ray.flow import Inputs, Outcome, Prepared, Task, Unit, Work, by_column, one_by_one, read_image, run_stage
+from stic_ray.images import BadImageError, blind, decode, encode
+from stic_ray.records import Gain, Pair, Score, Turn, make_id, read_sample, read_turns
+
+CODE_VERSION = 1
+CHOSEN, REJECTED, ANSWER = "chosen", "rejected", "answer"
+PAIRS, SAMPLES = "pair", "sample"
+
+
+def plan(kind: str, items: Artifact, model: Model, fingerprint: str, max_length: int) -> Plan:
+    """The artifact of scores of `items`, PAIRS or SAMPLES, by a model with this fingerprint."""
+    return Plan(
+        stage=f"{kind}_scores",
+        code_version=CODE_VERSION,
+        identity={"engine": "transformers", "dtype": model.dtype, "max_length": max_length},
+        parents={f"{kind}s": items.fingerprint, "model": fingerprint},
+        kind=Score.__name__,
+    )
+
+
+def run(config: Config, kind: str, items: Artifact, model: Model, plan: Plan) -> Artifact:
+    """Make the artifact: one unit an item; two rows a pair, one a sample."""
+    split = _conversations_of_pair if kind == PAIRS else _conversations_of_sample
+    work = Work(
+        record=Score,
+        input_column="item_id",
+        prepare=read_image,
+        worker=AnswerScorer,
+        worker_arguments={**_scorer(config, model, int(plan.identity["max_length"])), "split": split},
+    )
+    inputs = Inputs(parent=items, column="id", read=one_by_one)
+    return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)
+
+
+def plan_gains(kind: str, scores: Artifact, view: Blind) -> Plan:
+    """The artifact of gains: scores again, by the same model on what stands for no image."""
+    identity = {"blind": to_tree(view)}
+    parents = {"scores": scores.fingerprint}
+    return Plan(
+        stage=f"{kind}_gains", code_version=CODE_VERSION, identity=identity, parents=parents, kind=Gain.__name__
+    )
+
+
+def run_gains(config: Config, scores: Artifact, model: Model, view: Blind, plan: Plan) -> Artifact:
+    """Make the artifact: one unit an item, one row a score."""
+    work = Work(
+        record=Gain,
+        input_column="item_id",
+        prepare=Hide(view=view),
+        worker=GainScorer,
+        worker_arguments=_scorer(config, model, int(scores.record["identity"]["max_length"])),
+    )
+    inputs = Inputs(parent=scores, column="item_id", read=by_item)
+    return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)
+
+
+def _scorer(config: Config, model: Model, max_length: int) -> dict[str, Any]:
+    return {
+        "model_uri": model.path,
+        "dtype": model.dtype,
+        "batch_size": config.execution.batch_size,
+        "max_length": max_length,
+    }
+
+
+def by_item(rows: pa.Table) -> pa.Table:
+    """A unit a pair or sample: the payload is the list of its scores as JSON."""
+    return by_column(rows, "item_id")
+
+
+def _conversations_of_pair(payload: str) -> list[Score]:
+    pair = Pair(**json.loads(payload))
+    answers = {CHOSEN: pair.chosen, REJECTED: pair.rejected}
+    return [
+        _unscored(pair, role, pair.negative, [Turn(role="user", text=pair.prompt), Turn(role="assistant", text=text)])
+        for role, text in answers.items()
+    ]
+
+
+def _conversations_of_sample(payload: str) -> list[Score]:
+    sample = read_sample(payload)
+    return [_unscored(sample, ANSWER, sample.category, sample.turns)]
+
+
+def _unscored(item: Any, role: str, category: str, turns: list[Turn]) -> Score:
+    return Score(
+        id=make_id("score", item.id, role),
+        item_id=item.id,
+        role=role,
+        image_id=item.image_id,
+        image_uri=item.image_uri,
+        category=category,
+        turns=turns,
+        token_ids=[],
+        answers=[],
+        starts=[],
+        stops=[],
+        logp=[],
+    )
+
+
+class AnswerScorer:
+    """An actor's work: all conversations of a batch's items through one scorer; `split` gives an item's.
+
+    Those without an image are not scored: nothing there could be seen (VIG, section 3.2).
+    """
+
+    def __init__(
+        self, *, model_uri: str, dtype: str, batch_size: int, max_length: int, split: Callable[[str], list[Score]]
+    ) -> None:
+        self._scorer = start_scorer(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
+        self._max_length = max_length
+        self._split = split
+
+    def figures(self) -> Mapping[str, float]:
+        """The scorer's."""
+        return self._scorer.figures()
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """The scores of every unit, or the reason why there are none, mostly its length."""
+        rows = {unit.id: self._split(unit.payload) for unit in tasks}
+        asked = [
+            Conversation(turns=row.turns, image=unit.images[0])
+            for unit in tasks
+            if unit.images
+            for row in rows[unit.id]
+        ]
+        found = iter(self._scorer.score(asked, self._max_length))
+        outcomes = []
+        for unit in tasks:
+            scored = [next(found) if unit.images else _NOT_SCORED for _ in rows[unit.id]]
+            outcomes.append(
+                _outcome(unit.id, scored, [_with(*each) for each in zip(rows[unit.id], scored, strict=True)])
+            )
+        return outcomes
+
+
+_NOT_SCORED = Scored(token_ids=[], answers=[], starts=[], stops=[], logp=[], num_tokens=0)
+
+
+def _with(row: Score, scored: Scored) -> Score:
+    lists = {name: getattr(scored, name) for name in ("token_ids", "answers", "starts", "stops", "logp")}
+    return Score(**{**vars(row), **lists})
+
+
+def _outcome(key: str, scored: Sequence[Scored], rows: list[Any]) -> Outcome:
+    reason = next((each.error for each in scored if each.error), "")
+    return Outcome(id=key, rows=[] if reason else rows, reason=reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hide:
+    """CPU work of a unit: what stands for its image, encoded without loss."""
+
+    view: Blind
+
+    def __call__(self, unit: Unit) -> Prepared:
+        """One image, none where the view or the unit has none."""
+        if isinstance(self.view, NoImage) or not unit.image_uri:
+            return Prepared(id=unit.id, images=[], payload=unit.payload, reason="")
+        try:
+            hidden = encode(blind(decode(sources.read_image(unit.image_uri)), self.view))
+        except BadImageError as error:
+            return Prepared(id=unit.id, images=[], payload="", reason=str(error))
+        return Prepared(id=unit.id, images=[hidden], payload=unit.payload, reason="")
+
+
+class GainScorer:
+    """An actor's work: all scores of a batch's items again, on what stands for no image."""
+
+    def __init__(self, *, model_uri: str, dtype: str, batch_size: int, max_length: int) -> None:
+        self._scorer = start_scorer(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
+        self._max_length = max_length
+
+    def figures(self) -> Mapping[str, float]:
+        """The scorer's."""
+        return self._scorer.figures()
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """A gain a score of every unit, or the reason why there is none."""
+        rows = {unit.id: [Score(**read_turns(tree)) for tree in json.loads(unit.payload)] for unit in tasks}
+        asked = [
+            Conversation(turns=row.turns, image=unit.images[0] if unit.images else None)
+            for unit in tasks
+            for row in rows[unit.id]
+            if row.image_uri
+        ]
+        found = iter(self._scorer.score(asked, self._max_length))
+        outcomes = []
+        for unit in tasks:
+            scored = [next(found) if row.image_uri else _NOT_SCORED for row in rows[unit.id]]
+            reason = next((r for r in map(_mismatch, rows[unit.id], scored) if r), "")
+            gains = [] if reason else [_gain(*each) for each in zip(rows[unit.id], scored, strict=True)]
+            outcomes.append(Outcome(id=unit.id, rows=gains, reason=reason))
+        return outcomes
+
+
+def _mismatch(row: Score, scored: Scored) -> str:
+    if scored.error:
+        return scored.error
+    return "" if row.token_ids == scored.token_ids else "without its image the answer is cut into other tokens"
+
+
+def _gain(row: Score, scored: Scored) -> Gain:
+    gains = vig.token_gains(row.logp, scored.logp)
+    first = next((turn.text for turn in row.turns if turn.role == "assistant"), "")
+    word = next(iter(first.split()), "").strip(".,;:!?\"'").lower()
+    return Gain(
+        **{**vars(row), "id": make_id("gain", row.id)},
+        first_word=word,
+        blind_logp=scored.logp,
+        gains=gains.tolist(),
+        mean_gain=vig.mean_gain(gains),
+    )
