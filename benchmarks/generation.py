@@ -29,7 +29,18 @@ import numpy as np
 from PIL import Image
 
 from harness import Bar, write_results
-from stic_ray.config import ColorJitter, Downsize, Execution, Negatives, Pool, Sampling, Transformers, Vllm
+from stic_ray.config import (
+    ColorJitter,
+    CorruptedImage,
+    Downsize,
+    Execution,
+    MisleadingPrompt,
+    Negatives,
+    Pool,
+    Sampling,
+    Transformers,
+    Vllm,
+)
 from stic_ray.engines import EngineStart
 from stic_ray.flow import Inputs, Outcome, Prepared, Task, Unit, Work, image_alone
 from stic_ray.images import corrupt, decode
@@ -41,9 +52,8 @@ WAYS = ("a", "b", "c", "d", "e")
 DTYPE = "float32"
 THREADS = len(os.sched_getaffinity(0))
 SAMPLING = Sampling(temperature=0.7, max_new_tokens=32)
-NEGATIVES = Negatives(
-    misleading_share=0.5, corruptions=(Downsize(short_side_px=20), ColorJitter(brightness=0.5, hue=0.3))
-)
+_CORRUPTIONS = (Downsize(short_side_px=20), ColorJitter(brightness=0.5, hue=0.3))
+NEGATIVES = Negatives(kinds=(MisleadingPrompt(), CorruptedImage(corruptions=_CORRUPTIONS)))
 VLLM = Vllm(cpu_cache_gib=4.0, max_concurrent=256, concurrent_batches=8)
 HF_BATCH = 16
 SLOW_SHARE = 0.05  # of the images, one at a time
@@ -182,7 +192,7 @@ def run_pipeline(setting: Setting, engine: Transformers | Vllm) -> Leg:
         start = EngineStart(settings=engine, model_uri=setting.model, dtype=DTYPE, batch_size=HF_BATCH)
         work = Work(
             record=Response,
-            input_column="image_id",
+            input_column="item_id",
             prepare=PrepareWhenReady(prepare=prepare, ready=str(home / "ready")),
             worker=TimedResponder,
             worker_arguments={
@@ -192,6 +202,8 @@ def run_pipeline(setting: Setting, engine: Transformers | Vllm) -> Leg:
                 "prepare": prepare,
                 "engine": start,
                 "sampling": SAMPLING,
+                "negatives": NEGATIVES,
+                "pool": PAPER,
                 "model": "random",
             },
             concurrent_batches=start.concurrent_batches,

@@ -14,13 +14,14 @@ from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact
 
 # How a stage's inputs are found: the parent role that holds them, the parent's column that names an input, the
 # column of the stage's own data that names the input a row came from, and how many rows an input gives (0: as many as
-# the parent has for it).
+# the parent has for it; -1: as its negatives say).
 _LINEAGE = {
     "images": ("listing", "id", "id", 1),
     "hashes": ("images", "id", "id", 1),
     "unique": ("images", "id", "id", 1),
-    "responses": ("images", "id", "image_id", 2),
-    "pairs": ("responses", "image_id", "image_id", 1),
+    "responses": ("images", "id", "item_id", -1),
+    "annotated_responses": ("samples", "id", "item_id", -1),
+    "pairs": ("responses", "item_id", "item_id", -1),
     "pair_scores": ("pairs", "id", "item_id", 2),
     "pair_gains": ("scores", "item_id", "item_id", 0),
     "pair_selection": ("gains", "item_id", "item_id", 0),
@@ -137,10 +138,19 @@ def _audit_lineage(artifact: Artifact, found: Mapping[str, Artifact]) -> list[st
     if missing or not record["parents"] or record["stage"] not in _LINEAGE:
         return missing
     role, parent_column, own_column, rows_per_input = _LINEAGE[record["stage"]]
+    parent = found[record["parents"][role]]
     try:
-        inputs = _values(found[record["parents"][role]], parent_column)
+        inputs = _values(parent, parent_column)
         outputs = _values(artifact, own_column)
         rejects = {reject.id for reject in artifacts.read_rejects(artifact.uri)}
+        if record["stage"] == "pairs":
+            rows_per_input = int(parent.record["identity"]["negatives"]["per_positive"])
+            # A dispreferred answer beside better ones of its item is a reject by its own id.
+            item_of = _items(parent)
+            outputs.update(item_of[key] for key in rejects if key in item_of and item_of[key] in outputs)
+            rejects -= item_of.keys()
+        elif "negatives" in record["identity"]:
+            rows_per_input = 1 + int(record["identity"]["negatives"]["per_positive"])
     except (pa.ArrowInvalid, OSError):
         return []  # said by _audit_files
     faults = []
@@ -157,6 +167,15 @@ def _audit_lineage(artifact: Artifact, found: Mapping[str, Artifact]) -> list[st
     if partial:
         faults.append(f"{len(partial)} inputs have another number of rows than they must, like {min(partial)}")
     return faults
+
+
+def _items(responses: Artifact) -> dict[str, str]:
+    """Which item each response is of."""
+    items: dict[str, str] = {}
+    for file in artifacts.data_files(responses.uri):
+        table = artifacts.read_file(file, ["id", "item_id"])
+        items.update(zip(table.column("id").to_pylist(), table.column("item_id").to_pylist(), strict=True))
+    return items
 
 
 def _values(artifact: Artifact, column: str) -> Counter[str]:

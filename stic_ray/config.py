@@ -13,6 +13,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+MAX_LENGTH = 4096  # tokens of a conversation with its image, unless a training says otherwise
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -123,18 +125,30 @@ class LlavaJson:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """Prompt pools. `infused` puts a description before a question: it must hold {description} and {question}."""
+    """Prompt pools, and templates with {holes}.
+
+    `infused` puts a description before a question, "" does not. `rewrite_description` asks for a description with
+    errors, `rewrite_answer` for a wrong answer to a question; only the negative `ErrorInjection` needs them.
+    """
 
     detailed: tuple[str, ...]
     simple: tuple[str, ...]
     misleading: tuple[str, ...]
     infused: str
+    rewrite_description: str = ""
+    rewrite_answer: str = ""
 
     def __post_init__(self) -> None:
         for name in ("detailed", "simple", "misleading"):
             _require(bool(getattr(self, name)), name, getattr(self, name), "at least one prompt")
-        for hole in ("{description}", "{question}"):
-            _require(self.infused.count(hole) == 1, "infused", self.infused, f"a text that holds {hole} once")
+        for name, holes in (
+            ("infused", ("{description}", "{question}")),
+            ("rewrite_description", ("{description}",)),
+            ("rewrite_answer", ("{question}", "{answer}")),
+        ):
+            text = getattr(self, name)
+            for hole in holes:
+                _require(not text or text.count(hole) == 1, name, text, f"a text that holds {hole} once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,23 +178,6 @@ Corruption = Downsize | ColorJitter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Negatives:
-    """STIC's dispreferred answers: `misleading_share` by a misleading prompt, the others by a corrupted image."""
-
-    misleading_share: float
-    corruptions: tuple[Corruption, ...]
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.misleading_share <= 1, "misleading_share", self.misleading_share, "between 0 and 1")
-        _require(
-            bool(self.corruptions) or self.misleading_share == 1,
-            "corruptions",
-            self.corruptions,
-            "at least one corruption, unless misleading_share is 1",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How answers are drawn; temperature 0 is greedy."""
 
@@ -192,6 +189,90 @@ class Sampling:
         _require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or more")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weighted:
+    """How often a kind of negative is drawn, against the other kinds' weights."""
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.weight > 0, "weight", self.weight, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MisleadingPrompt(_Weighted):
+    """An answer to the clean image under a misleading prompt (STIC)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptedImage(_Weighted):
+    """An answer to a corrupted image (STIC), by one of `corruptions` with equal chance."""
+
+    corruptions: tuple[Corruption, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(bool(self.corruptions), "corruptions", self.corruptions, "at least one corruption")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisedImage(_Weighted):
+    """An answer to an image under diffusion noise of this step of 1000 (BPO, image weakening)."""
+
+    step: int = 900
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(0 <= self.step < 1000, "step", self.step, "between 0 and 999")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorInjection(_Weighted):
+    """The right answer, rewritten with errors by the model's own language model, without the image (BPO).
+
+    Answers of at least `description_words` words are rewritten as descriptions, others as answers to their question.
+    """
+
+    sampling: Sampling
+    description_words: int = 12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.description_words >= 0, "description_words", self.description_words, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherImage(_Weighted):
+    """The answer to another image: the next one by id in its file of the store."""
+
+
+Negative = MisleadingPrompt | CorruptedImage | NoisedImage | ErrorInjection | OtherImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Negatives:
+    """What makes answers worse: `per_positive` dispreferred ones for each preferred one, each of a drawn kind."""
+
+    kinds: tuple[Negative, ...]
+    per_positive: int = 1
+
+    def __post_init__(self) -> None:
+        _require(bool(self.kinds), "kinds", self.kinds, "at least one kind of negative")
+        _require(self.per_positive > 0, "per_positive", self.per_positive, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """Preference pairs whose preferred answers are the data's own (BPO): of each sample its first question's answer.
+
+    `sampling` is that of the dispreferred answers.
+    """
+
+    data: LlavaJson
+    negatives: Negatives
+    sampling: Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,8 +425,8 @@ class VigSelection:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSelection:
-    """The control of a `VigSelection`: as many samples of each stratum, drawn; in each the gains are dealt out anew
-    among its tokens before the token rule."""
+    """The control of a `VigSelection`: samples drawn, each as a whole, until they have as many trained tokens as that
+    selection has. Samples without an image stay, as there."""
 
     like: VigSelection
 
@@ -403,6 +484,7 @@ class FullFinetune:
 class Training:
     """One training stage. `projector_lr` None freezes the projector; a schedule is linear warm-up, then cosine.
 
+    `steps` is the number of optimiser steps, null for as many as `epochs` take.
     `selection` says which of its samples or pairs, and which of their tokens, are trained on; null for all.
     """
 
@@ -415,7 +497,8 @@ class Training:
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    max_length: int = 4096
+    max_length: int = MAX_LENGTH
+    steps: int | None = None
     selection: Selection | None = None
 
     def __post_init__(self) -> None:
@@ -424,6 +507,7 @@ class Training:
         _require(
             self.projector_lr is None or self.projector_lr > 0, "projector_lr", self.projector_lr, "above 0, or null"
         )
+        _require(self.steps is None or self.steps > 0, "steps", self.steps, "above 0, or null")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "at least 0 and below 1")
 
@@ -507,20 +591,26 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole STIC run. `stage1_control` and `stage2_control` are the controls beside it, null to save their time."""
+    """A whole run: preference training (stage 1) on pairs, then fine-tuning (stage 2) on instruction samples.
+
+    Pairs come from `unlabeled` images, which the model describes itself (STIC: `prompts`, `negatives`, `sampling`),
+    from `annotated` data (BPO), or from both; null for none. A stage is left out by null; `stage1_control` and
+    `stage2_control` are the controls beside them. `vig` is how gains are measured for the stages' `selection`.
+    """
 
     name: str
     seed: int
     model: Model
-    unlabeled: ImageSource
-    instructions: LlavaJson
+    unlabeled: ImageSource | None
+    instructions: LlavaJson | None
     prompts: Prompts
     negatives: Negatives
     sampling: Sampling
-    stage1: Training
+    stage1: Training | None
     stage1_control: Training | None
-    stage2: Training
+    stage2: Training | None
     stage2_control: Training | None
+    annotated: Annotated | None = None
     evaluation: Evaluation | None = None
     vig: Vig | None = None
     duplicates: Duplicates = field(default_factory=ExactDuplicates)
@@ -532,11 +622,41 @@ class Config:
     def __post_init__(self) -> None:
         plain = self.name.strip(".") != "" and "/" not in self.name and ".." not in self.name
         _require(plain, "name", self.name, "a plain name")
-        _require(isinstance(self.stage1.loss, DpoLoss), "stage1.loss", self.stage1.loss, "type: DpoLoss")
+        preference = self.stage1 is None or isinstance(self.stage1.loss, DpoLoss)
+        _require(preference, "stage1.loss", self.stage1 and self.stage1.loss, "type: DpoLoss")
         for name in ("stage1_control", "stage2", "stage2_control"):
             training = getattr(self, name)
             sft = training is None or isinstance(training.loss, SftLoss)
             _require(sft, f"{name}.loss", training and training.loss, "type: SftLoss")
+        self._check_data()
+        self._check_selections()
+        for name, control in (("stage1", self.stage1_control), ("stage2", self.stage2_control)):
+            _require(control is None or getattr(self, name), f"{name}_control", "set", f"null, where {name} is")
+            limit = getattr(self, name) and getattr(self, name).max_length
+            fits = control is None or control.max_length >= limit
+            wanted = f"at least {name}.max_length ({limit}), since both train on the same data"
+            _require(fits, f"{name}_control.max_length", control and control.max_length, wanted)
+        workers = self.execution.num_train_workers
+        for name in ("stage1", "stage1_control", "stage2", "stage2_control"):
+            batch = getattr(self, name) and getattr(self, name).global_batch
+            wanted = f"a multiple of execution.num_train_workers ({workers})"
+            _require(batch is None or batch % workers == 0, f"{name}.global_batch", batch, wanted)
+
+    def _check_data(self) -> None:
+        has_pairs = self.unlabeled is not None or self.annotated is not None
+        _require(
+            self.stage1 is None or has_pairs, "stage1", "set", "null, or unlabeled or annotated set: it needs pairs"
+        )
+        _require(
+            self.stage2 is None or self.instructions is not None, "instructions", None, "set, since stage2 needs it"
+        )
+        every = self.negatives.kinds if self.unlabeled else ()
+        every += self.annotated.negatives.kinds if self.annotated else ()
+        if any(isinstance(kind, ErrorInjection) for kind in every):
+            for name in ("rewrite_description", "rewrite_answer"):
+                _require(bool(getattr(self.prompts, name)), f"prompts.{name}", "", "set, since ErrorInjection needs it")
+
+    def _check_selections(self) -> None:
         for name, kinds in (("stage1", PairSelection), ("stage2", SampleSelection)):
             for training in (name, f"{name}_control"):
                 chosen = getattr(self, training) and getattr(self, training).selection
@@ -546,16 +666,6 @@ class Config:
                 _require(
                     chosen is None or self.vig is not None, "vig", None, f"set, since {training}.selection needs it"
                 )
-        for name, control in (("stage1", self.stage1_control), ("stage2", self.stage2_control)):
-            limit = getattr(self, name).max_length
-            fits = control is None or control.max_length >= limit
-            wanted = f"at least {name}.max_length ({limit}), since both train on the same data"
-            _require(fits, f"{name}_control.max_length", control and control.max_length, wanted)
-        workers = self.execution.num_train_workers
-        for name in ("stage1", "stage1_control", "stage2", "stage2_control"):
-            batch = getattr(self, name) and getattr(self, name).global_batch
-            wanted = f"a multiple of execution.num_train_workers ({workers})"
-            _require(batch is None or batch % workers == 0, f"{name}.global_batch", batch, wanted)
 
 
 class _MissingError(ValueError):
@@ -625,6 +735,7 @@ _VARIANTS = {
     Lora,
     FullFinetune,
     *get_args(Blind),
+    *get_args(Negative),
     *get_args(TokenRule),
     *get_args(Selection),
 }

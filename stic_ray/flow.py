@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -73,11 +73,15 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a unit: its rows, or the reason why there are none."""
+    """What became of a unit: its rows, or the reason why there are none.
+
+    `refused` are parts of it that gave no row while others did, by id: rejects with a reason each.
+    """
 
     id: str
     rows: list[Any]
     reason: str
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 UNIT = schema(Unit)
@@ -103,12 +107,13 @@ class Inputs:
     """Where a stage's units come from: the data files of its parent.
 
     `column` of the parent names the unit, all of whose rows stand in one file; `read` makes units (UNIT) of a file's
-    rows, on a worker.
+    rows, on a worker. `extend` adds to a whole file's rows what a unit must know of the others, before some are chosen.
     """
 
     parent: Artifact
     column: str
     read: Callable[[pa.Table], pa.Table]
+    extend: Callable[[pa.Table], pa.Table] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,6 +393,7 @@ def _read_batch(
     known = ray.get(done)
     for file, start, stop in (place for group in places.column("places").to_pylist() for place in json.loads(group)):
         rows = artifacts.read_file(file)
+        rows = inputs.extend(rows) if inputs.extend else rows
         ids = artifacts.packed_ids(rows.column(inputs.column))
         different, first = np.unique(ids, return_index=True)
         left = ~artifacts.are_in(different, known)
@@ -471,8 +477,12 @@ def _to_outcomes(outcomes: Sequence[Outcome], record: type) -> pa.Table:
             "id": pa.array([outcome.id for outcome in outcomes], pa.string()),
             "reason": pa.array([outcome.reason for outcome in outcomes], pa.string()),
             "rows": rows,
+            "refused": pa.array([list(outcome.refused.items()) for outcome in outcomes], _REFUSED),
         }
     )
+
+
+_REFUSED = pa.map_(pa.string(), pa.string())
 
 
 def _no_structs(record: type) -> pa.Array:
@@ -484,7 +494,11 @@ def _write_batch(table: pa.Table, uri: str, record: type) -> pa.Table:
     failed = table.filter(pc.not_equal(table.column("reason"), ""))
     reasons = failed.column("reason").to_pylist()
     stage = uri.rpartition("/")[2].rpartition("-")[0]
-    rejects = [Reject(id=key, stage=stage, reason=r) for key, r in zip(failed["id"].to_pylist(), reasons, strict=True)]
+    refused = [part for parts in table.column("refused").to_pylist() for part in parts]
+    rejects = [
+        Reject(id=key, stage=stage, reason=reason)
+        for key, reason in (*zip(failed["id"].to_pylist(), reasons, strict=True), *refused)
+    ]
     structs = pc.list_flatten(table.column("rows"))
     rows = pa.Table.from_struct_array(structs) if len(structs) else to_table([], record)
     artifacts.write_tables(uri, rows.cast(schema(record)), to_table(rejects, Reject))

@@ -13,7 +13,7 @@ import yaml
 
 from stic_ray import recipes, sources, storage
 from stic_ray.checkpoint import check_checkpoint
-from stic_ray.config import Benchmark, Config, parse_config, read_yaml, to_tree
+from stic_ray.config import Benchmark, Config, LlavaJson, parse_config, read_yaml, to_tree
 from stic_ray.engines import check_engine
 
 # Set by `ray job submit` for its entrypoint.
@@ -30,11 +30,14 @@ settings are dotted keys, each checked before any work starts:
 
 
 _PLACES = (
-    ("model", "path"),
-    ("unlabeled", "uri"),
-    ("unlabeled", "images"),
-    ("instructions", "uri"),
-    ("instructions", "images"),
+    "model.path",
+    "vig.scorer.path",
+    "unlabeled.uri",
+    "unlabeled.images",
+    "instructions.uri",
+    "instructions.images",
+    "annotated.data.uri",
+    "annotated.data.images",
 )
 
 
@@ -55,7 +58,7 @@ PIPELINE = Job(
     script="jobs/stic_pipeline.py",
     console="stic-pipeline",
     description="Self-train a vision-language model on unlabeled images (STIC), and measure what it gained.",
-    needs=frozenset({"unlabeled", "instructions", "evaluation"}),
+    needs=frozenset({"pairs", "instructions", "evaluation"}),
     examples=(
         "name=other                            another run beside the first; it shares what it can",
         "seed=1                                another run seed",
@@ -68,12 +71,12 @@ PREFERENCES = Job(
     script="jobs/build_preferences.py",
     console="stic-build-preferences",
     description="Preference pairs from unlabeled images, by the model's own answers; nothing is trained.",
-    needs=frozenset({"unlabeled"}),
+    needs=frozenset({"pairs"}),
     examples=(
         "unlabeled.uri=s3://bucket/photos      your images",
         "unlabeled.sample=1000                 so many of them, drawn",
         "sampling.temperature=0.7              how the answers are drawn",
-        "negatives.misleading_share=1          all dispreferred answers by misleading prompts",
+        "negatives.per_positive=2              so many dispreferred answers for each preferred one",
     ),
 )
 DESCRIPTIONS = Job(
@@ -143,12 +146,13 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
     """Every location of the tree made absolute, so that workers with another working directory find it."""
     for name in ("store", "runs"):
         tree[name] = _located(name, tree[name])
-    for part, name in _PLACES:
-        if name in tree[part]:
-            tree[part][name] = _located(f"{part}.{name}", tree[part][name])
-    scorer = (tree["vig"] or {}).get("scorer")
-    if scorer:
-        scorer["path"] = _located("vig.scorer.path", scorer["path"])
+    for place in _PLACES:
+        *parents, name = place.split(".")
+        part = tree
+        for parent in parents:
+            part = part.get(parent) or {}
+        if name in part:
+            part[name] = _located(place, part[name])
     splits = tree["evaluation"] or {}
     for split in ("test", "dev"):
         files = splits.get(split) or {}
@@ -180,19 +184,35 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
     if config.vig is not None and config.vig.scorer is not None:
         with storage.reaching(f"vig.scorer.path {config.vig.scorer.path}"):
             check_checkpoint(config.vig.scorer.path)
-    if "unlabeled" in job.needs:
-        with storage.reaching(f"unlabeled.uri {config.unlabeled.uri}"):
-            sources.check_images(config.unlabeled)
-    if "instructions" in job.needs:
-        source = config.instructions
-        with storage.reaching(f"instructions.uri {source.uri} or instructions.images {source.images}"):
-            sources.check_instructions(source)
+    unlabeled, annotated, instructions = config.unlabeled, config.annotated, config.instructions
+    if "pairs" in job.needs and unlabeled is not None:
+        with storage.reaching(f"unlabeled.uri {unlabeled.uri}"):
+            sources.check_images(unlabeled)
+    if "pairs" in job.needs and annotated is not None:
+        _check_instructions("annotated.data", annotated.data)
+    if "instructions" in job.needs and instructions is not None:
+        _check_instructions("instructions", instructions)
+    if job.function != PIPELINE.function:
+        _check_needed(job, config)
     if "evaluation" in job.needs and config.evaluation is not None:
         for split, benchmark in (("test", config.evaluation.test), ("dev", config.evaluation.dev)):
             if benchmark is not None:
                 _check_benchmark(f"evaluation.{split}", benchmark)
     for name in ("store", "runs"):
         _check_writable(name, getattr(config, name))
+
+
+def _check_instructions(field: str, source: LlavaJson) -> None:
+    with storage.reaching(f"{field}.uri {source.uri} or {field}.images {source.images}"):
+        sources.check_instructions(source, field)
+
+
+def _check_needed(job: Job, config: Config) -> None:
+    """A stage alone has nothing to do without its data, which a run may do without."""
+    if "pairs" in job.needs and config.unlabeled is None and config.annotated is None:
+        raise ValueError("unlabeled and annotated are null: set one of them, since pairs are made of it")
+    if "instructions" in job.needs and config.instructions is None:
+        raise ValueError("instructions is null: set it")
 
 
 def _check_benchmark(where: str, benchmark: Benchmark) -> None:

@@ -1,11 +1,25 @@
-"""STIC end to end, from top to bottom as in the paper (arXiv 2405.19716), with its controls and its proof."""
+"""The methods end to end, from top to bottom as in the papers, with their controls and their proof: STIC (arXiv
+2405.19716), VIG (2602.17186) and BPO (2403.08730)."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from stic_ray import artifacts, deliver
 from stic_ray.artifacts import Artifact
 from stic_ray.cluster import check_pool, check_training
-from stic_ray.config import Config, Model, NearDuplicates, Training, Vig
+from stic_ray.config import (
+    MAX_LENGTH,
+    Annotated,
+    Config,
+    ImageSource,
+    LlavaJson,
+    Model,
+    NearDuplicates,
+    RandomSelection,
+    Training,
+    Vig,
+)
 from stic_ray.deliver import Measured
 from stic_ray.evaluate import predict
 from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
@@ -16,6 +30,14 @@ from stic_ray.train import driver
 from stic_ray.train.job import ChosenData, PairData, SampleData, ScoredPairs, TrainingData
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """A model that something is done with: its fingerprint and where it is."""
+
+    fingerprint: str
+    uri: str
+
+
 def run(config: Config, command: list[str]) -> str:
     """Do everything that is not yet in the store and write `runs/NAME/`; returns the closing summary.
 
@@ -23,67 +45,98 @@ def run(config: Config, command: list[str]) -> str:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
     with Run(config, checks=(check_pool, check_training)) as this:
-        base = this.base_model()
+        models = {"base": _Start(fingerprint=this.base_model(), uri=config.model.path)}
 
-        # Stage 1: preference pairs from unlabeled images, then regularised DPO.
-        pairs = make_pairs(this, base)
-        references = make_scores(this, score.PAIRS, pairs, config.model)
-        trained = []
-        for role, training, kind in (
-            ("stage1", config.stage1, PairData),
-            # Its control: supervised fine-tuning on the chosen answers alone.
-            ("stage1_control", config.stage1_control, ChosenData),
-        ):
-            if training is not None:
-                selected = make_selection(this, role, score.PAIRS, pairs)
-                parents = {"model": base, "scores": references.fingerprint, **_fingerprint("selection", selected)}
-                data = kind(parts=(ScoredPairs(scores=references.uri, selection=_uri(selected)),))
-                trained.append(_training(config, role, training, data, parents, config.model.path))
-        stage1 = this.make_together(trained)[0]
+        # Stage 1: preference pairs, by the model itself or from annotations, then regularised DPO.
+        if config.stage1 is not None:
+            models |= train_on_pairs(this, make_pairs(this), models["base"])
 
-        # Stage 2: description-infused fine-tuning, from the stage-1 model.
-        instructions = this.make("samples", samples.plan(config), partial(samples.run, config))
-        described = this.make(
-            "descriptions",
-            describe.plan(config, instructions.fingerprint, stage1.fingerprint),
-            partial(describe.run, config, instructions, driver.model_of(stage1)),
-        )
-        fitting = this.make(
-            "fitting",
-            fit.plan(config, described.fingerprint, base),
-            partial(fit.run, config, described),
-        )
-        trained = []
-        for role, training, infused in (
-            ("stage2", config.stage2, config.prompts.infused),
-            # Its control: the same samples without descriptions.
-            ("stage2_control", config.stage2_control, ""),
-        ):
-            if training is not None:
-                selected = make_selection(this, role, score.SAMPLES, instructions)
-                parents = {
-                    "model": stage1.fingerprint,
-                    "samples": fitting.fingerprint,
-                    **_fingerprint("selection", selected),
-                }
-                sampled = SampleData(samples=fitting.uri, infused=infused, selection=_uri(selected))
-                trained.append(_training(config, role, training, sampled, parents, driver.model_of(stage1)))
-        this.make_together(trained)
+        # Stage 2: (description-infused) fine-tuning on instruction samples, from the stage-1 model.
+        if config.stage2 is not None:
+            models |= train_on_samples(this, models.get("stage1", models["base"]))
 
-        models = {"base": (base, config.model.path)}
-        for stage in ("stage1", "stage1_control", "stage2", "stage2_control"):
-            if stage in this.artifacts:
-                artifact = this.artifacts[stage]
-                models[stage] = (artifact.fingerprint, driver.model_of(artifact))
         measured = evaluate_models(this, models)
         with this.explained("report"):
             return deliver.write_run(this, measured, command)
 
 
-def make_pairs(this: Run, base: str) -> Artifact:
-    """Preference pairs of the model's own answers to unlabeled images; `base` is the model's fingerprint."""
+def train_on_pairs(this: Run, pairs: Sequence[Artifact], base: _Start) -> dict[str, _Start]:
+    """Stage 1 and its control: supervised fine-tuning on the chosen answers alone."""
     config = this.config
-    listed = this.make("listing", listing.plan(config), partial(listing.run, config))
+    steps = []
+    for role, training, kind in (
+        ("stage1", config.stage1, PairData),
+        ("stage1_control", config.stage1_control, ChosenData),
+    ):
+        if training is None:
+            continue
+        parts, parents = [], {"model": base.fingerprint}
+        for number, one in enumerate(pairs):
+            # The reference's scores: training holds no reference model. Parents are told apart by their number.
+            scores = make_scores(this, score.PAIRS, one, config.model)
+            selected = make_selection(this, role, score.PAIRS, one)
+            parts.append(ScoredPairs(scores=scores.uri, selection=_uri(selected)))
+            parents |= _numbered(number, {"scores": scores, "selection": selected})
+        steps.append(_training(config, role, training, kind(parts=tuple(parts)), parents, base.uri))
+    return dict(zip([step.role for step in steps], map(_trained, this.make_together(steps)), strict=True))
+
+
+def train_on_samples(this: Run, start: _Start) -> dict[str, _Start]:
+    """Stage 2 and its control: the same samples without descriptions."""
+    config = this.config
+    training = config.stage2
+    assert config.instructions is not None and training is not None  # the configuration refuses it
+    instructions = make_samples(this, "samples", config.instructions)
+    described = instructions
+    if config.prompts.infused:
+        described = this.make(
+            "descriptions",
+            describe.plan(config, instructions.fingerprint, start.fingerprint),
+            partial(describe.run, config, instructions, start.uri),
+        )
+    fitting = this.make(
+        "fitting",
+        fit.plan(config, described.fingerprint, this.base_model(), training.max_length),
+        partial(fit.run, config, described, training.max_length),
+    )
+    steps = []
+    for role, each, infused in (
+        ("stage2", training, config.prompts.infused),
+        ("stage2_control", config.stage2_control, ""),
+    ):
+        if each is None:
+            continue
+        selected = make_selection(this, role, score.SAMPLES, instructions)
+        parents = {"model": start.fingerprint, "samples": fitting.fingerprint, **_numbered(0, {"selection": selected})}
+        data = SampleData(samples=fitting.uri, infused=infused, selection=_uri(selected))
+        steps.append(_training(config, role, each, data, parents, start.uri))
+    return dict(zip([step.role for step in steps], map(_trained, this.make_together(steps)), strict=True))
+
+
+def _numbered(number: int, parents: Mapping[str, Artifact | None]) -> dict[str, str]:
+    """Fingerprints of the parents that there are, by role and, from the second on, number."""
+    suffix = f"_{number}" if number else ""
+    return {f"{role}{suffix}": parent.fingerprint for role, parent in parents.items() if parent is not None}
+
+
+def _trained(artifact: Artifact) -> _Start:
+    return _Start(fingerprint=artifact.fingerprint, uri=driver.model_of(artifact))
+
+
+def make_pairs(this: Run) -> list[Artifact]:
+    """Preference pairs: of the model's own answers to unlabeled images, of annotated data, or of both."""
+    found = []
+    if this.config.unlabeled is not None:
+        found.append(make_described_pairs(this, this.config.unlabeled))
+    if this.config.annotated is not None:
+        found.append(make_annotated_pairs(this, this.config.annotated))
+    return found
+
+
+def make_described_pairs(this: Run, source: ImageSource) -> Artifact:
+    """STIC: the model describes unlabeled images, well and badly."""
+    config = this.config
+    listed = this.make("listing", listing.plan(config, source), partial(listing.run, config, source))
     readable = this.make("images", images.plan(listed.fingerprint), partial(images.run, config, listed))
     looks = None
     if isinstance(config.duplicates, NearDuplicates):
@@ -95,18 +148,37 @@ def make_pairs(this: Run, base: str) -> Artifact:
     )
     responses = this.make(
         "responses",
-        generate.plan(config, distinct.fingerprint, base),
+        generate.plan(config, distinct.fingerprint, this.base_model()),
         partial(generate.run, config, distinct),
     )
     return this.make("pairs", pair.plan(config, responses.fingerprint), partial(pair.run, config, responses))
+
+
+def make_annotated_pairs(this: Run, annotated: Annotated) -> Artifact:
+    """BPO: the data's own answers, and worse ones by the model."""
+    config = this.config
+    annotations = make_samples(this, "annotations", annotated.data)
+    responses = this.make(
+        "annotated_responses",
+        generate.plan_annotated(config, annotated, annotations.fingerprint, this.base_model()),
+        partial(generate.run_annotated, config, annotated, annotations),
+    )
+    return this.make("annotated_pairs", pair.plan(config, responses.fingerprint), partial(pair.run, config, responses))
+
+
+def make_samples(this: Run, role: str, source: LlavaJson) -> Artifact:
+    """The samples of instruction data."""
+    return this.make(role, samples.plan(this.config, source), partial(samples.run, this.config, source))
 
 
 def make_scores(this: Run, kind: str, items: Artifact, model: Model) -> Artifact:
     """Log-probabilities of the answers of `items` (score.PAIRS or score.SAMPLES) under a model."""
     config = this.config
     training = config.stage1 if kind == score.PAIRS else config.stage2
-    plan = score.plan(kind, items, model, this.fingerprint_of(model), training.max_length)
-    role = f"{kind}_scores" if model == config.model else f"{kind}_scores_of_scorer"
+    max_length = training.max_length if training is not None else MAX_LENGTH
+    plan = score.plan(kind, items, model, this.fingerprint_of(model), max_length)
+    role = f"{this.role_of(items)}_scores"
+    role = role if model == config.model else f"{role}_of_scorer"
     return this.make(role, plan, partial(score.run, config, kind, items, model))
 
 
@@ -115,7 +187,8 @@ def make_gains(this: Run, kind: str, items: Artifact, vig: Vig) -> Artifact:
     model = vig.scorer or this.config.model
     scores = make_scores(this, kind, items, model)
     plan = score.plan_gains(kind, scores, vig.blind)
-    return this.make(f"{kind}_gains", plan, partial(score.run_gains, this.config, scores, model, vig.blind))
+    work = partial(score.run_gains, this.config, scores, model, vig.blind)
+    return this.make(f"{this.role_of(items)}_gains", plan, work)
 
 
 def make_selection(this: Run, stage: str, kind: str, items: Artifact) -> Artifact | None:
@@ -126,12 +199,13 @@ def make_selection(this: Run, stage: str, kind: str, items: Artifact) -> Artifac
         return None
     assert config.vig is not None  # the configuration refuses it
     gains = make_gains(this, kind, items, config.vig)
-    plan = select.plan(config, kind, gains, chosen)
-    return this.make(f"{stage}_selection", plan, partial(select.run, config, gains, chosen))
-
-
-def _fingerprint(role: str, artifact: Artifact | None) -> dict[str, str]:
-    return {role: artifact.fingerprint} if artifact is not None else {}
+    like = None
+    role = f"{stage}_selection_of_{this.role_of(items)}"
+    if isinstance(chosen, RandomSelection):
+        plan = select.plan(kind, gains, chosen.like)
+        like = this.make(f"{role}_like", plan, partial(select.run, config, gains, chosen.like, None))
+    plan = select.plan(kind, gains, chosen, like, config.seed)
+    return this.make(role, plan, partial(select.run, config, gains, chosen, like))
 
 
 def _uri(artifact: Artifact | None) -> str:
@@ -145,7 +219,7 @@ def build_preferences(config: Config, command: list[str]) -> str:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
     with Run(config, name=f"{config.name}-preferences", checks=(check_pool,)) as this:
-        make_pairs(this, this.base_model())
+        make_pairs(this)
         return deliver.write_stages(this, command)
 
 
@@ -155,8 +229,9 @@ def describe_samples(config: Config, command: list[str]) -> str:
     Raises:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
+    assert config.instructions is not None  # looked at before: see launch.py
     with Run(config, name=f"{config.name}-descriptions", checks=(check_pool,)) as this:
-        instructions = this.make("samples", samples.plan(config), partial(samples.run, config))
+        instructions = make_samples(this, "samples", config.instructions)
         this.make(
             "descriptions",
             describe.plan(config, instructions.fingerprint, this.base_model()),
@@ -173,7 +248,7 @@ def _training(
     return Step(role=stage, plan=plan, work=partial(driver.run, config, training, data, model_uri))
 
 
-def evaluate_models(this: Run, models: dict[str, tuple[str, str]]) -> dict[str, Measured]:
+def evaluate_models(this: Run, models: Mapping[str, _Start]) -> dict[str, Measured]:
     """Every model's predictions on every split by split name; {} where there is no ground truth."""
     evaluation = this.config.evaluation
     if evaluation is None:
@@ -185,11 +260,11 @@ def evaluate_models(this: Run, models: dict[str, tuple[str, str]]) -> dict[str, 
         partial(predict.run_questions, this.config, splits),
     )
     rows = {}
-    for name, (fingerprint, uri) in models.items():
+    for name, model in models.items():
         artifact = this.make(
             f"predictions_{name}",
-            predict.plan(this.config, questions.fingerprint, fingerprint),
-            partial(predict.run, this.config, questions, uri),
+            predict.plan(this.config, questions.fingerprint, model.fingerprint),
+            partial(predict.run, this.config, questions, model.uri),
         )
         rows[name] = artifacts.read(artifact.uri, Prediction)
     return {

@@ -44,6 +44,17 @@ PAPER = Prompts(
     simple=SIMPLE,
     misleading=MISLEADING,
     infused="Image description: {description}\n{question}",
+    rewrite_description=(
+        "Below is a correct description of a picture. Write it again in the same style and about as long, but wrong in "
+        "a few places: change some objects, numbers, colours, other attributes or positions into ones that would be "
+        "just as usual in such a picture, or mention a thing that often goes with what is there. The text must stay "
+        "free of contradictions. Give the changed description only.\n\n{description}"
+    ),
+    rewrite_answer=(
+        "Below are a question about a picture and its right answer. Write an answer of the same form and length that "
+        "is wrong: let an object, a number, an attribute, a position or a conclusion be another one that sounds just "
+        "as likely. Give the wrong answer only.\n\nQuestion: {question}\nRight answer: {answer}\nWrong answer:"
+    ),
 )
 
 
@@ -52,10 +63,14 @@ def draw(pool: Sequence[str], seed: int) -> str:
     return random.Random(seed).choice(pool)
 
 
+def fill(template: str, **parts: str) -> str:
+    """A template with its {holes} filled; what fills them is left as it is, braces and all."""
+    return re.sub("|".join(rf"\{{{name}\}}" for name in parts), lambda hole: parts[hole.group()[1:-1]], template)
+
+
 def infuse(template: str, description: str, question: str) -> str:
     """A question with a description in front (STIC, stage 2 and describe-and-respond)."""
-    parts = {"{description}": description, "{question}": question}
-    return re.sub(r"\{description\}|\{question\}", lambda hole: parts[hole.group()], template)
+    return fill(template, description=description, question=question)
 
 
 def infused_turns(sample: Sample, template: str) -> list[Turn]:

@@ -54,14 +54,17 @@ class PerceptualHash:
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """One answer of a model to one request on one image.
+    """One answer to one request on one image: a model's, or one that the data itself gives.
 
-    `negative` is "" for the preferred role, else what makes the response worse (a negative's name);
-    `corruption` is the JSON of the corruption that was drawn, "" for a clean image; `seen_hash` hashes the
-    pixels that went into the model, so that anybody can check that a corrupted image really was seen.
+    `item_id` is what it belongs to with the other answers: the image, or the sample that was annotated. `negative` is
+    "" for the preferred role, else what makes the response worse (a negative's name); `corruption` is the JSON of what
+    was drawn to weaken the image, "" for a clean image; `seen_hash` hashes the pixels that went into the model and
+    noise that was added to them, so that anybody can check that a corrupted image really was seen; "" where none was.
+    `finish_reason` is "stop", "length", or "given" for the data's own.
     """
 
     id: str
+    item_id: str
     image_id: str
     image_uri: str
     role: str
@@ -79,9 +82,10 @@ class Response:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A preference pair with the whole story of both answers."""
+    """A preference pair with the whole story of both answers; `item_id` as in `Response`."""
 
     id: str
+    item_id: str
     image_id: str
     image_uri: str
     prompt: str
@@ -180,7 +184,8 @@ class Gain:
 class Selected:
     """What a training uses of a conversation: which of its answers' tokens, and with what weight.
 
-    `token_ids` are those that were scored: training's own must be the same. Both lists are empty where all is used.
+    `token_ids` are those that were scored: training's own must be the same. Both lists are empty where all is used;
+    `num_used` counts the tokens that are, of those that were scored.
     """
 
     id: str
@@ -190,6 +195,7 @@ class Selected:
     stratum: str
     mean_gain: float
     weight: float
+    num_used: int
     token_ids: list[Short]
     used: list[bool]
     error: str = ""

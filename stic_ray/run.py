@@ -76,6 +76,10 @@ class Run:
             self._models[model] = BASE_PREFIX + (model.version or storage.model_version(model.path)[:16])
         return self._models[model]
 
+    def role_of(self, artifact: Artifact) -> str:
+        """The role that an artifact was made in."""
+        return next(role for role, made in self.artifacts.items() if made.fingerprint == artifact.fingerprint)
+
     def make(self, role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
         """The plan's artifact: from the store where it is committed, else made now under its lease.
 

@@ -3,7 +3,6 @@
 Pure functions. Legend: N = rows, S = strata, T = tokens of one answer.
 """
 
-import random
 import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
@@ -81,20 +80,13 @@ def _is_wide(character: str) -> bool:
     return unicodedata.east_asian_width(character) in "WF"
 
 
-def keep_phrases(
-    pieces_T: Sequence[str], gains_T: Sequence[float], min_gain: float, dealt: random.Random | None
-) -> list[bool]:
-    """Which tokens of an answer `PhraseTokens` trains; `pieces_T` are their texts without the end tokens.
-
-    With `dealt` the words' gains are dealt out anew among the words first.
-    """
+def keep_phrases(pieces_T: Sequence[str], gains_T: Sequence[float], min_gain: float) -> list[bool]:
+    """Which tokens of an answer `PhraseTokens` trains; `pieces_T` are their texts without the end tokens."""
     numbers = word_numbers(pieces_T)
     best = [float("-inf")] * (max(numbers, default=-1) + 1)
     for number, gain in zip(numbers, gains_T, strict=True):
         if number >= 0:
             best[number] = max(best[number], gain)
-    if dealt is not None:
-        dealt.shuffle(best)
     kept = [number >= 0 and best[number] >= min_gain for number in numbers]
     # A separator is trained as the phrase that it opens; behind the last phrase there are only closing ones.
     runs = [(is_separator, len(list(run))) for is_separator, run in groupby(numbers, key=lambda number: number < 0)]
@@ -109,9 +101,6 @@ def keep_phrases(
     return kept
 
 
-def keep_above(gains_T: Sequence[float], min_gain: float, dealt: random.Random | None) -> list[bool]:
-    """T+ = {t : VIG_t >= tau} (section 3.3); with `dealt`, the gains are dealt out anew among the tokens first."""
-    gains = list(gains_T)
-    if dealt is not None:
-        dealt.shuffle(gains)
-    return [gain >= min_gain for gain in gains]
+def keep_above(gains_T: Sequence[float], min_gain: float) -> list[bool]:
+    """T+ = {t : VIG_t >= tau} (section 3.3)."""
+    return [gain >= min_gain for gain in gains_T]

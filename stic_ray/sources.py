@@ -232,15 +232,18 @@ def _read_patiently(uri: str) -> bytes:
     ) from failure
 
 
-def check_instructions(source: LlavaJson) -> None:
-    """Raises ValueError when the JSON file or the folder of its images is missing or the one is the other."""
+def check_instructions(source: LlavaJson, field: str) -> None:
+    """Raises ValueError when the JSON file or the folder of its images is missing or the one is the other.
+
+    `field` is what the configuration calls the source.
+    """
     if not storage.exists(source.uri):
-        raise ValueError(f"instructions.uri {source.uri} does not exist: give a LLaVA JSON file")
+        raise ValueError(f"{field}.uri {source.uri} does not exist: give a LLaVA JSON file")
     if storage.is_directory(source.uri):
-        raise ValueError(f"instructions.uri {source.uri} is a folder: give the LLaVA JSON file in it")
+        raise ValueError(f"{field}.uri {source.uri} is a folder: give the LLaVA JSON file in it")
     if not storage.read_beginning(source.uri, 4096)[0].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-        raise ValueError(f"instructions.uri {source.uri} does not begin with [: give a JSON list of LLaVA samples")
-    _check_root("instructions.images", source.images)
+        raise ValueError(f"{field}.uri {source.uri} does not begin with [: give a JSON list of LLaVA samples")
+    _check_root(f"{field}.images", source.images)
 
 
 def _check_root(field: str, uri: str) -> None:
@@ -262,7 +265,7 @@ def read_instructions(source: LlavaJson, seed: int) -> tuple[list[Sample], list[
     Raises:
         ValueError: the file is no JSON list.
     """
-    entries = _read_entries(source.uri, "instructions.uri")
+    entries = _read_entries(source.uri, "the instruction file")
     numbered = list(enumerate(entries))
     if source.sample is not None:
         numbered = heapq.nsmallest(source.sample, numbered, key=lambda pair: make_id("sample", seed, _key(*pair)))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, Idefics3Processor
 
 from stic_ray.checkpoint import check_checkpoint
+from stic_ray.noise import Noise, diffuse
 from stic_ray.records import Turn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -140,12 +141,25 @@ def tokenize(processor: Any, texts: Sequence[str]) -> list[list[int]]:
     return ids
 
 
-def encode_prompts(processor: Any, texts: Sequence[str], images: Sequence[Image.Image | None]) -> PromptBatch:
-    """Rendered prompts with their images (of all or of none) as one batch."""
-    different = {id(image): image for image in images if image is not None}
+def encode_prompts(
+    processor: Any,
+    texts: Sequence[str],
+    images: Sequence[Image.Image | None],
+    noises: Sequence[Noise | None] = (),
+) -> PromptBatch:
+    """Rendered prompts with their images (of all or of none) as one batch; `noises` are added to processed images."""
+    seen = [
+        (id(image), noise, image)
+        for image, noise in zip(images, noises or [None] * len(images), strict=True)
+        if image is not None
+    ]
+    different = {(key, noise): image for key, noise, image in seen}
     tensors, placeholders = _process_images(processor, list(different.values()))
+    for number, (_, noise) in enumerate(different):
+        if noise is not None:
+            tensors["pixel_values"][number] = add_noise(tensors["pixel_values"][number], noise)
     numbers = {key: number for number, key in enumerate(different)}
-    image_of = [numbers[id(image)] for image in images if image is not None]
+    image_of = [numbers[key, noise] for key, noise, _ in seen]
     if not image_of:
         ids_BT, mask_BT = _pad_left(processor, _tokenize(processor, texts)["input_ids"])
         return PromptBatch(input_ids=ids_BT, attention_mask=mask_BT, beginnings={}, beginning_of=[])
@@ -156,17 +170,22 @@ def encode_prompts(processor: Any, texts: Sequence[str], images: Sequence[Image.
     beginning_of = [beginnings[head] for head in heads]
     ids_US, mask_US = _pad_left(processor, [head for _, head in beginnings])
     ids_BT, mask_BT = _pad_left(processor, [row[cut:] for row, cut in zip(ids, cuts, strict=True)])
-    seen = [number for number, _ in beginnings]
+    used = [number for number, _ in beginnings]
     return PromptBatch(
         input_ids=torch.cat([ids_US[beginning_of], ids_BT], dim=1),
         attention_mask=torch.cat([mask_US[beginning_of], mask_BT], dim=1),
         beginnings={
             "input_ids": ids_US,
             "attention_mask": mask_US,
-            **{name: value[seen] for name, value in tensors.items()},
+            **{name: value[used] for name, value in tensors.items()},
         },
         beginning_of=beginning_of,
     )
+
+
+def add_noise(pixels: Tensor, noise: Noise) -> Tensor:
+    """Processed pixels of an image, diffused (BPO); of one in tiles, the real ones' noise is the same beside others."""
+    return torch.from_numpy(diffuse(pixels.float().numpy(), noise)).to(pixels.dtype)
 
 
 def beginning_length(processor: Any) -> int:

@@ -21,23 +21,30 @@ def _row(record: type, **values: Any) -> Any:
 
 
 def _response(image_id: str, role: str) -> Response:
-    row: Response = _row(Response, id=make_id("response", image_id, role), image_id=image_id, role=role)
+    row: Response = _row(
+        Response, id=make_id("response", image_id, role), item_id=image_id, image_id=image_id, role=role
+    )
     return row
 
 
 def _pair(image_id: str) -> Pair:
-    row: Pair = _row(Pair, id=make_id("pair", image_id), image_id=image_id, chosen="a" * 50)
+    row: Pair = _row(Pair, id=make_id("pair", image_id), item_id=image_id, image_id=image_id, chosen="a" * 50)
     return row
 
 
+def _plan(stage: str, parents: dict[str, str]) -> Plan:
+    identity = {"negatives": {"per_positive": 1}} if stage == "responses" else {}
+    return Plan(stage=stage, code_version=1, identity=identity, parents=parents, kind="x")
+
+
 def _commit(store: str, stage: str, parents: dict[str, str], figures: dict[str, Any] | None = None) -> str:
-    plan = Plan(stage=stage, code_version=1, identity={}, parents=parents, kind="x")
+    plan = _plan(stage, parents)
     artifacts.commit(store, plan, figures or {})
     return plan.fingerprint
 
 
 def _uri(store: str, stage: str, parents: dict[str, str]) -> str:
-    return storage.join(store, Plan(stage=stage, code_version=1, identity={}, parents=parents, kind="x").name)
+    return storage.join(store, _plan(stage, parents).name)
 
 
 @pytest.fixture

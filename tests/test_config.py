@@ -48,10 +48,12 @@ prompts:
   misleading: [Invent things.]
   infused: "{description} {question}"
 negatives:
-  misleading_share: 0.5
-  corruptions:
-    - {type: Downsize, short_side_px: 20}
-    - {type: ColorJitter, brightness: 0.5, hue: 0.3}
+  kinds:
+    - {type: MisleadingPrompt}
+    - type: CorruptedImage
+      corruptions:
+        - {type: Downsize, short_side_px: 20}
+        - {type: ColorJitter, brightness: 0.5, hue: 0.3}
 sampling: {temperature: 0.2, max_new_tokens: 64}
 stage1:
   loss: {type: DpoLoss, beta: 0.1, alpha: 1e-3, reduction: sum}
@@ -78,6 +80,10 @@ def _parse(*overrides: str) -> Config:
     return parse_config(_tree(), list(overrides))
 
 
+def _corrupted(corruption: str) -> str:
+    return f"negatives.kinds=[{{type: CorruptedImage, corruptions: [{corruption}]}}]"
+
+
 def _message(*overrides: str) -> str:
     with pytest.raises(ValueError) as caught:
         _parse(*overrides)
@@ -87,7 +93,9 @@ def _message(*overrides: str) -> str:
 def test_parse_config_minimal_gives_values_and_variant_types() -> None:
     parsed = _parse()
     assert parsed.model == Model(path="/models/base", dtype="float32")
-    assert parsed.negatives.corruptions == (Downsize(short_side_px=20), ColorJitter(brightness=0.5, hue=0.3))
+    corruptions = (Downsize(short_side_px=20), ColorJitter(brightness=0.5, hue=0.3))
+    assert parsed.negatives.kinds == (config.MisleadingPrompt(), config.CorruptedImage(corruptions=corruptions))
+    assert parsed.stage1 is not None and parsed.stage2 is not None and parsed.unlabeled is not None
     assert parsed.stage1.loss == DpoLoss(beta=0.1, alpha=0.001, reduction="sum")
     assert parsed.stage1.weights == Lora(rank=8, lora_alpha=16)
     assert parsed.stage2.weights == FullFinetune()
@@ -97,10 +105,9 @@ def test_parse_config_minimal_gives_values_and_variant_types() -> None:
 
 def test_parse_config_yaml_exponent_without_point_is_a_number() -> None:
     assert read_yaml("x: 1e-3", "test") == {"x": "1e-3"}  # YAML 1.1 reads a text: why the case exists
-    assert _parse("stage1.loss.alpha=1e-3", "stage1.lr=2E5").stage1.loss == DpoLoss(
-        beta=0.1, alpha=0.001, reduction="sum"
-    )
-    assert _parse("stage1.lr=2E5").stage1.lr == 200000.0
+    stage1 = _parse("stage1.loss.alpha=1e-3", "stage1.lr=2E5").stage1
+    assert stage1 is not None
+    assert (stage1.loss, stage1.lr) == (DpoLoss(beta=0.1, alpha=0.001, reduction="sum"), 200000.0)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +150,7 @@ def test_parse_config_unknown_far_from_everything_suggests_nothing() -> None:
         ("prompts.simple=one", "prompts.simple is 'one': it must be a list"),
         ("prompts.simple=[a, 2]", "prompts.simple[1] is 2: it must be a text"),
         ("unlabeled.sample=many", "unlabeled.sample is 'many': it must be a whole number"),
-        ("stage1=null", "stage1 is None: it must be a mapping"),
+        ("stage1=3", "stage1 is 3: it must be a mapping"),
     ],
 )
 def test_parse_config_wrong_type_names_field_value_and_remedy(override: str, expected: str) -> None:
@@ -165,11 +172,27 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
         ("prompts.detailed=[]", "prompts.detailed is ()"),
         ("prompts.infused='{question}'", "{description} once"),
         ("prompts.infused='{question} {question} {description}'", "{question} once"),
-        ("negatives.misleading_share=1.1", "negatives.misleading_share is 1.1"),
-        ("negatives.corruptions=[]", "negatives.corruptions is ()"),
-        ("negatives.corruptions=[{type: Downsize, short_side_px: 0}]", "negatives.corruptions[0].short_side_px is 0"),
-        ("negatives.corruptions=[{type: ColorJitter, brightness: 2, hue: 0}]", "corruptions[0].brightness is 2"),
-        ("negatives.corruptions=[{type: ColorJitter, brightness: 0, hue: 0.6}]", "corruptions[0].hue is"),
+        ("negatives.kinds=[]", "negatives.kinds is ()"),
+        ("negatives.per_positive=0", "negatives.per_positive is 0"),
+        ("negatives.kinds=[{type: MisleadingPrompt, weight: 0}]", "negatives.kinds[0].weight is 0"),
+        ("negatives.kinds=[{type: NoisedImage, step: 1000}]", "negatives.kinds[0].step is 1000"),
+        ("negatives.kinds=[{type: CorruptedImage, corruptions: []}]", "negatives.kinds[0].corruptions is ()"),
+        (_corrupted("{type: Downsize, short_side_px: 0}"), "negatives.kinds[0].corruptions[0].short_side_px is 0"),
+        (_corrupted("{type: ColorJitter, brightness: 2, hue: 0}"), "corruptions[0].brightness is 2"),
+        (_corrupted("{type: ColorJitter, brightness: 0, hue: 0.6}"), "corruptions[0].hue is"),
+        (
+            "negatives.kinds=[{type: ErrorInjection, sampling: {temperature: 1, max_new_tokens: 9}}]",
+            "prompts.rewrite_description is '': it must be set, since ErrorInjection needs it",
+        ),
+        ("prompts.rewrite_answer='{answer}'", "{question} once"),
+        ("unlabeled=null", "stage1 is 'set': it must be null, or unlabeled or annotated set"),
+        ("instructions=null", "instructions is None: it must be set, since stage2 needs it"),
+        ("stage1.steps=0", "stage1.steps is 0"),
+        ("stage2.selection={type: VigSelection, keep_share: 0.7, tokens: {type: AllTokens}}", "vig is None"),
+        ("stage2.selection={type: GainedPairs, keep_share: 0.7}", "stage2.selection.type is 'GainedPairs'"),
+        ("stage1.selection={type: WeightedPairs, temperature: 0}", "stage1.selection.temperature is 0"),
+        ("vig={blind: {type: Blur, radius: 0}}", "vig.blind.radius is 0"),
+        ("vig={blind: {type: ConstantImage, level: 256}}", "vig.blind.level is 256"),
         ("sampling.temperature=-1", "sampling.temperature is -1"),
         ("sampling.top_p=0", "sampling.top_p is 0"),
         ("sampling.max_new_tokens=0", "sampling.max_new_tokens is 0"),
@@ -228,7 +251,7 @@ def test_parse_config_overrides_apply_in_order_and_leave_the_tree_alone() -> Non
 
 def test_parse_config_override_of_a_shared_yaml_anchor_changes_one_place_only() -> None:
     parsed = _parse("stage2.lr=1.0", "stage2.weights={type: Lora, rank: 2, lora_alpha: 4}")
-    assert parsed.stage2_control is not None
+    assert parsed.stage2 is not None and parsed.stage2_control is not None
     assert (parsed.stage2.lr, parsed.stage2_control.lr) == (1.0, 2e-5)
     assert parsed.stage2_control.weights == FullFinetune()
 
@@ -246,7 +269,7 @@ def test_parse_config_override_opens_a_null_section() -> None:
         ("seed=[1", "seed: the value '[1' is not valid YAML"),
         ("seed=2020-99-99", "seed: the value '2020-99-99' is not valid YAML"),
         ("seed.deep=1", "seed.deep: seed holds 3 and has no keys of its own"),
-        ("negatives.corruptions.0=1", "negatives.corruptions holds"),
+        ("negatives.kinds.0=1", "negatives.kinds holds"),
     ],
 )
 def test_parse_config_bad_override_says_how_to_write_it(override: str, expected: str) -> None:
@@ -269,12 +292,21 @@ _LEAVES: list[Any] = [
     WebDataset(uri="u"),
     SavedDataset(uri="u", column="c"),
     LlavaImages(uri="u", images="i"),
-    LlavaJson(uri="u", images="i", sample=3, version="v"),
+    LlavaJson(uri="u", images="i", sample=3, version="v", category="c"),
     Prompts(detailed=("a",), simple=("b", "c"), misleading=("d",), infused="{description}{question}"),
     Downsize(short_side_px=7),
     ColorJitter(brightness=0.25, hue=0.4, min_hue=0.125),
-    Negatives(misleading_share=0.25, corruptions=(ColorJitter(brightness=1.0, hue=0.5), Downsize(short_side_px=1))),
-    Negatives(misleading_share=1.0, corruptions=()),
+    Negatives(kinds=(config.MisleadingPrompt(weight=0.5), config.OtherImage()), per_positive=3),
+    config.MisleadingPrompt(weight=0.25),
+    config.CorruptedImage(corruptions=(ColorJitter(brightness=1.0, hue=0.5), Downsize(short_side_px=1))),
+    config.NoisedImage(step=3),
+    config.ErrorInjection(sampling=Sampling(temperature=0.5, max_new_tokens=3), description_words=4),
+    config.OtherImage(weight=2.0),
+    config.Annotated(
+        data=LlavaJson(uri="u", images="i"),
+        negatives=Negatives(kinds=(config.NoisedImage(),)),
+        sampling=Sampling(temperature=0.5, max_new_tokens=3),
+    ),
     Sampling(temperature=0.5, max_new_tokens=3, top_p=0.5),
     DpoLoss(beta=0.5, alpha=0.0, reduction="token_mean"),
     SftLoss(),
@@ -291,6 +323,7 @@ _LEAVES: list[Any] = [
         weight_decay=0.4,
         max_grad_norm=0.5,
         max_length=6,
+        steps=7,
         selection=config.WeightedPairs(temperature=2.0),
     ),
     Benchmark(images="a", objects="b", vocabulary="c", pope_random="d", questions="g"),
@@ -335,7 +368,7 @@ def test_to_tree_every_dataclass_reads_back_equal(leaf: Any) -> None:
 
 def test_to_tree_round_trip_covers_every_dataclass_of_the_module() -> None:
     kinds = {kind for kind in vars(config).values() if isinstance(kind, type) and is_dataclass(kind)}
-    assert kinds - {type(leaf) for leaf in _LEAVES} == {Config, Images}
+    assert kinds - {type(leaf) for leaf in _LEAVES} == {Config, Images, config._Weighted}
 
 
 def test_to_tree_whole_config_reads_back_equal_and_is_json() -> None:
@@ -344,7 +377,12 @@ def test_to_tree_whole_config_reads_back_equal_and_is_json() -> None:
     assert parse_config(tree, []) == parsed
     assert sorted(tree) == sorted(entry.name for entry in fields(Config))
     assert tree["stage1"]["loss"]["type"] == "DpoLoss"
-    assert tree["negatives"]["corruptions"][1] == {"type": "ColorJitter", "brightness": 0.5, "hue": 0.3, "min_hue": 0.0}
+    assert tree["negatives"]["kinds"][1]["corruptions"][1] == {
+        "type": "ColorJitter",
+        "brightness": 0.5,
+        "hue": 0.3,
+        "min_hue": 0.0,
+    }
 
 
 def test_recipes_read_unknown_name_lists_those_there_are() -> None:

@@ -46,15 +46,18 @@ def _store(home: Path, root: str) -> dict[str, str]:
         ("stage1", "pair_scores", "model"),
     ):
         parents = {parent: plans[parent].fingerprint}
-        plans[stage] = Plan(stage=stage, code_version=1, identity={}, parents=parents, kind=kind)
+        identity = {"negatives": {"per_positive": 1}} if stage == "responses" else {}
+        plans[stage] = Plan(stage=stage, code_version=1, identity=identity, parents=parents, kind=kind)
     refs = [_blank(ImageRef, id=image_id(key), key=key, uri=f"/photos/{key}") for key in _KEYS[:3]]
     bad = [Reject(id=image_id("bad.jpg"), stage="images", reason="the file is empty")]
     answers = [
-        _blank(Response, id=make_id(ref.id, role), image_id=ref.id, image_uri=ref.uri, role=role)
+        _blank(Response, id=make_id(ref.id, role), item_id=ref.id, image_id=ref.id, image_uri=ref.uri, role=role)
         for ref in refs
         for role in ("preferred", "dispreferred")
     ]
-    pairs = [_blank(Pair, id=make_id("pair", ref.id), image_id=ref.id, image_uri=ref.uri) for ref in refs[:2]]
+    pairs = [
+        _blank(Pair, id=make_id("pair", ref.id), item_id=ref.id, image_id=ref.id, image_uri=ref.uri) for ref in refs[:2]
+    ]
     scores = [
         _blank(Score, id=make_id("score", pair.id, role), item_id=pair.id, image_id=pair.image_id, role=role)
         for pair in pairs

@@ -116,7 +116,7 @@ def test_resolve_config_makes_every_place_absolute(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     names = ("model.path", "unlabeled.uri", "instructions.uri", "instructions.images", "evaluation.test.images")
     config = launch.resolve_config(launch.parse_arguments([f"{name}=here/{name}" for name in names]))
-    assert config.evaluation is not None
+    assert config.evaluation is not None and config.unlabeled is not None and config.instructions is not None
     found = (
         config.model.path,
         config.unlabeled.uri,
@@ -133,6 +133,7 @@ def test_show_config_prints_what_reads_back_as_the_same(capsys: pytest.CaptureFi
     assert launch.main(["--show-config", "seed=7", "stage1.lr=1e-3"]) == 0
     text = capsys.readouterr().out
     shown = parse_config(yaml.safe_load(text), [])
+    assert shown.stage1 is not None
     assert (shown.seed, shown.stage1.lr) == (7, 0.001)
     (tmp_path / "mine.yaml").write_text(text)
     assert launch.resolve_config(launch.parse_arguments(["--config", str(tmp_path / "mine.yaml")])) == shown

@@ -398,31 +398,31 @@ def test_read_instructions_sample_is_seeded_and_counts_bad_ones(tmp_path: Path) 
 def test_read_instructions_no_json_list_names_field_and_file(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "x.json"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"instructions\.uri .*x\.json {message}"):
+    with pytest.raises(ValueError, match=rf"the instruction file .*x\.json {message}"):
         read_instructions(LlavaJson(uri=str(file), images=str(tmp_path)), seed=0)
 
 
 def test_check_instructions_missing_file_or_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"instructions\.uri .*none\.json does not exist"):
-        sources.check_instructions(LlavaJson(uri=str(tmp_path / "none.json"), images=str(tmp_path)))
+        sources.check_instructions(LlavaJson(uri=str(tmp_path / "none.json"), images=str(tmp_path)), "instructions")
     with pytest.raises(ValueError, match=r"instructions\.uri .* is a folder"):
-        sources.check_instructions(LlavaJson(uri=str(tmp_path), images=str(tmp_path)))
+        sources.check_instructions(LlavaJson(uri=str(tmp_path), images=str(tmp_path)), "instructions")
 
 
 @pytest.mark.parametrize("text", ["", "no json", '{"a": []}'])
 def test_check_instructions_that_are_no_list_are_refused_before_anything_is_made(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match=r"instructions\.uri .*x\.json does not begin with \["):
-        sources.check_instructions(LlavaJson(uri=str(tmp_path / "x.json"), images=str(tmp_path)))
+        sources.check_instructions(LlavaJson(uri=str(tmp_path / "x.json"), images=str(tmp_path)), "instructions")
 
 
 def test_check_instructions_missing_images_or_file_in_their_place_is_named(tmp_path: Path) -> None:
     file = tmp_path / "sft.json"
     file.write_text("[]")
-    sources.check_instructions(LlavaJson(uri=str(file), images=str(tmp_path)))
+    sources.check_instructions(LlavaJson(uri=str(file), images=str(tmp_path)), "instructions")
     for images, what in ((tmp_path / "none", "does not exist"), (file, "is a file")):
         with pytest.raises(ValueError, match=rf"^instructions\.images {images} {what}: give the folder that [^\n]+$"):
-            sources.check_instructions(LlavaJson(uri=str(file), images=str(images)))
+            sources.check_instructions(LlavaJson(uri=str(file), images=str(images)), "instructions")
 
 
 # Reading images

@@ -7,6 +7,7 @@ from typing import Protocol
 from PIL import Image
 
 from stic_ray.config import Sampling
+from stic_ray.noise import Noise
 from stic_ray.records import Turn, make_seed
 
 
@@ -15,7 +16,8 @@ class Request:
     """One prompt on one image (None: text only). `seed` alone decides what is drawn, whatever the batch.
 
     `adapter` is the URI of a directory with a LoRA adapter of peft for the model; "" asks the model as it is.
-    `image_hash` is that of the image's pixels (`images.hash_pixels`), "" where nobody has taken it yet.
+    `image_hash` is that of the image's pixels (`images.hash_pixels`), "" where nobody has taken it yet. `noise` is
+    added to what the image processor makes of the image.
     """
 
     prompt: str
@@ -24,6 +26,7 @@ class Request:
     seed: int
     adapter: str = ""
     image_hash: str = ""
+    noise: Noise | None = None
 
 
 def draws(request: Request, number: int) -> list[Request]:

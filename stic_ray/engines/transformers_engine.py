@@ -15,6 +15,7 @@ from stic_ray.config import Sampling
 from stic_ray.engines import adapters
 from stic_ray.engines.counters import Counters
 from stic_ray.engines.protocol import Completion, Request, refused
+from stic_ray.noise import Noise
 
 
 class GumbelSampling(LogitsProcessor):  # type: ignore[misc]
@@ -110,9 +111,10 @@ class TransformersEngine:
 
         Batches hold prompts of one sampling and like length, those on one image side by side, so that it is read once.
         """
-        first: dict[tuple[int, str, Sampling, int, str], int] = {}
+        first: dict[tuple[int, Noise | None, str, Sampling, int, str], int] = {}
         same = [
-            first.setdefault((id(r.image), r.prompt, r.sampling, r.seed, r.adapter), i) for i, r in enumerate(requests)
+            first.setdefault((id(r.image), r.noise, r.prompt, r.sampling, r.seed, r.adapter), i)
+            for i, r in enumerate(requests)
         ]
         texts = [vlm.render_prompt(self._processor, r.prompt, has_image=r.image is not None) for r in requests]
 
@@ -149,7 +151,8 @@ class TransformersEngine:
     @torch.inference_mode()
     def _generate_batch(self, requests: list[Request], texts: list[str]) -> list[Completion]:
         sampling = requests[0].sampling
-        inputs = vlm.encode_prompts(self._processor, texts, [request.image for request in requests])
+        images, noises = [request.image for request in requests], [request.noise for request in requests]
+        inputs = vlm.encode_prompts(self._processor, texts, images, noises)
         lengths = inputs.attention_mask.sum(dim=1).tolist()
         too_long = [length + sampling.max_new_tokens > self._limit for length in lengths]
         if any(too_long):

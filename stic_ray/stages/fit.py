@@ -17,14 +17,14 @@ from stic_ray.records import Sample, read_sample
 CODE_VERSION = 1
 
 
-def plan(config: Config, described: str, model: str) -> Plan:
+def plan(config: Config, described: str, model: str, max_length: int) -> Plan:
     """The artifact of samples that fit; `described` and `model` are the parents' fingerprints."""
-    identity = {"infused": config.prompts.infused, "max_length": config.stage2.max_length}
+    identity = {"infused": config.prompts.infused, "max_length": max_length}
     parents = {"descriptions": described, "model": model}
     return Plan(stage="fitting", code_version=CODE_VERSION, identity=identity, parents=parents, kind=Sample.__name__)
 
 
-def run(config: Config, described: Artifact, plan: Plan) -> Artifact:
+def run(config: Config, described: Artifact, max_length: int, plan: Plan) -> Artifact:
     """Make the artifact: one unit and one row a sample."""
     work = Work(
         record=Sample,
@@ -34,7 +34,7 @@ def run(config: Config, described: Artifact, plan: Plan) -> Artifact:
         worker_arguments={
             "model_uri": config.model.path,
             "infused": config.prompts.infused,
-            "max_length": config.stage2.max_length,
+            "max_length": max_length,
         },
         on_gpu=False,
     )
@@ -64,7 +64,7 @@ class Fitter:
         ]
 
     def _reason(self, sample: Sample, unit: Task) -> str:
-        turns = prompts.infused_turns(sample, self._infused)
+        turns = prompts.infused_turns(sample, self._infused) if self._infused else sample.turns
         image = unit.images[0] if unit.images else None
         try:
             length = self._counter.count_tokens(Conversation(turns=turns, image=image))

@@ -19,22 +19,22 @@ CODE_VERSION = 1
 _ROWS_PER_FILE = 4096
 
 
-def plan(config: Config) -> Plan:
-    """The artifact of the names of this run's unlabeled images."""
-    source = to_tree(config.unlabeled)
-    identity: dict[str, Any] = {"source": {**source, "version": sources.images_version(config.unlabeled)}}
-    if config.unlabeled.sample is not None:
+def plan(config: Config, source: ImageSource) -> Plan:
+    """The artifact of the names of a source's images."""
+    tree = to_tree(source)
+    identity: dict[str, Any] = {"source": {**tree, "version": sources.images_version(source)}}
+    if source.sample is not None:
         identity["seed"] = config.seed
     return Plan(stage="listing", code_version=CODE_VERSION, identity=identity, kind=Found.__name__)
 
 
-def run(config: Config, plan: Plan) -> Artifact:
+def run(config: Config, source: ImageSource, plan: Plan) -> Artifact:
     """Make the artifact; an interrupted run starts the listing again."""
     start = time.monotonic()
     uri = storage.join(config.store, plan.name)
     walk = ray.remote(num_cpus=config.execution.task_cpus, max_retries=-1, num_returns="streaming")(_walk)
     with Progress(plan.stage, total=None) as progress:
-        for written in walk.remote(uri, config.unlabeled, config.seed):
+        for written in walk.remote(uri, source, config.seed):
             progress.add(ray.get(written), Counter())
     ray.get(on_worker(config.execution, artifacts.remove_duplicates, uri, "id"))
     return finish_stage(

@@ -1,20 +1,28 @@
-"""Pairs (STIC, stage 1): preferred and dispreferred answer under a simple prompt. Light work, done on CPUs.
+"""Pairs: a preferred and a dispreferred answer under one prompt. Light work, done on CPUs.
 
-The stored prompt is a simple one, not the detailed one that produced the chosen answer: the model learns to answer
-the simple prompt as it answers the detailed one.
+Of an image that the model described itself the prompt is a simple one, not the detailed one that produced the chosen
+answer: the model learns to answer the simple prompt as it answers the detailed one (STIC, section 3). Of annotated data
+it is the data's question (BPO).
 """
 
 import json
+import re
 from dataclasses import dataclass, replace
+
+import pyarrow as pa
 
 from stic_ray import prompts
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Prompts, to_tree
-from stic_ray.flow import Inputs, Outcome, TaskWork, Unit, by_image, run_stage
+from stic_ray.flow import Inputs, Outcome, TaskWork, Unit, by_column, run_stage
 from stic_ray.records import Pair, Response, make_id, make_seed
-from stic_ray.stages.generate import DISPREFERRED, PREFERRED
+from stic_ray.stages.generate import GIVEN, PREFERRED
 
-CODE_VERSION = 1
+CODE_VERSION = 2
+SAME = "both answers are the same"
+EMPTY = "an answer is empty"
+AGAIN = "the same as another dispreferred answer"
+_NO_WORD = re.compile(r"[\W_]+")
 
 
 def plan(config: Config, responses: str) -> Plan:
@@ -30,39 +38,68 @@ def plan(config: Config, responses: str) -> Plan:
 
 
 def run(config: Config, responses: Artifact, plan: Plan) -> Artifact:
-    """Make the artifact: one unit an image; one whose two answers are the same is a reject."""
+    """Make the artifact: one unit an item, one row a dispreferred answer; one that is no worse is a reject."""
     return run_stage(
         store=config.store,
         plan=plan,
-        work=TaskWork(record=Pair, input_column="image_id", do=Join(seed=config.seed, pool=config.prompts)),
-        inputs=Inputs(parent=responses, column="image_id", read=by_image),
+        work=TaskWork(record=Pair, input_column="item_id", do=Join(seed=config.seed, pool=config.prompts)),
+        inputs=Inputs(parent=responses, column="item_id", read=_by_item),
         # Equal answers are no fault of the input: a good model often resists.
         execution=replace(config.execution, max_reject_rate=1.0),
     )
 
 
+def _by_item(rows: pa.Table) -> pa.Table:
+    return by_column(rows, "item_id")
+
+
+def differ(chosen: str, rejected: str) -> bool:
+    """Whether two answers differ in more than case, punctuation and spaces."""
+    return _bare(chosen) != _bare(rejected)
+
+
+def _bare(text: str) -> str:
+    return _NO_WORD.sub(" ", text.casefold()).strip()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Join:
-    """CPU work of a unit: the pair of an image's two answers."""
+    """CPU work of a unit: the pairs of an item's answers."""
 
     seed: int
     pool: Prompts
 
     def __call__(self, unit: Unit) -> Outcome:
-        """One pair, or the reason why there is none."""
-        answers = {tree["role"]: Response(**tree) for tree in json.loads(unit.payload)}
-        chosen, rejected = answers[PREFERRED], answers[DISPREFERRED]
-        reason = "both answers are the same" if chosen.text == rejected.text else ""
-        if not reason and not (chosen.text and rejected.text):
-            reason = "an answer is empty"
-        return Outcome(id=unit.id, rows=[] if reason else [self._pair(chosen, rejected)], reason=reason)
+        """A pair for each dispreferred answer that differs, or the reason why there is none.
+
+        Where some are left, the others are rejects of their own, by the answer's id.
+        """
+        answers = [Response(**tree) for tree in json.loads(unit.payload)]
+        chosen = next(answer for answer in answers if answer.role == PREFERRED)
+        rows: list[Pair] = []
+        refused: dict[str, str] = {}
+        for answer in answers:
+            if answer.role == PREFERRED:
+                continue
+            reason = EMPTY if not (chosen.text and answer.text) else ""
+            reason = reason or ("" if differ(chosen.text, answer.text) else SAME)
+            reason = reason or (AGAIN if any(answer.text == row.rejected for row in rows) else "")
+            if reason:
+                refused[answer.id] = reason
+            else:
+                rows.append(self._pair(chosen, answer))
+        if not rows:
+            return Outcome(id=unit.id, rows=[], reason=next(iter(refused.values())))
+        return Outcome(id=unit.id, rows=rows, reason="", refused=refused)
 
     def _pair(self, chosen: Response, rejected: Response) -> Pair:
-        image_id = chosen.image_id
-        prompt = prompts.draw(self.pool.simple, make_seed(self.seed, image_id, "pair prompt"))
+        prompt = chosen.prompt
+        if chosen.finish_reason != GIVEN:
+            prompt = prompts.draw(self.pool.simple, make_seed(self.seed, chosen.item_id, "pair prompt"))
         return Pair(
             id=make_id("pair", chosen.id, rejected.id, prompt),
-            image_id=image_id,
+            item_id=chosen.item_id,
+            image_id=chosen.image_id,
             image_uri=chosen.image_uri,
             prompt=prompt,
             chosen=chosen.text,

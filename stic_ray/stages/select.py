@@ -4,13 +4,13 @@ A threshold needs every row's gain: 20 bytes each on one worker, never in the dr
 """
 
 import json
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
@@ -36,24 +36,27 @@ from stic_ray.stages.score import CHOSEN, by_item
 CODE_VERSION = 1
 BELOW = "its gain is below the threshold"
 NOT_DRAWN = "not drawn"
-_COLUMNS = ["id", "item_id", "role", "image_uri", "category", "first_word", "mean_gain"]
+_BETWEEN = ", "
 _Array = np.ndarray[Any, Any]
 
 
-def plan(config: Config, kind: str, gains: Artifact, chosen: Selection) -> Plan:
-    """The artifact of what is selected of `gains`, of PAIRS or SAMPLES."""
-    identity = {"selection": to_tree(chosen)}
-    if isinstance(chosen, RandomSelection):
-        identity["seed"] = config.seed
+def plan(kind: str, gains: Artifact, chosen: Selection, like: Artifact | None = None, seed: int = 0) -> Plan:
+    """The artifact of what is selected of `gains`, of PAIRS or SAMPLES; a random one is of `like`'s size."""
+    identity: dict[str, Any] = {"selection": to_tree(chosen)}
     parents = {"gains": gains.fingerprint}
+    if like is not None:
+        identity["seed"] = seed
+        parents["like"] = like.fingerprint
     return Plan(
         stage=f"{kind}_selection", code_version=CODE_VERSION, identity=identity, parents=parents, kind=Selected.__name__
     )
 
 
-def run(config: Config, gains: Artifact, chosen: Selection, plan: Plan) -> Artifact:
+def run(config: Config, gains: Artifact, chosen: Selection, like: Artifact | None, plan: Plan) -> Artifact:
     """Make the artifact: one unit an item, one row a gain; what is not selected is a reject."""
-    rule = on_worker(config.execution, make_rule, artifacts.data_files(gains.uri), chosen, config.seed)
+    files = artifacts.data_files(gains.uri)
+    like_files = artifacts.data_files(like.uri) if like is not None else []
+    rule = on_worker(config.execution, make_rule, files, chosen, like_files, config.seed)
     return run_stage(
         store=config.store,
         plan=plan,
@@ -67,21 +70,21 @@ def run(config: Config, gains: Artifact, chosen: Selection, plan: Plan) -> Artif
 class Rule:
     """What only all rows together decide.
 
-    By stratum (`name_stratum`): tau, and for a random selection the draw below which a sample is taken. `merged` are
-    the strata that are too small for one of their own. `mean_weight` is that of all pairs.
+    `tau` is each stratum's threshold (`name_stratum`); `merged` are the strata that are too small for one of their own.
+    `last_draw` is the largest that is still taken at random, `mean_weight` that of all pairs.
     """
 
     tau: Mapping[str, float] = field(default_factory=dict)
-    draw: Mapping[str, float] = field(default_factory=dict)
     merged: frozenset[str] = frozenset()
+    last_draw: float = 0.0
     mean_weight: float = 1.0
 
 
 MERGED = "(small strata)"
 
 
-def make_rule(files: Sequence[str], chosen: Selection, seed: int) -> Rule:
-    """The rule that a selection amounts to on these files of gains.
+def make_rule(files: Sequence[str], chosen: Selection, like_files: Sequence[str], seed: int) -> Rule:
+    """The rule that a selection amounts to on these files of gains; `like_files` are of what a random one is like.
 
     Raises:
         ValueError: there is nothing to select from, or a gain is not finite.
@@ -89,41 +92,29 @@ def make_rule(files: Sequence[str], chosen: Selection, seed: int) -> Rule:
     if isinstance(chosen, MaskedPairs):
         return Rule()
     if isinstance(chosen, WeightedPairs):
-        chosen_N, rejected_N = _gains_of_pairs(files)
-        return Rule(mean_weight=float(_weights(chosen_N - rejected_N, chosen.temperature).mean()))
+        chosen_P, rejected_P = _gains_of_pairs(files)
+        return Rule(mean_weight=float(_weights(chosen_P - rejected_P, chosen.temperature).mean()))
     if isinstance(chosen, GainedPairs):
         return Rule(tau={"": selection.threshold(_gains_of_pairs(files)[0], chosen.keep_share)})
-    like = chosen.like if isinstance(chosen, RandomSelection) else chosen
-    gains_N, codes_N, names, ids_N = _gains_of_samples(files, like)
+    if isinstance(chosen, RandomSelection):
+        return Rule(last_draw=_last_draw(files, like_files, seed))
+    gains_N, codes_N, names = _gains_of_samples(files, chosen)
     if not len(gains_N):  # all are text only, and stay
         return Rule()
     counts_S = np.bincount(codes_N, minlength=len(names))
-    merged_S = selection.merge_small(counts_S, like.min_stratum)
-    kept = sorted(set(merged_S.tolist()))
-    large = {
-        int(code): name
-        for name, code, count in zip(names, merged_S, counts_S, strict=True)
-        if count >= like.min_stratum
-    }
-    codes_N = np.searchsorted(kept, merged_S[codes_N]).astype(np.int32)
-    tau = selection.thresholds(gains_N, codes_N, like.keep_share)
-    titles = [large.get(code, MERGED) for code in kept]
-    draw: dict[str, float] = {}
-    if isinstance(chosen, RandomSelection):
-        draws_N = np.array([_draw(seed, key) for key in ids_N])
-        # As many as reach tau, which ties make more than the share.
-        num_kept = np.bincount(codes_N, weights=gains_N >= tau[codes_N], minlength=len(kept)).astype(int)
-        draw = {titles[code]: float(np.sort(draws_N[codes_N == code])[num - 1]) for code, num in enumerate(num_kept)}
+    small_S = counts_S < chosen.min_stratum
+    codes_N = selection.merge_small(counts_S, chosen.min_stratum)[codes_N]
+    tau = selection.thresholds(gains_N, codes_N, chosen.keep_share).tolist()
+    large = [name for name, is_small in zip(names, small_S, strict=True) if not is_small]
     return Rule(
-        tau=dict(zip(titles, tau.tolist(), strict=True)),
-        draw=draw,
-        merged=frozenset(name for name, count in zip(names, counts_S, strict=True) if count < like.min_stratum),
+        tau=dict(zip([*large, MERGED][: len(tau)], tau, strict=True)),
+        merged=frozenset(name for name, is_small in zip(names, small_S, strict=True) if is_small),
     )
 
 
 def name_stratum(strata: Sequence[str], values: Mapping[str, str]) -> str:
     """A stratum's name: its values of the columns that make strata; "" where there are none."""
-    return ", ".join(values[name] for name in strata)
+    return _BETWEEN.join(values[name] for name in strata)
 
 
 def _draw(seed: int, key: str) -> float:
@@ -135,25 +126,40 @@ def _weights(difference: Any, temperature: float) -> Any:
     return 1 / (1 + np.exp(-np.asarray(difference) / temperature))
 
 
-def _gains_of_samples(files: Sequence[str], like: VigSelection) -> tuple[_Array, _Array, list[str], list[str]]:
-    """Of the samples that have an image: gains [N], codes of strata [N], the strata's names [S], the samples' ids."""
-    columns = [name for name in _COLUMNS if name in ("image_uri", "mean_gain", "item_id", *like.strata)]
-    gains, codes, ids = [], [], list[str]()
+def _gains_of_samples(files: Sequence[str], chosen: VigSelection) -> tuple[_Array, _Array, list[str]]:
+    """Of the samples that have an image: gains [N] and codes of strata [N]; the strata's names [S]."""
+    gains, codes = [np.empty(0)], [np.empty(0, dtype=np.int32)]
     numbers: dict[str, int] = {}
     for file in files:
-        table = artifacts.read_file(file, columns)
+        table = artifacts.read_file(file, ["image_uri", "mean_gain", *chosen.strata])
         table = table.filter(pc.not_equal(table.column("image_uri"), ""))
         gains.append(table.column("mean_gain").to_numpy())
-        parts = [table.column(name) for name in like.strata]
-        if parts:
-            encoded = pc.binary_join_element_wise(*parts, ", ").combine_chunks().dictionary_encode()
-            names = [numbers.setdefault(name, len(numbers)) for name in encoded.dictionary.to_pylist()]
-            codes.append(np.array(names, dtype=np.int32)[encoded.indices.to_numpy()])
-        else:
-            numbers.setdefault("", 0)
-            codes.append(np.zeros(table.num_rows, dtype=np.int32))
-        ids += table.column("item_id").to_pylist()
-    return np.concatenate([np.empty(0), *gains]), np.concatenate([np.empty(0, np.int32), *codes]), list(numbers), ids
+        parts = [table.column(name).cast(pa.large_string()) for name in chosen.strata] or [_no_names(table.num_rows)]
+        encoded = pc.binary_join_element_wise(*parts, _BETWEEN).combine_chunks().dictionary_encode()
+        names = [numbers.setdefault(name, len(numbers)) for name in encoded.dictionary.to_pylist()]
+        codes.append(np.array(names, dtype=np.int32)[encoded.indices.to_numpy()])
+    return np.concatenate(gains), np.concatenate(codes), list(numbers)
+
+
+def _no_names(number: int) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.repeat(pa.scalar("", pa.large_string()), number)])
+
+
+def _last_draw(files: Sequence[str], like_files: Sequence[str], seed: int) -> float:
+    """The draw up to which samples with an image have as many tokens as are used of those in `like_files`."""
+    wanted = 0
+    for file in like_files:
+        wanted += pc.sum(artifacts.read_file(file, ["num_used"]).column("num_used")).as_py() or 0
+    draws, sizes = [np.empty(0)], [np.empty(0, dtype=np.int64)]
+    for file in files:
+        table = artifacts.read_file(file, ["item_id", "image_uri", "token_ids"])
+        table = table.filter(pc.not_equal(table.column("image_uri"), ""))
+        draws.append(np.array([_draw(seed, key) for key in table.column("item_id").to_pylist()]))
+        sizes.append(pc.list_value_length(table.column("token_ids")).to_numpy())
+    draws_N, sizes_N = np.concatenate(draws), np.concatenate(sizes)
+    order = np.argsort(draws_N)
+    place = int(np.searchsorted(np.cumsum(sizes_N[order]), wanted))
+    return float(draws_N[order[min(place, len(order) - 1)]]) if len(order) else 0.0
 
 
 def _gains_of_pairs(files: Sequence[str]) -> tuple[_Array, _Array]:
@@ -194,21 +200,20 @@ _Done = tuple[list[Selected], str]
 def _select_sample(self: Select, gains: list[Gain], rule: Rule) -> _Done:
     """VIG, section 3.2 and 3.3: S_p = {i : VIG_i >= tau_p}, and the token rule inside of it."""
     (gain,) = gains
+    assert isinstance(self.chosen, VigSelection)
     if not gain.image_uri:
         return [_selected(gain, used=[])], ""
-    is_random = isinstance(self.chosen, RandomSelection)
-    like = self.chosen.like if isinstance(self.chosen, RandomSelection) else self.chosen
-    assert isinstance(like, VigSelection)
-    name = name_stratum(like.strata, vars(gain))
+    name = name_stratum(self.chosen.strata, vars(gain))
     stratum = MERGED if name in rule.merged else name
-    if is_random:
-        if _draw(self.seed, gain.item_id) > rule.draw[stratum]:
-            return [], NOT_DRAWN
-    elif gain.mean_gain < rule.tau[stratum]:
+    if gain.mean_gain < rule.tau[stratum]:
         return [], BELOW
-    dealt = random.Random(make_seed(self.seed, gain.item_id, "dealt gains")) if is_random else None
-    used = use_tokens(gain, like.tokens, rule.tau[stratum], dealt)
-    return [replace(_selected(gain, used=used), stratum=stratum)], ""
+    return [replace(_selected(gain, used=use_tokens(gain, self.chosen.tokens, rule.tau[stratum])), stratum=stratum)], ""
+
+
+def _select_random(self: Select, gains: list[Gain], rule: Rule) -> _Done:
+    (gain,) = gains
+    taken = not gain.image_uri or _draw(self.seed, gain.item_id) <= rule.last_draw
+    return ([_selected(gain, used=[])], "") if taken else ([], NOT_DRAWN)
 
 
 def _select_gained(self: Select, gains: list[Gain], rule: Rule) -> _Done:
@@ -228,12 +233,12 @@ def _select_weighted(self: Select, gains: list[Gain], rule: Rule) -> _Done:
 def _select_masked(self: Select, gains: list[Gain], rule: Rule) -> _Done:
     assert isinstance(self.chosen, MaskedPairs)
     min_gain = self.chosen.min_gain
-    return [_selected(gain, used=_use_phrases(gain, min_gain, None)) for gain in gains], ""
+    return [_selected(gain, used=_use_phrases(gain, min_gain)) for gain in gains], ""
 
 
 _DO: dict[type, Callable[[Select, list[Gain], Rule], _Done]] = {
     VigSelection: _select_sample,
-    RandomSelection: _select_sample,
+    RandomSelection: _select_random,
     GainedPairs: _select_gained,
     WeightedPairs: _select_weighted,
     MaskedPairs: _select_masked,
@@ -249,28 +254,29 @@ def _selected(gain: Gain, *, used: list[bool]) -> Selected:
         stratum="",
         mean_gain=gain.mean_gain,
         weight=1.0,
+        num_used=sum(used) if used else len(gain.token_ids),
         token_ids=gain.token_ids if used else [],
         used=used,
     )
 
 
-def use_tokens(gain: Gain, rule: TokenRule, tau: float, dealt: random.Random | None) -> list[bool]:
+def use_tokens(gain: Gain, rule: TokenRule, tau: float) -> list[bool]:
     """Which of a gain's tokens a rule trains, [] for all; `tau` is the threshold of its stratum."""
     if isinstance(rule, AllTokens):
         return []
     min_gain = tau if rule.min_gain is None else rule.min_gain
     if isinstance(rule, ThresholdTokens):
-        return selection.keep_above(gain.gains, min_gain, dealt)
-    return _use_phrases(gain, min_gain, dealt)
+        return selection.keep_above(gain.gains, min_gain)
+    return _use_phrases(gain, min_gain)
 
 
-def _use_phrases(gain: Gain, min_gain: float, dealt: random.Random | None) -> list[bool]:
+def _use_phrases(gain: Gain, min_gain: float) -> list[bool]:
     answers = [turn.text.strip() for turn in gain.turns if turn.role == "assistant"]
     used: list[bool] = []
     for number, answer in enumerate(answers):
         mine = [t for t, of in enumerate(gain.answers) if of == number]
         spoken = [t for t in mine if gain.starts[t] < len(answer)]
         pieces = [answer[gain.starts[t] : gain.stops[t]] for t in spoken]
-        used += selection.keep_phrases(pieces, [gain.gains[t] for t in spoken], min_gain, dealt)
+        used += selection.keep_phrases(pieces, [gain.gains[t] for t in spoken], min_gain)
         used += [True] * (len(mine) - len(spoken))
     return used

@@ -52,7 +52,9 @@ def train(job: Job) -> None:
     optimizer = _optimizer(scorer, job.training)
     state = _Trainer(scorer, optimizer)
     state.restore()
-    total = num_steps(len(items), epochs=job.training.epochs, global_batch=job.training.global_batch)
+    total = job.training.steps or num_steps(
+        len(items), epochs=job.training.epochs, global_batch=job.training.global_batch
+    )
     written_at = 0.0
     for step in range(state.step, total):
         started = time.perf_counter()

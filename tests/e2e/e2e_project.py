@@ -110,10 +110,15 @@ def configuration(model: Path, images: Path, instructions: Path) -> dict[str, An
             "infused": "image : {description} . {question}",
         },
         "negatives": {
-            "misleading_share": 0.5,
-            "corruptions": [
-                {"type": "Downsize", "short_side_px": 8},
-                {"type": "ColorJitter", "brightness": 0.5, "hue": 0.3, "min_hue": 0.1},
+            "kinds": [
+                {"type": "MisleadingPrompt"},
+                {
+                    "type": "CorruptedImage",
+                    "corruptions": [
+                        {"type": "Downsize", "short_side_px": 8},
+                        {"type": "ColorJitter", "brightness": 0.5, "hue": 0.3, "min_hue": 0.1},
+                    ],
+                },
             ],
         },
         "sampling": {"temperature": 0.8, "max_new_tokens": 12},

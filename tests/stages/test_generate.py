@@ -12,7 +12,17 @@ import ray.cloudpickle
 from PIL import Image
 
 from stic_ray import flow
-from stic_ray.config import ColorJitter, Downsize, Negatives, Prompts, Sampling, Transformers
+from stic_ray.config import (
+    ColorJitter,
+    CorruptedImage,
+    Downsize,
+    MisleadingPrompt,
+    Negative,
+    Negatives,
+    Prompts,
+    Sampling,
+    Transformers,
+)
 from stic_ray.engines import EngineStart
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.flow import Task, Unit
@@ -36,16 +46,13 @@ _POOL = Prompts(
     misleading=("mislead one", "mislead two"),
     infused="{description} {question}",
 )
-_NEGATIVES = Negatives(
-    misleading_share=0.5,
-    corruptions=(Downsize(short_side_px=4), ColorJitter(brightness=0.5, hue=0.3, min_hue=0.1)),
-)
+_CORRUPTED = CorruptedImage(corruptions=(Downsize(short_side_px=4), ColorJitter(brightness=0.5, hue=0.3, min_hue=0.1)))
+_NEGATIVES = Negatives(kinds=(MisleadingPrompt(), _CORRUPTED))
 _IDS = [make_id("image", number) for number in range(600)]
 
 
-def _draw(image_id: str, seed: int = 0, share: float = 0.5) -> list[Draw]:
-    negatives = Negatives(misleading_share=share, corruptions=_NEGATIVES.corruptions)
-    return draw_requests(image_id, seed=seed, pool=_POOL, negatives=negatives)
+def _draw(image_id: str, seed: int = 0, kinds: tuple[Negative, ...] = _NEGATIVES.kinds) -> list[Draw]:
+    return draw_requests(image_id, seed=seed, pool=_POOL, negatives=Negatives(kinds=kinds))
 
 
 def test_draw_requests_is_a_function_of_seed_and_id_alone() -> None:
@@ -77,8 +84,10 @@ def test_draw_requests_shares_are_those_of_the_recipe() -> None:
     assert abs(kinds["Downsize"] / negatives[CORRUPTED] - 0.5) < 0.12
     prompts = Counter(draw.prompt for draw in drawn if draw.corruption)
     assert set(prompts) == set(_POOL.simple) and min(prompts.values()) > negatives[CORRUPTED] / 3 * 0.7
-    assert {draw.negative for draw in (_draw(image_id, share=1.0)[1] for image_id in _IDS)} == {MISLEADING}
-    assert {draw.negative for draw in (_draw(image_id, share=0.0)[1] for image_id in _IDS)} == {CORRUPTED}
+    assert {draw.negative for draw in (_draw(image_id, kinds=(MisleadingPrompt(),))[1] for image_id in _IDS)} == {
+        MISLEADING
+    }
+    assert {draw.negative for draw in (_draw(image_id, kinds=(_CORRUPTED,))[1] for image_id in _IDS)} == {CORRUPTED}
 
 
 def test_draw_requests_every_sampling_seed_is_another() -> None:
@@ -114,7 +123,7 @@ def _task(unit: Unit) -> Task:
 def _responder(tiny_llava: Path) -> Responder:
     sampling = Sampling(temperature=1.0, max_new_tokens=6)
     engine = EngineStart(settings=Transformers(), model_uri=str(tiny_llava), dtype="float32", batch_size=4)
-    return Responder(engine=engine, sampling=sampling, model="base-1")
+    return Responder(engine=engine, sampling=sampling, negatives=_NEGATIVES, pool=_POOL, model="base-1")
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +249,7 @@ def test_prepare_bad_image_is_a_reason(tmp_path: Path, content: bytes | None, re
 
 def test_prepare_corruption_that_changes_no_pixel_is_a_reason(tmp_path: Path) -> None:
     (tmp_path / "tiny.png").write_bytes(encode(Image.new("RGB", (4, 4), "red")))
-    negatives = Negatives(misleading_share=0.0, corruptions=(Downsize(short_side_px=9),))
+    negatives = Negatives(kinds=(CorruptedImage(corruptions=(Downsize(short_side_px=9),)),))
     prepared = Prepare(seed=0, pool=_POOL, negatives=negatives)(
         Unit(id="i", image_uri=str(tmp_path / "tiny.png"), payload="")
     )

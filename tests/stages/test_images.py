@@ -34,7 +34,8 @@ def _write_tar(path: Path, files: dict[str, bytes]) -> None:
 def _run(folder: Path, *overrides: str) -> tuple[Artifact, Config]:
     settings = [f"store={folder / 'store'}", f"unlabeled.uri={folder}", "unlabeled.sample=null", *overrides]
     config = parse_config(read_yaml(recipes.read("embedded"), "embedded"), settings)
-    listed = listing.run(config, listing.plan(config))
+    assert config.unlabeled is not None
+    listed = listing.run(config, config.unlabeled, listing.plan(config, config.unlabeled))
     return images.run(config, listed, images.plan(listed.fingerprint)), config
 
 
@@ -67,7 +68,8 @@ def test_plan_changes_with_what_is_taken_of_the_source(tmp_path: Path) -> None:
     for overrides in ([], ["unlabeled.shard=0/2"], ["unlabeled.shard=1/2"], ["unlabeled.limit=1"], ["seed=1"]):
         settings = [f"store={tmp_path}", f"unlabeled.uri={tmp_path}", "unlabeled.sample=null", *overrides]
         config = parse_config(read_yaml(recipes.read("embedded"), "embedded"), settings)
-        plans.append(listing.plan(config).fingerprint)
+        assert config.unlabeled is not None
+        plans.append(listing.plan(config, config.unlabeled).fingerprint)
     assert len(set(plans)) == 4 and plans[0] == plans[-1]  # without a sample nothing is drawn
 
 

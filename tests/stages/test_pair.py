@@ -22,6 +22,7 @@ def _response(image_id: str, role: str, text: str) -> Response:
     rejected = role == DISPREFERRED
     return Response(
         id=make_id(image_id, role),
+        item_id=image_id,
         image_id=image_id,
         image_uri=f"/photos/{image_id}",
         role=role,
@@ -59,6 +60,7 @@ def test_run_keeps_the_whole_story_and_rejects_equal_and_empty_answers(tmp_path:
     row = pairs[key]
     assert row == Pair(
         id=make_id("pair", make_id(key, PREFERRED), make_id(key, DISPREFERRED), row.prompt),
+        item_id=key,
         image_id=key,
         image_uri=f"/photos/{key}",
         prompt=row.prompt,

@@ -39,7 +39,7 @@ def _score(number: int, role: str) -> Score:
 
 def _selected(number: int, role: str, *, used: list[bool], weight: float = 1.0) -> Selected:
     item = make_id("pair", number)
-    values: dict[str, Any] = {"image_id": "", "stratum": "", "mean_gain": 0.0, "weight": weight}
+    values: dict[str, Any] = {"image_id": "", "stratum": "", "mean_gain": 0.0, "weight": weight, "num_used": sum(used)}
     token_ids = [1, 2] if used else []
     return Selected(id=make_id(item, role), item_id=item, role=role, token_ids=token_ids, used=used, **values)
 

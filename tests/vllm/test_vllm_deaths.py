@@ -17,7 +17,7 @@ from PIL import Image
 
 from stic_ray import artifacts
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Downsize, Execution, Negatives, Prompts, Sampling, Vllm
+from stic_ray.config import CorruptedImage, Downsize, Execution, MisleadingPrompt, Negatives, Prompts, Sampling, Vllm
 from stic_ray.engines import EngineStart
 from stic_ray.flow import Inputs, Outcome, Task, Work, image_alone, run_stage
 from stic_ray.records import Found, Response, make_id
@@ -63,16 +63,18 @@ def test_actor_dies_with_its_engine_and_every_row_comes_once(ray_local: None, mo
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
         rows.append(Found(id=make_id(number), key=path.name, uri=str(path)))
     pool = Prompts(detailed=("a",), simple=("b",), misleading=("c",), infused="{description}{question}")
-    negatives = Negatives(misleading_share=0.5, corruptions=(Downsize(short_side_px=4),))
+    negatives = Negatives(kinds=(MisleadingPrompt(), CorruptedImage(corruptions=(Downsize(short_side_px=4),))))
     work = Work(
         record=Response,
-        input_column="image_id",
+        input_column="item_id",
         prepare=Prepare(seed=0, pool=pool, negatives=negatives),
         worker=_Struck,
         worker_arguments={
             "folder": str(started),
             "engine": EngineStart(settings=_SETTINGS, model_uri=str(model), dtype="float32", batch_size=4),
             "sampling": Sampling(temperature=1.0, max_new_tokens=4),
+            "negatives": negatives,
+            "pool": pool,
             "model": "base-1",
         },
         concurrent_batches=3,
