@@ -18,6 +18,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -111,8 +112,20 @@ def load(uri: str) -> Artifact:
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{uri} has no {RECORD}: it is unfinished; run the job that makes it again") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"{uri}: {RECORD} is damaged; remove {uri} and run the job that makes it again") from None
+        record = None
+    if not _belongs(record, uri):
+        raise ValueError(f"{uri}: {RECORD} is damaged; remove {uri} and run the job that makes it again")
     return Artifact(uri=uri, record=record)
+
+
+def _belongs(record: Any, uri: str) -> bool:
+    """Whether a record is whole, and of the artifact in whose directory it stands: its name is a hash of it."""
+    try:
+        names = ("stage", "code_version", "identity", "parents", "kind")
+        counted = all(isinstance(record["counts"][name], int) for name in ("rows", "rejects"))
+        return counted and uri.rstrip("/").endswith(f"/{Plan(**{name: record[name] for name in names}).name}")
+    except (TypeError, KeyError):
+        return False
 
 
 def amount(record: Mapping[str, Any]) -> str:
@@ -134,11 +147,16 @@ def write_tables(uri: str, rows: pa.Table, rejects: pa.Table) -> None:
         _write_table(storage.join(uri, "rejects"), rejects)
 
 
-def _write_table(directory: str, table: pa.Table) -> str:
+def _named(directory: str, table: pa.Table) -> str:
+    """Where a table's file stands: its name is the hash of its sorted ids."""
     name = hashlib.sha256("\n".join(sorted(table.column("id").to_pylist())).encode()).hexdigest()[:32]
+    return storage.join(directory, f"{name}.parquet")
+
+
+def _write_table(directory: str, table: pa.Table) -> str:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    uri = storage.join(directory, f"{name}.parquet")
+    uri = _named(directory, table)
     storage.write_bytes(uri, buffer.getvalue())
     return uri
 
@@ -154,7 +172,11 @@ def reject_files(uri: str) -> list[str]:
 
 
 def read_file(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """One parquet file, by any filesystem."""
+    """One parquet file, by any filesystem.
+
+    Raises:
+        DamagedError: it is no whole parquet file, or lacks a column.
+    """
     with _opened(uri) as file:
         return file.read(columns=columns, use_threads=False)
 
@@ -171,8 +193,28 @@ def count_rows(uri: str) -> int:
         return int(file.metadata.num_rows)
 
 
-def _opened(uri: str) -> pq.ParquetFile:
+class DamagedError(ValueError):
+    """A file of the store is not what was written."""
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[pq.ParquetFile]:
     """A parquet file; of a local one only what is asked for is read."""
+    try:
+        with _parquet(uri) as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # a disk's, not the file's
+            raise
+        raise DamagedError(
+            f"{uri} is damaged ({' '.join(str(error).split())[:80]}): remove {uri.rsplit('/', 2)[0]}, and the same "
+            "command makes it again"
+        ) from error
+
+
+def _parquet(uri: str) -> pq.ParquetFile:
     source = storage.absolute(uri) if storage.is_local(uri) else io.BytesIO(storage.read_bytes(uri))
     return pq.ParquetFile(source, page_checksum_verification=True)
 
@@ -303,11 +345,7 @@ def drop_rows(artifact: Artifact, masks: Mapping[str, pa.Array]) -> None:
     if not record["parents"]:  # elsewhere it says what was read, of which nobody counts what is left
         record["inputs"] -= gone
     storage.write_bytes(storage.join(artifact.uri, RECORD), json.dumps(record, indent=1, sort_keys=True).encode())
-    for file, mask in masks.items():
-        kept = read_file(file).filter(pc.invert(mask))
-        if kept.num_rows:
-            _write_table(os.path.dirname(file), kept)
-        storage.remove(file)
+    drop_from_files(masks)
 
 
 def _counts(uri: str, dropped: Mapping[str, pa.Array]) -> dict[str, Any]:
@@ -318,10 +356,16 @@ def _counts(uri: str, dropped: Mapping[str, pa.Array]) -> dict[str, Any]:
         table = table.filter(pc.invert(dropped[file])) if file in dropped else table
         reasons.update(zip(table.column("id").to_pylist(), table.column("reason").to_pylist(), strict=True))
     files = data_files(uri)
+    kept = [file for file in files if file not in dropped]
     with ThreadPoolExecutor(_READERS) as readers:
-        rows = sum(readers.map(count_rows, files))
+        rows = sum(readers.map(count_rows, kept))
+    for file in files:
+        if file in dropped:
+            left = read_file(file).filter(pc.invert(dropped[file]))
+            # A removal that was cut off has written what is left, and not yet removed the file that it was in.
+            rows += 0 if _named(os.path.dirname(file), left) in kept else left.num_rows
     return {
-        "rows": rows - sum(dropped[file].true_count for file in files if file in dropped),
+        "rows": rows,
         "rejects": len(reasons),
         "rejects_by_reason": dict(sorted(Counter(reasons.values()).items())),
     }
@@ -463,14 +507,18 @@ class Lease:
                 logger.warning("a lease cannot be renewed for now: %s", error)
 
 
+_LEASE_NAMES = {"holder", "token", "host", "boot", "pid_namespace", "pid", "started", "renewed_at"}
+
+
 def _read_lease(uri: str) -> dict[str, Any] | None:
     try:
         entry: dict[str, Any] = json.loads(storage.read_text(uri))
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError:  # its writer was killed while it wrote
+    except (json.JSONDecodeError, UnicodeDecodeError):  # its writer was killed while it wrote
         return None
-    return entry
+    whole = isinstance(entry, dict) and entry.keys() >= _LEASE_NAMES
+    return entry if whole else None
 
 
 def holder(uri: str) -> str:

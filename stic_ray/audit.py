@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact
 
@@ -84,7 +82,11 @@ def _references(run: str, is_underway: bool) -> dict[str, str]:
         raise ValueError(f"{run} holds no {REFERENCES}: give the directory of a run, like runs/NAME") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         references = None
-    if not isinstance(references, dict) or not all(isinstance(uri, str) for uri in references.values()):
+    if (
+        not isinstance(references, dict)
+        or not references
+        or not all(isinstance(uri, str) for uri in references.values())
+    ):
         raise ValueError(f"{run}/{REFERENCES} is damaged: run the job again, it writes it anew")
     return references
 
@@ -97,11 +99,11 @@ def _audit_files(artifact: Artifact) -> list[str]:
     for file in artifacts.data_files(artifact.uri):
         try:
             ids.update(artifacts.read_file(file).column("id").to_pylist())  # all columns: damage may be in any
-        except (pa.ArrowInvalid, OSError) as error:
+        except (artifacts.DamagedError, OSError) as error:
             faults.append(f"{file} cannot be read: {error}")
     try:
         num_rejects = len(artifacts.read_rejects(artifact.uri))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (artifacts.DamagedError, OSError) as error:
         return [*faults, f"rejects cannot be read: {error}"]
     double = [key for key, count in ids.items() if count > 1]
     if double:
@@ -151,7 +153,7 @@ def _audit_lineage(artifact: Artifact, found: Mapping[str, Artifact]) -> list[st
             rejects -= item_of.keys()
         elif "negatives" in record["identity"]:
             rows_per_input = 1 + int(record["identity"]["negatives"]["per_positive"])
-    except (pa.ArrowInvalid, OSError):
+    except (artifacts.DamagedError, OSError):
         return []  # said by _audit_files
     faults = []
     lost = inputs.keys() - outputs.keys() - rejects

@@ -7,6 +7,7 @@ from stic_ray import storage
 
 _MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 SUPPORTED = ("idefics3", "llava", "llava_next")  # model_type of the families that vlm.py knows
+_CUT_INTO_TILES = ("idefics3", "llava_next")
 # What vLLM is compared on, and whether its own class of it imports torchvision.
 _SERVED_BY_VLLM = {"Idefics3ForConditionalGeneration": False, "LlavaForConditionalGeneration": True}
 
@@ -45,6 +46,11 @@ def is_served_by_vllm(uri: str) -> bool:
         ValueError: there is no config.json, or it is damaged.
     """
     return _architecture(uri) in _SERVED_BY_VLLM
+
+
+def cuts_into_tiles(uri: str) -> bool:
+    """Whether a checkpoint's processor cuts an image into tiles."""
+    return _read(storage.join(uri, "config.json")).get("model_type") in _CUT_INTO_TILES
 
 
 def implementation_in_vllm(uri: str) -> str:

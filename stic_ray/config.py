@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+_MAX_INT = 2**62
 MAX_LENGTH = 4096  # tokens of a conversation with its image, unless a training says otherwise
 
 
@@ -45,7 +46,7 @@ class Images:
             _require(value is None or value > 0, name, value, "a positive number, or null for all")
         _require(self.sample is None or self.limit is None, "limit", self.limit, "null where sample is set")
         part, _, parts = self.shard.partition("/")
-        fits = part.isdecimal() and parts.isdecimal() and int(part) < int(parts)
+        fits = self.shard.isascii() and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)
         _require(not self.shard or fits, "shard", self.shard, 'a part of a number of parts, from "0/n" to "n-1/n"')
 
 
@@ -140,7 +141,8 @@ class Prompts:
 
     def __post_init__(self) -> None:
         for name in ("detailed", "simple", "misleading"):
-            _require(bool(getattr(self, name)), name, getattr(self, name), "at least one prompt")
+            pool = getattr(self, name)
+            _require(bool(pool) and all(text.strip() for text in pool), name, pool, "at least one prompt, none empty")
         for name, holes in (
             ("infused", ("{description}", "{question}")),
             ("rewrite_description", ("{description}",)),
@@ -621,7 +623,7 @@ class Config:
 
     def __post_init__(self) -> None:
         plain = self.name.strip(".") != "" and "/" not in self.name and ".." not in self.name
-        _require(plain, "name", self.name, "a plain name")
+        _require(plain and len(self.name) <= 100, "name", self.name, "a plain name of at most 100 characters")
         preference = self.stage1 is None or isinstance(self.stage1.loss, DpoLoss)
         _require(preference, "stage1.loss", self.stage1 and self.stage1.loss, "type: DpoLoss")
         for name in ("stage1_control", "stage2", "stage2_control"):
@@ -836,6 +838,8 @@ def _build_scalar(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         names = {int: "a whole number", str: "a text", bool: "true or false"}
         raise ValueError(f"{path} is {'empty' if value is None else repr(value)}: it must be {names[kind]}")
+    if kind is int and abs(value) > _MAX_INT:
+        raise ValueError(f"{path} is {value}: it must be a number of at most {_MAX_INT}")
     return value
 
 

@@ -189,6 +189,7 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
     files = artifacts.data_files(inputs.parent.uri)
     survey = _survey(_ended(uri, work.input_column, execution), files, inputs.column, execution)
     total, pending = sum(survey.units.values()), sum(survey.pending.values())
+    _check_parent(inputs.parent, survey)
     attempt = Attempt(uri)
     if pending < total:
         logger.info("%s: %d of %d units stand from an earlier run", plan.stage, total - pending, total)
@@ -244,8 +245,12 @@ def finish_stage(
 
 @dataclass(frozen=True, kw_only=True)
 class _Survey:
-    """The units and those not yet done of each of the parent's files, one of the latter, and the done ids (a ref)."""
+    """The units and those not yet done of each of the parent's files, one of the latter, and the done ids (a ref).
 
+    `num_rows` is the number of the parent's rows: a unit may have several.
+    """
+
+    num_rows: int
     units: dict[str, int]
     pending: dict[str, int]
     example: str
@@ -263,10 +268,11 @@ def _ended(uri: str, input_column: str, execution: Execution) -> Any:
 def _survey(done: Any, files: Sequence[str], column: str, execution: Execution) -> _Survey:
     """What is done and what is not of the parent's files; counted on workers. `done` refers to ids."""
     counts = [on_worker(execution, _count_pending, chunk, column, done) for chunk in _chunks(files, _FILES_PER_TASK)]
-    units, pending, example = {}, {}, ""
-    for file, num_units, num_pending, one in (row for rows in ray.get(counts) for row in rows):
+    units, pending, example, total = {}, {}, "", 0
+    for file, num_rows, num_units, num_pending, one in (row for rows in ray.get(counts) for row in rows):
         units[file], pending[file], example = num_units, num_pending, example or one
-    return _Survey(units=units, pending=pending, example=example, done=done)
+        total += num_rows
+    return _Survey(num_rows=total, units=units, pending=pending, example=example, done=done)
 
 
 def on_worker(execution: Execution, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -289,13 +295,23 @@ def _merge(*parts: Any) -> Any:
     return artifacts.merge_ids(parts)
 
 
-def _count_pending(files: Sequence[str], column: str, done: Any) -> list[tuple[str, int, int, str]]:
-    """A file's units, how many of them are not done, and one that is not."""
+def _check_parent(parent: Artifact, survey: _Survey) -> None:
+    """Whether a parent is as it was committed: what is made of a part of it would be taken for the whole."""
+    counts = parent.record.get("counts")
+    if counts is not None and counts["rows"] != survey.num_rows:
+        raise ValueError(
+            f"{parent.uri} holds {survey.num_rows} rows, and its record says {counts['rows']}: files of it are missing "
+            "or too many; remove it, and the same command makes it again"
+        )
+
+
+def _count_pending(files: Sequence[str], column: str, done: Any) -> list[tuple[str, int, int, int, str]]:
+    """A file with its rows, its units, how many of them are not done, and one that is not."""
     rows = []
     for file, listed in zip(files, artifacts.input_ids(files, column), strict=True):
         ids = np.unique(listed)
         left = ids[~artifacts.are_in(ids, done)]
-        rows.append((file, len(ids), len(left), artifacts.unpacked_id(left[0]) if len(left) else ""))
+        rows.append((file, len(listed), len(ids), len(left), artifacts.unpacked_id(left[0]) if len(left) else ""))
     return rows
 
 

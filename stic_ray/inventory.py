@@ -77,9 +77,11 @@ def _users(runs: str) -> dict[str, set[str]]:
         if not storage.exists(references):
             continue
         try:
-            uris = json.loads(storage.read_text(references)).values()
+            uris = list(json.loads(storage.read_text(references)).values())
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError):
-            raise ValueError(f"{references} is damaged: run that run's command again, it writes it anew") from None
+            uris = [None]
+        if not all(isinstance(uri, str) for uri in uris):
+            raise ValueError(f"{references} is damaged: run that run's command again, it writes it anew")
         for uri in uris:
             users.setdefault(str(uri).rpartition("/")[2], set()).add(references.split("/")[-2])
     return users
@@ -120,6 +122,8 @@ def trace(store: str, image: str) -> Traces:
     Raises:
         ValueError: a run works in this store, or nothing in it is of this image.
     """
+    if not storage.is_directory(store):
+        raise ValueError(f"store {store} does not exist: give the folder that holds the artifacts")
     refuse_while_in_use(store)
     directories = _directories(store)
     ids, uris = {image}, set[str]()
@@ -241,6 +245,11 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.action == "prune":
                 if not storage.is_directory(runs):
                     raise ValueError(f"--runs {runs} does not exist: give the folder of the runs that use this store")
+                if not any(entry.runs for entry in found):
+                    raise ValueError(
+                        f"no run in --runs {runs} refers to this store: give the folder of the runs that use it; "
+                        "where there are none, remove the store itself"
+                    )
                 found = unneeded(found, unfinished=arguments.unfinished)
             sys.stdout.write("".join(f"{_line(entry)}\n" for entry in found))
             total = _size(sum(entry.num_bytes for entry in found))
@@ -284,7 +293,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _forget(store: str, arguments: argparse.Namespace) -> None:
     try:
-        traces = trace(store, image_id(arguments.key) if arguments.key else arguments.id)
+        traces = trace(store, arguments.id if arguments.key is None else image_id(arguments.key))
     except ValueError as error:
         of_key = f" (the id of key {arguments.key!r}: the path below unlabeled.uri)" if arguments.key else ""
         raise ValueError(f"{error}{of_key}") from None

@@ -166,6 +166,8 @@ def _located(field: str, uri: str) -> str:
             f"{field} holds a password, and URIs are written into records and reports: give it to fsspec through its "
             "environment or configuration files"
         )
+    if uri.startswith("memory://"):
+        raise ValueError(f"{field} {uri}: each process has a memory of its own: give a folder or a bucket")
     try:
         return storage.absolute(uri)
     except ValueError as error:
@@ -231,9 +233,10 @@ def _check_writable(name: str, uri: str) -> None:
         try:
             storage.write_bytes(probe, b"\0" * 65536)
             storage.remove(probe)
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "it is read-only"
             raise ValueError(
-                f"{name} {uri} cannot be written: {error.strerror or error}; set {name}= to a folder that can be "
+                f"{name} {uri} cannot be written: {reason}; set {name}= to a folder that can be "
                 "written and has space left"
             ) from None
 

@@ -86,7 +86,10 @@ def list_files(source: ImageSource) -> Iterator[Found]:
         for listed in storage.walk(source.uri):
             if listed.key.lower().endswith(_SUFFIXES[type(source)]):
                 file = _file(listed.key, listed.uri)
-                yield replace(file, error=_too_large(listed.num_bytes)) if isinstance(source, ImageFolder) else file
+                if isinstance(source, ImageFolder):
+                    strange = "" if storage.is_addressable(listed.uri) else "its name holds ?versionId=: rename it"
+                    file = replace(file, error=_too_large(listed.num_bytes) or strange)
+                yield file
     elif not storage.exists(source.uri):
         raise FileNotFoundError(source.uri)
     elif not source.uri.lower().endswith(_SUFFIXES[type(source)]):
@@ -286,6 +289,8 @@ def _read_entries(uri: str, field: str) -> list[Any]:
         raise ValueError(f"{field} {uri} is no JSON: line {error.lineno}: {error.msg}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{field} {uri} is no UTF-8 text: give a LLaVA JSON file") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise ValueError(f"{field} {uri} cannot be read: {error}") from None
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{field} {uri} must be a JSON list of samples, and not empty")
     return entries

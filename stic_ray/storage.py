@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 fsspec.register_implementation("embedded", "stic_ray.world.filesystem.WorldFileSystem")
 
+_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _UNFINISHED = ".unfinished-"
 _PIECE_BYTES = 16 << 20
 _SAMPLE_BYTES = 64 << 10
@@ -63,16 +64,27 @@ class Listed:
 
 
 def split(uri: str) -> tuple[Any, str]:
-    """The filesystem of a URI and the path on it.
+    """The filesystem of a URI and the path on it; a path without a protocol is local, whatever stands in it.
 
     Raises:
         ValueError: the protocol is unknown or its package is not installed.
     """
+    found = _PROTOCOL.match(uri)
+    protocol = found[1] if found else "file"
+    if not found and "://" in uri and not uri.startswith("/"):
+        raise ValueError(f"cannot open {uri}: give one protocol, like s3://")
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        kind = fsspec.get_filesystem_class(protocol)
+        # Not fsspec.core.url_to_fs: to it `::` in a name chains filesystems.
+        filesystem = fsspec.filesystem(protocol, **kind._get_kwargs_from_urls(uri))
     except (ImportError, ValueError) as error:
         raise ValueError(f"cannot open {uri}: {error}") from None
-    return filesystem, path
+    return filesystem, kind._strip_protocol(uri)
+
+
+def is_addressable(uri: str) -> bool:
+    """Whether a URI means the file of that name: to s3fs `?versionId=` in it names a version of another one."""
+    return "?versionId=" not in uri or is_local(uri)
 
 
 @contextmanager
@@ -370,6 +382,11 @@ def _s3_infos(filesystem: Any, path: str) -> Iterator[dict[str, Any]]:
     bucket = filesystem.split_path(path)[0]
     for page in _s3_pages(filesystem, path):
         for folder in page.get("CommonPrefixes", []):
+            if folder["Prefix"] == "/" or folder["Prefix"].endswith("//"):
+                raise ValueError(
+                    f"s3://{bucket} holds keys with nothing between two slashes, below {folder['Prefix']!r}: "
+                    "rename them"
+                )
             yield {"name": f"{bucket}/{folder['Prefix'][:-1]}", "type": "directory"}
         for found in page.get("Contents", []):
             yield {**found, "name": f"{bucket}/{found['Key']}", "type": "file", "size": found["Size"]}
@@ -387,8 +404,8 @@ def _is_directory(filesystem: Any, path: str) -> bool:
 def walk(uri: str) -> Iterator[Listed]:
     """Every finished file below a directory, directory by directory, in the same order on every filesystem.
 
-    Links to files are followed, on local disks links to directories too, save one that leads back to a directory above
-    it. A link to nothing is listed, so that whoever reads it says what it met.
+    Links to files are followed, on local disks links to directories too, each directory once, by whichever path comes
+    first. A link to nothing is listed, so that whoever reads it says what it met.
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -402,23 +419,26 @@ def walk(uri: str) -> Iterator[Listed]:
         raise NotADirectoryError(uri)
     local = isinstance(filesystem, LocalFileSystem)
     root = _root(uri)
-    pending: list[tuple[str, str, frozenset[str]]] = [(path, "", frozenset())]
+    pending = [(path, "")]
+    seen: set[str] = set()
     while pending:
-        directory, prefix, above = pending.pop()
-        here = above | {os.path.realpath(directory) if local else directory}
-        if here == above:
-            continue
+        directory, prefix = pending.pop()
+        if local:
+            real = os.path.realpath(directory)
+            if real in seen:
+                continue
+            seen.add(real)
         below = []
         for name, info in _entries(filesystem, directory):
             key = prefix + name
             if info["type"] == "directory":
-                below.append((info["name"], f"{key}/", here))
+                below.append((str(info["name"]), f"{key}/"))
             elif _is_file(info) and not name.startswith(_UNFINISHED):
                 if not _is_utf8(key):
                     raise ValueError(f"{uri} holds a file whose name is not UTF-8, {key!r}: rename or remove it")
                 size = int(info.get("size") or 0)
                 yield Listed(key=key, uri=join(root, key), version=_version_of(info), num_bytes=size)
-        pending += sorted(below, key=lambda entry: str(entry[0]))
+        pending += sorted(below)
 
 
 def _is_file(info: dict[str, Any]) -> bool:

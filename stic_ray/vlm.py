@@ -188,6 +188,13 @@ def add_noise(pixels: Tensor, noise: Noise) -> Tensor:
     return torch.from_numpy(diffuse(pixels.float().numpy(), noise)).to(pixels.dtype)
 
 
+def noised_pixels(processor: Any, image: Image.Image, noise: Noise) -> Tensor:
+    """What the image processor makes of an image that it does not cut into tiles, diffused, [C, H, W]."""
+    tensors, _ = _process_images(processor, [image])
+    (pixels_CHW,) = tensors["pixel_values"]
+    return add_noise(pixels_CHW, noise)
+
+
 def beginning_length(processor: Any) -> int:
     """How many tokens a prompt has up to its image's last one; of a square image, where that depends on the image."""
     prompt = render_prompt(processor, "what ?", has_image=True)

@@ -235,8 +235,38 @@ def test_read_file_with_a_flipped_byte_in_its_data_is_refused(tmp_path: Path) ->
     data = bytearray(Path(file).read_bytes())
     data[len(data) // 4] ^= 1
     Path(file).write_bytes(data)
-    with pytest.raises((OSError, pa.ArrowInvalid)):
+    with pytest.raises(artifacts.DamagedError, match=r"is damaged .*: remove .*, and the same command makes it again"):
         artifacts.read_file(file)
+    Path(file).write_bytes(b"")
+    with pytest.raises(artifacts.DamagedError):
+        artifacts.count_rows(file)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "5", "{}", '{"stage": ', "\xff"])
+def test_a_damaged_record_is_said_to_be_one(tmp_path: Path, content: str) -> None:
+    uri = str(tmp_path / _PLAN.name)
+    artifacts.write_rows(uri, [_row(1)], ImageRef, [])
+    artifacts.commit(str(tmp_path), _PLAN, {})
+    (tmp_path / _PLAN.name / artifacts.RECORD).write_text(content)
+    with pytest.raises(ValueError, match=r"record\.json is damaged; remove"):
+        artifacts.load(uri)
+
+
+def test_a_record_in_another_artifacts_directory_is_refused(tmp_path: Path) -> None:
+    artifacts.write_rows(str(tmp_path / _PLAN.name), [_row(1)], ImageRef, [])
+    made = artifacts.commit(str(tmp_path), _PLAN, {})
+    (tmp_path / _PLAN.name).rename(tmp_path / "pairs-0000000000000000")
+    with pytest.raises(ValueError, match=r"record\.json is damaged"):
+        artifacts.load(str(tmp_path / "pairs-0000000000000000"))
+    assert made.num_rows == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "{}", '{"started": 5}', ""])
+def test_a_damaged_lease_is_nobodys(tmp_path: Path, content: str) -> None:
+    (tmp_path / artifacts.LEASE).write_text(content)
+    assert artifacts.holder(str(tmp_path)) == ""
+    with Lease(str(tmp_path), "mine"):
+        assert "mine" in artifacts.holder(str(tmp_path))
 
 
 def test_commit_counts_rows_of_files_written_outside_write_rows_too(tmp_path: Path) -> None:

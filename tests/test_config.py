@@ -170,6 +170,8 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
         ("unlabeled.type=Folder", "unlabeled.type is 'Folder': it must be one of ImageFolder, ParquetImages"),
         ("instructions.sample=-1", "instructions.sample is -1"),
         ("prompts.detailed=[]", "prompts.detailed is ()"),
+        ("prompts.simple=['']", "prompts.simple is ('',)"),
+        ("unlabeled.shard=٣/٤", "unlabeled.shard is '٣/٤'"),
         ("prompts.infused='{question}'", "{description} once"),
         ("prompts.infused='{question} {question} {description}'", "{question} once"),
         ("negatives.kinds=[]", "negatives.kinds is ()"),

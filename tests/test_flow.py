@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,20 @@ def _work(folder: Path) -> Work:
 
 
 _EXECUTION = Execution(pool=Pool(num_cpus=0.5), task_cpus=0.5, batch_size=7, rows_per_file=16)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_run_stage_refuses_a_parent_that_lacks_rows_of_its_record(tmp_path: Path) -> None:
+    inputs = _inputs(tmp_path, {make_id(n): "" for n in range(9)})
+    for rows, whole in ((10, False), (8, False), (9, True)):
+        parent = Artifact(uri=inputs.parent.uri, record={"counts": {"rows": rows, "rejects": 0}})
+        work = TaskWork(record=PerceptualHash, input_column="id", do=_outcome)
+        arguments = {"store": str(tmp_path), "plan": _PLAN, "work": work, "execution": _EXECUTION}
+        if whole:
+            assert run_stage(**arguments, inputs=replace(inputs, parent=parent)).num_rows == 9  # type: ignore[arg-type]
+            continue
+        with pytest.raises(ValueError, match=rf"holds 9 rows, and its record says {rows}: .* remove it"):
+            run_stage(**arguments, inputs=replace(inputs, parent=parent))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -1,13 +1,14 @@
 """What stands in a store: nothing that a run needs goes, and a forgotten image leaves no row."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stic_ray import artifacts, inventory, storage
-from stic_ray.artifacts import Lease, Plan
+from stic_ray.artifacts import LEASE, Lease, Plan
 from stic_ray.audit import audit_run
 from stic_ray.inventory import Traces
 from stic_ray.records import ImageRef, Pair, Reject, Response, Score, make_id
@@ -172,29 +173,45 @@ def test_forget_reaches_rejects_too(root: str, tmp_path: Path, key: str) -> None
     assert audit_run(f"{root}/runs/first").faults == []
 
 
+@pytest.mark.parametrize("function", ["write_bytes", "remove"])
 @pytest.mark.parametrize("after", range(7))
 def test_forget_that_was_cut_off_is_finished_by_the_same_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, function: str
 ) -> None:
     found = _store(tmp_path, str(tmp_path))
     before = {role: _ids(uri) for role, uri in found.items()}
-    write_bytes = storage.write_bytes
-    written: list[str] = []
+    real = getattr(storage, function)
+    done: list[str] = []
 
-    def stop(uri: str, data: bytes) -> None:  # every removal writes a record and then what is left of its files
-        if len(written) == after:
+    def stop(uri: str, *rest: bytes) -> None:  # of every artifact a record is written, what is left, the old removed
+        if len(done) == after and not uri.endswith(LEASE):  # a dead process's lease is nobody's
             raise KeyboardInterrupt
-        written.append(uri)
-        write_bytes(uri, data)
+        done.append(uri)
+        real(uri, *rest)
 
-    monkeypatch.setattr(storage, "write_bytes", stop)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(storage, function, stop)
+    with suppress(KeyboardInterrupt):
         _forget(f"{tmp_path}/store", "a.jpg")
     monkeypatch.undo()
-    _forget(f"{tmp_path}/store", "a.jpg")
+    with suppress(ValueError):  # it was done
+        _forget(f"{tmp_path}/store", "a.jpg")
+    assert audit_run(f"{tmp_path}/runs/first").faults == []
     assert [role for role, uri in found.items() if image_id("a.jpg") in _ids(uri)] == []
     assert [len(before[role] - _ids(uri)) for role, uri in found.items()] == [3, 4, 3, 4, 0]
     assert audit_run(f"{tmp_path}/runs/first").faults == []
+
+
+def test_prune_refuses_references_that_cannot_be_and_runs_that_know_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _store(tmp_path, str(tmp_path))
+    (tmp_path / "elsewhere" / "mine").mkdir(parents=True)
+    command = ["prune", f"{tmp_path}/store", "--yes", "--runs"]
+    assert inventory.main([*command, f"{tmp_path}/elsewhere"]) == 2
+    assert "no run in --runs" in capsys.readouterr().err
+    (tmp_path / "runs" / "first" / "artifacts.json").write_text('{"pairs": 5}')
+    assert inventory.main([*command, f"{tmp_path}/runs"]) == 2
+    assert "artifacts.json is damaged" in capsys.readouterr().err
 
 
 def test_prune_removes_what_no_run_refers_to_and_nothing_else(

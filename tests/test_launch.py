@@ -79,6 +79,10 @@ def place(tmp_path: Path) -> Path:
         (["unlabeled.uri=photos", "store=file"], ["store", "file cannot be written", "set store="]),
         (["unlabeled.uri=photos", "store=s", "runs=file/deep"], ["runs", "file/deep cannot be written", "set runs="]),
         (["unlabeled.uri=photos", "store=/proc/store"], ["store /proc/store cannot be written", "set store="]),
+        (["store=memory://x"], ["store memory://x", "memory of its own"]),
+        (["unlabeled.uri=photos", "store=http://127.0.0.1:9/x"], ["store http://127.0.0.1:9/x cannot be"]),
+        ([f"name={'n' * 101}"], ["name is 'nnn", "at most 100 characters"]),
+        (["execution.batch_size=99999999999999999999"], ["execution.batch_size", "at most"]),
         (["--config", "missing.yaml"], ["--config missing.yaml: No such file"]),
         (["--config", "photos"], ["--config photos: Is a directory"]),
         (["--recipe", "embeded"], ["there is no recipe 'embeded'", "embedded"]),
@@ -108,8 +112,8 @@ def test_relative_output_of_a_submitted_job_is_refused(
 
 def test_absolute_output_of_a_submitted_job_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    config = launch.resolve_config(launch.parse_arguments(["store=memory://bucket/store", "runs=/runs"]))
-    assert (config.store, config.runs) == ("memory://bucket/store", "/runs")
+    config = launch.resolve_config(launch.parse_arguments(["store=s3://bucket/store", "runs=/runs"]))
+    assert (config.store, config.runs) == ("s3://bucket/store", "/runs")
 
 
 def test_resolve_config_makes_every_place_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

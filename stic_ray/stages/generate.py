@@ -206,7 +206,8 @@ def _with_other(rows: pa.Table) -> pa.Table:
 def _read_images(rows: pa.Table) -> pa.Table:
     """A unit an image; the payload says which one is beside it."""
     units = image_alone(rows)
-    payloads = [json.dumps({_OTHER: other}) for other in rows.column(_OTHER).to_pylist()]
+    columns = (rows.column(name).to_pylist() for name in (_OTHER, "content_hash"))
+    payloads = [json.dumps({_OTHER: other, "content_hash": content}) for other, content in zip(*columns, strict=True)]
     return units.set_column(2, "payload", pa.array(payloads, pa.string()))
 
 
@@ -226,6 +227,8 @@ class Prepare:
             given, image_id = _given(unit, row)
             draws = draw_requests(unit.id, seed=self.seed, pool=self.pool, negatives=self.negatives, given=given)
             data = sources.read_image(unit.image_uri)
+            if row.get("content_hash", "") not in ("", hash_bytes(data)):
+                raise BadImageError("the image file has changed since it was listed")
             seen = [self._weakened(draw, data, other_uri) for draw in draws]
         except BadImageError as error:
             return Prepared(id=unit.id, images=[], payload="", reason=str(error))

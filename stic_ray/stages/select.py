@@ -134,7 +134,7 @@ def _gains_of_samples(files: Sequence[str], chosen: VigSelection) -> tuple[_Arra
         table = artifacts.read_file(file, ["image_uri", "mean_gain", *chosen.strata])
         table = table.filter(pc.not_equal(table.column("image_uri"), ""))
         gains.append(table.column("mean_gain").to_numpy())
-        parts = [table.column(name).cast(pa.large_string()) for name in chosen.strata] or [_no_names(table.num_rows)]
+        parts = [table.column(name) for name in chosen.strata] or [_no_names(table.num_rows)]
         encoded = pc.binary_join_element_wise(*parts, _BETWEEN).combine_chunks().dictionary_encode()
         names = [numbers.setdefault(name, len(numbers)) for name in encoded.dictionary.to_pylist()]
         codes.append(np.array(names, dtype=np.int32)[encoded.indices.to_numpy()])
@@ -142,7 +142,7 @@ def _gains_of_samples(files: Sequence[str], chosen: VigSelection) -> tuple[_Arra
 
 
 def _no_names(number: int) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.repeat(pa.scalar("", pa.large_string()), number)])
+    return pa.chunked_array([pa.repeat("", number)])
 
 
 def _last_draw(files: Sequence[str], like_files: Sequence[str], seed: int) -> float:

@@ -6,7 +6,6 @@ import threading
 import time
 from typing import Any
 
-import fsspec
 import pyarrow.fs
 import ray.train
 from fsspec.implementations.local import LocalFileSystem
@@ -121,7 +120,7 @@ def _resources(cpus: float, gpus: float) -> dict[str, float]:
 
 def _ray_storage(uri: str) -> tuple[str, Any]:
     """Ray Train's storage: a plain path, or a path on an fsspec filesystem."""
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = storage.split(uri)
     if isinstance(filesystem, LocalFileSystem):
         return path, None
     return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))

@@ -3,10 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray.cloudpickle
 from PIL import Image
@@ -16,9 +18,12 @@ from stic_ray.config import (
     ColorJitter,
     CorruptedImage,
     Downsize,
+    ErrorInjection,
     MisleadingPrompt,
     Negative,
     Negatives,
+    NoisedImage,
+    OtherImage,
     Prompts,
     Sampling,
     Transformers,
@@ -26,13 +31,18 @@ from stic_ray.config import (
 from stic_ray.engines import EngineStart
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.flow import Task, Unit
-from stic_ray.images import corrupt, decode, encode, hash_pixels
-from stic_ray.records import Response, make_id
+from stic_ray.images import corrupt, decode, encode, hash_bytes, hash_pixels
+from stic_ray.noise import Noise
+from stic_ray.records import Response, Sample, Turn, make_id
 from stic_ray.stages import generate
 from stic_ray.stages.generate import (
     CORRUPTED,
     DISPREFERRED,
+    GIVEN,
+    INJECTED,
     MISLEADING,
+    NOISED,
+    OTHER,
     PREFERRED,
     Draw,
     Prepare,
@@ -247,6 +257,14 @@ def test_prepare_bad_image_is_a_reason(tmp_path: Path, content: bytes | None, re
     assert reason in prepared.reason and prepared.images == []
 
 
+def test_prepare_an_image_that_was_replaced_since_it_was_listed_is_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(Image.new("RGB", (9, 9), "red")))
+    unit = Unit(id="i", image_uri=str(tmp_path / "a.png"), payload=json.dumps({"content_hash": "0" * 32}))
+    assert _PREPARE(unit).reason == "the image file has changed since it was listed"
+    listed = hash_bytes((tmp_path / "a.png").read_bytes())
+    assert _PREPARE(replace(unit, payload=json.dumps({"content_hash": listed}))).reason == ""
+
+
 def test_prepare_corruption_that_changes_no_pixel_is_a_reason(tmp_path: Path) -> None:
     (tmp_path / "tiny.png").write_bytes(encode(Image.new("RGB", (4, 4), "red")))
     negatives = Negatives(kinds=(CorruptedImage(corruptions=(Downsize(short_side_px=9),)),))
@@ -272,3 +290,106 @@ def test_what_goes_to_workers_pickles() -> None:
     for value in sent:
         back = ray.cloudpickle.loads(ray.cloudpickle.dumps(value))
         assert back == value
+
+
+# BPO, and several negatives
+
+
+_INJECTION = ErrorInjection(sampling=Sampling(temperature=0.8, max_new_tokens=9, top_p=0.95), description_words=4)
+_EVERY = Negatives(
+    kinds=(MisleadingPrompt(), _CORRUPTED, NoisedImage(step=700), _INJECTION, OtherImage()), per_positive=12
+)
+_REWRITES = replace(_POOL, rewrite_description="spoil : {description}", rewrite_answer="{question} not {answer}")
+
+
+def _sample_unit(folder: Path, number: int, answer: str) -> Unit:
+    unit = _photo(folder, number)
+    turns = [Turn(role="user", text="the question"), Turn(role="assistant", text=answer)]
+    sample = Sample(
+        id=unit.id, image_id=f"image-{number}", image_uri=unit.image_uri, category="", description="", turns=turns
+    )
+    return replace(unit, payload=json.dumps({**asdict(sample), "other_uri": str(folder / "7.png")}))
+
+
+def _respond(monkeypatch: pytest.MonkeyPatch, units: list[Unit], negatives: Negatives) -> tuple[list[Any], _Recorder]:
+    recorder = _Recorder()
+    monkeypatch.setattr(generate, "start_engine", lambda _: recorder)
+    prepare = Prepare(seed=0, pool=_REWRITES, negatives=negatives)
+    start = EngineStart(settings=Transformers(), model_uri="", dtype="float32", batch_size=4)
+    sampling = Sampling(temperature=1.0, max_new_tokens=6)
+    responder = Responder(engine=start, sampling=sampling, negatives=negatives, pool=_REWRITES, model="base-1")
+    tasks = []
+    for unit in units:
+        prepared = prepare(unit)
+        assert prepared.reason == ""
+        images = [decode(data) for data in prepared.images]
+        tasks.append(Task(id=unit.id, images=images, payload=prepared.payload))
+    return responder(tasks), recorder
+
+
+def test_annotated_answers_are_preferred_and_every_kind_of_negative_is_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _photo(tmp_path, 7)
+    units = [_sample_unit(tmp_path, 0, "yes"), _sample_unit(tmp_path, 1, "a red dog on green grass")]
+    outcomes, recorder = _respond(monkeypatch, units, _EVERY)
+    other = hash_pixels(decode((tmp_path / "7.png").read_bytes()))
+    kinds = Counter[str]()
+    for unit, outcome, answer in zip(units, outcomes, ("yes", "a red dog on green grass"), strict=True):
+        preferred, *negatives = outcome.rows
+        assert (preferred.text, preferred.finish_reason, preferred.seen_hash) == (answer, GIVEN, "")
+        assert (preferred.prompt, preferred.item_id) == ("the question", unit.id)
+        assert preferred.image_id == f"image-{units.index(unit)}"
+        assert len(negatives) == 12 and len({row.id for row in negatives}) == 12
+        clean = hash_pixels(decode(Path(unit.image_uri).read_bytes()))
+        for row in negatives:
+            kinds[row.negative] += 1
+            (request,) = [r for r in recorder.requests if (r.prompt, r.seed) == (row.prompt, row.seed)]
+            assert (request.noise is not None) is (row.negative == NOISED)
+            if row.negative == MISLEADING:
+                assert row.prompt in _POOL.misleading and row.seen_hash == clean
+            elif row.negative == INJECTED:
+                assert row.prompt == ("the question not yes" if answer == "yes" else f"spoil : {answer}")
+                assert request.image is None and request.sampling == _INJECTION.sampling and row.seen_hash == ""
+            else:
+                assert row.prompt == "the question"
+            if row.negative == NOISED:
+                drawn = json.loads(row.corruption)
+                assert request.noise == Noise(step=700, seed=drawn["seed"]) and row.seen_hash != clean
+                assert request.image is not None and hash_pixels(request.image) == clean == request.image_hash
+            if row.negative == OTHER:
+                assert row.seen_hash == other
+    assert set(kinds) == {MISLEADING, CORRUPTED, NOISED, INJECTED, OTHER}
+
+
+def test_injection_rewrites_the_models_own_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (outcome,), recorder = _respond(monkeypatch, [_photo(tmp_path, 0)], Negatives(kinds=(_INJECTION,)))
+    preferred, rejected = outcome.rows
+    assert rejected.prompt == f"spoil : {preferred.text}"
+    assert [request.image is None for request in recorder.requests] == [False, True]
+
+
+def test_draws_of_several_negatives_begin_with_those_of_one() -> None:
+    for image_id in _IDS[:50]:
+        several = draw_requests(image_id, seed=0, pool=_REWRITES, negatives=replace(_NEGATIVES, per_positive=3))
+        assert several[:2] == _draw(image_id)
+        assert len({draw.seed for draw in several}) == 4
+
+
+def test_a_sample_without_an_image_is_a_reason(tmp_path: Path) -> None:
+    unit = _sample_unit(tmp_path, 0, "yes")
+    row = {**json.loads(unit.payload), "image_uri": ""}
+    assert _PREPARE(replace(unit, payload=json.dumps(row))).reason == "the sample has no image"
+
+
+def test_other_image_is_the_next_by_id_that_is_another_file() -> None:
+    ids, uris = ["b", "a", "d", "c"], ["u1", "u0", "u0", "u0"]
+    rows = generate._with_other(pa.table({"id": ids, "uri": uris}))
+    assert dict(zip(ids, rows.column("other_uri").to_pylist(), strict=True)) == {
+        "a": "u1",
+        "b": "u0",
+        "c": "u1",
+        "d": "u1",
+    }
+    alone = generate._with_other(pa.table({"id": ["a"], "uri": ["u"]}))
+    assert alone.column("other_uri").to_pylist() == [""]

@@ -1,14 +1,17 @@
 """Pairs: the whole story of both answers under a simple prompt, and a reason for every image without one."""
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from stic_ray import artifacts, recipes
 from stic_ray.config import Config, parse_config, read_yaml
+from stic_ray.flow import Unit
 from stic_ray.records import Pair, Response, make_id
 from stic_ray.stages import pair
-from stic_ray.stages.generate import CORRUPTED, DISPREFERRED, PREFERRED
+from stic_ray.stages.generate import CORRUPTED, DISPREFERRED, GIVEN, PREFERRED
 
 _SIMPLE = "[simple one, simple two, simple three]"
 
@@ -77,3 +80,45 @@ def test_run_keeps_the_whole_story_and_rejects_equal_and_empty_answers(tmp_path:
         rejected_seen_hash="corrupted",
         corruption='{"type": "Downsize"}',
     )
+
+
+def _answers(item: str, texts: list[str]) -> list[Response]:
+    rows = [_response(item, PREFERRED, texts[0])]
+    for number, text in enumerate(texts[1:]):
+        rows.append(replace(_response(item, DISPREFERRED, text), id=make_id(item, number)))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("A dog.", "a  dog", False),
+        ("a dog", "a cat", True),
+        ("1.5", "15", True),
+        ("ÄPFEL!", "äpfel", False),
+        ("red, blue", "red blue", False),
+        ("猫。", "猫", False),
+        ("猫", "犬", True),
+    ],
+)
+def test_differ_looks_at_words_alone(one: str, other: str, expected: bool) -> None:
+    assert pair.differ(one, other) is expected
+
+
+def test_several_negatives_give_a_pair_each_and_what_is_no_worse_is_a_reject_of_its_own() -> None:
+    item = make_id("item")
+    rows = _answers(item, ["a dog", "a cat", "A dog .", "", "a cat", "two dogs"])
+    payload = json.dumps([asdict(row) for row in rows])
+    config = _config(Path())
+    outcome = pair.Join(seed=0, pool=config.prompts)(Unit(id=item, image_uri="", payload=payload))
+    assert [row.rejected for row in outcome.rows] == ["a cat", "two dogs"]
+    assert outcome.refused == {make_id(item, 1): pair.SAME, make_id(item, 2): pair.EMPTY, make_id(item, 3): pair.AGAIN}
+    assert outcome.reason == "" and len({row.id for row in outcome.rows}) == 2
+
+
+def test_pairs_of_given_answers_keep_their_question() -> None:
+    item = make_id("item")
+    given = replace(_response(item, PREFERRED, "a dog"), finish_reason=GIVEN, prompt="the question")
+    payload = json.dumps([asdict(given), asdict(_response(item, DISPREFERRED, "a cat"))])
+    (row,) = pair.Join(seed=0, pool=_config(Path()).prompts)(Unit(id=item, image_uri="", payload=payload)).rows
+    assert row.prompt == "the question"

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from random_models import Size, save_random_adapter, save_random_model
-from stic_ray import engines, vlm
+from stic_ray import checkpoint, engines, vlm
 from stic_ray.config import Sampling, Transformers, Vllm
 from stic_ray.engines.protocol import Completion, Request, draws
 from stic_ray.engines.transformers_engine import TransformersEngine
 from stic_ray.engines.vllm import VllmEngine
+from stic_ray.noise import Noise
 
 _BLOCK = 128  # tokens of a prefix-cache block on a CPU
 _GREEDY = Sampling(temperature=0.0, max_new_tokens=8)
@@ -181,3 +182,16 @@ def test_the_image_of_several_prompts_comes_from_the_cache(pair: Pair) -> None:
     cached = pair.vllm.figures()["cached_tokens"] - before
     assert cached == sum(answer.num_cached_tokens for answer in answers)
     assert cached >= 0.9 * shareable
+
+
+def test_noised_images_are_answered_as_by_transformers(pair: Pair) -> None:
+    """Of a model that takes images whole; the noise is added to what the processor makes of them, in both engines."""
+    if checkpoint.cuts_into_tiles(str(pair.model)):
+        pytest.skip("its images are cut into tiles: vLLM is not taken for them")
+    clean = _requests(12)
+    noised = [replace(r, noise=Noise(step=300 + 50 * i, seed=i)) for i, r in enumerate(clean)]
+    both = [*clean, *noised]
+    answers = pair.vllm.generate(both)
+    expected = pair.transformers.generate(both)
+    assert [a.text for a in answers] == [a.text for a in expected]
+    assert [a.text for a in answers[12:]] != [a.text for a in answers[:12]]
