@@ -142,7 +142,8 @@ def _training(run: Run) -> list[TrainingLine]:
 def _samples(run: Run, measured: Mapping[str, Measured]) -> list[DescribedImage]:
     """Descriptions of a few test images by every model; without ground truth, the first pairs' two answers."""
     if "test" not in measured:
-        pairs = next(artifacts.iterate(run.artifacts["pairs"].uri, Pair), [])[:_NUM_SAMPLES]
+        made = [run.artifacts[role] for role in ("pairs", "annotated_pairs") if role in run.artifacts]
+        pairs = next(artifacts.iterate(made[0].uri, Pair), [])[:_NUM_SAMPLES] if made else []
         return [
             DescribedImage(
                 image=pair.image_uri,
@@ -186,11 +187,11 @@ def _write_models(run: Run, home: str) -> None:
     """Copies, not links: whoever edits a file of a run must not change the store."""
     for stage in ("stage1", "stage2"):
         for part in (ADAPTER, MERGED):
-            source = storage.join(run.artifacts[stage].uri, part)
+            source = storage.join(run.artifacts[stage].uri, part) if stage in run.artifacts else ""
             target = storage.join(home, stage, part)
-            if storage.exists(source):
+            if source and storage.exists(source):
                 storage.mirror_directory(source, target)
-            else:  # a full fine-tuning has no adapter: an earlier run's would be taken for its own
+            else:  # not trained, or without an adapter: an earlier run's would be taken for its own
                 storage.remove(target)
 
 
@@ -198,6 +199,10 @@ def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
     rejects = sum(artifact.record["counts"]["rejects"] for artifact in run.artifacts.values())
     made = len(run.artifacts) - len(run.reused)
     seconds = time.monotonic() - run.started
+    trained = [stage for stage in ("stage1", "stage2") if stage in run.artifacts]
+    start = {"stage1": "the base", "stage2": "stage 1" if "stage1" in trained else "the base"}
+    models = [f"model         {storage.join(home, trained[-1], MERGED)}"] if trained else []
+    models += [f"adapter       {storage.join(home, stage, ADAPTER)} (on {start[stage]})" for stage in trained]
     return "\n".join(
         [
             "",
@@ -205,8 +210,7 @@ def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
             "",
             f"{made} artifacts made, {len(run.reused)} reused, {rejects} inputs rejected, {seconds:.0f} s",
             f"report        {storage.join(home, 'report.md')}",
-            f"model         {storage.join(home, 'stage2', MERGED)}",
-            f"adapters      {storage.join(home, 'stage1', ADAPTER)} (on the base), .../stage2/adapter (on stage 1)",
+            *models,
             f"next          {sys.executable} -m stic_ray.audit {home}    proves that no input was lost",
             "              on your own model and images: see README.md, or --help",
             "",
