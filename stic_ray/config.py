@@ -632,6 +632,9 @@ class Config:
             _require(sft, f"{name}.loss", training and training.loss, "type: SftLoss")
         self._check_data()
         self._check_selections()
+        again = not self.prompts.infused and self.stage2 is not None and self.stage2 == self.stage2_control
+        wanted = "null or with another selection: without prompts.infused it would be stage2 again"
+        _require(not again, "stage2_control", "as stage2", wanted)
         for name, control in (("stage1", self.stage1_control), ("stage2", self.stage2_control)):
             _require(control is None or getattr(self, name), f"{name}_control", "set", f"null, where {name} is")
             limit = getattr(self, name) and getattr(self, name).max_length

@@ -93,6 +93,42 @@ DESCRIPTIONS = Job(
 )
 
 
+SCORES = Job(
+    function="score_samples",
+    script="jobs/score_vig.py",
+    console="stic-score-vig",
+    description="Visual information gain of every answer token of the instruction samples; nothing is trained.",
+    needs=frozenset({"instructions"}),
+    examples=(
+        "vig='{blind: {type: Blur, radius: 0.2}}'     what stands for no image",
+        "instructions.uri=samples.json         whose answers, with instructions.images=FOLDER",
+        "instructions.category=dataset         the samples' field that says their data set",
+    ),
+)
+SELECTION = Job(
+    function="select_samples",
+    script="jobs/select_samples.py",
+    console="stic-select-samples",
+    description="Which samples and tokens stage2.selection takes, by their gain; nothing is trained.",
+    needs=frozenset({"instructions"}),
+    examples=(
+        "stage2.selection.keep_share=0.5       another threshold; nothing is scored again",
+        "stage2.selection.strata=[category]    a threshold for each kind of sample",
+    ),
+)
+SFT = Job(
+    function="train_sft",
+    script="jobs/train_sft.py",
+    console="stic-train-sft",
+    description="Fine-tune model.path on instruction samples (stage2, with its selection), and measure what it gained.",
+    needs=frozenset({"instructions", "evaluation"}),
+    examples=(
+        "stage2.selection.keep_share=0.5       on the samples that need their image most",
+        "stage2_control=null                   without the control beside it",
+    ),
+)
+
+
 def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Namespace:
     """The command line; exits with usage on a wrong one."""
     parser = argparse.ArgumentParser(
@@ -270,6 +306,21 @@ def main(argv: list[str] | None = None, job: Job = PIPELINE) -> int:
 def build_preferences(argv: list[str] | None = None) -> int:
     """`main` of the pairs alone."""
     return main(argv, PREFERENCES)
+
+
+def score_vig(argv: list[str] | None = None) -> int:
+    """`main` of the gains alone."""
+    return main(argv, SCORES)
+
+
+def select_samples(argv: list[str] | None = None) -> int:
+    """`main` of the selection alone."""
+    return main(argv, SELECTION)
+
+
+def train_sft(argv: list[str] | None = None) -> int:
+    """`main` of stage 2 alone."""
+    return main(argv, SFT)
 
 
 def describe(argv: list[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 2405.19716), VIG (2602.17186) and BPO (2403.08730)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from stic_ray import artifacts, deliver
@@ -38,13 +38,13 @@ class _Start:
     uri: str
 
 
-def run(config: Config, command: list[str]) -> str:
+def run(config: Config, command: list[str], name: str = "") -> str:
     """Do everything that is not yet in the store and write `runs/NAME/`; returns the closing summary.
 
     Raises:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
-    with Run(config, checks=(check_pool, check_training)) as this:
+    with Run(config, name=name, checks=(check_pool, check_training)) as this:
         models = {"base": _Start(fingerprint=this.base_model(), uri=config.model.path)}
 
         # Stage 1: preference pairs, by the model itself or from annotations, then regularised DPO.
@@ -238,6 +238,53 @@ def describe_samples(config: Config, command: list[str]) -> str:
             partial(describe.run, config, instructions, config.model.path),
         )
         return deliver.write_stages(this, command)
+
+
+def score_samples(config: Config, command: list[str]) -> str:
+    """Gains of the instruction samples' answers alone; returns where they are.
+
+    Raises:
+        ValueError: `vig` is not set, or inputs cannot be used.
+    """
+    assert config.instructions is not None  # looked at before: see launch.py
+    if config.vig is None:
+        raise ValueError("vig is null: say what stands for no image, like vig='{blind: {type: Blur, radius: 0.2}}'")
+    with Run(config, name=f"{config.name}-gains", checks=(check_pool,)) as this:
+        make_gains(this, score.SAMPLES, make_samples(this, "samples", config.instructions), config.vig)
+        return deliver.write_stages(this, command)
+
+
+def select_samples(config: Config, command: list[str]) -> str:
+    """The selection of stage 2 alone; returns where it is.
+
+    Raises:
+        ValueError: `stage2.selection` is not set, or inputs cannot be used.
+    """
+    assert config.instructions is not None  # looked at before: see launch.py
+    if config.stage2 is None or config.stage2.selection is None:
+        raise ValueError("stage2.selection is null: say what is to be selected, like type: VigSelection")
+    with Run(config, name=f"{config.name}-selection", checks=(check_pool,)) as this:
+        make_selection(this, "stage2", score.SAMPLES, make_samples(this, "samples", config.instructions))
+        return deliver.write_stages(this, command)
+
+
+def train_sft(config: Config, command: list[str]) -> str:
+    """Stage 2 from `model.path` on the samples as they are, without descriptions; returns the closing summary.
+
+    Raises:
+        ValueError: `stage2` is not set, or inputs cannot be used.
+    """
+    if config.stage2 is None:
+        raise ValueError("stage2 is null: say how to train")
+    control = None if config.stage2_control == config.stage2 else config.stage2_control
+    alone = replace(
+        config,
+        stage1=None,
+        stage1_control=None,
+        stage2_control=control,
+        prompts=replace(config.prompts, infused=""),
+    )
+    return run(alone, command, name=f"{config.name}-sft")
 
 
 def _training(

@@ -64,7 +64,8 @@ def read_questions(benchmark: Benchmark, prompts: Prompts, *, split: str) -> lis
 
     `describe_simple` and `describe_detailed` ask each image of the objects file for the pool's first prompt; the
     latter also asks the images of the questions file, since describe-and-respond needs their descriptions.
-    `questions_dar` repeats `questions`: whoever answers it puts a description in front.
+    `questions_dar` repeats `questions`: whoever answers it puts a description in front. Without a template for that
+    (`prompts.infused`) there are none.
 
     Raises:
         ValueError: a file is missing or empty, or one of its lines is malformed.
@@ -72,14 +73,15 @@ def read_questions(benchmark: Benchmark, prompts: Prompts, *, split: str) -> lis
     source = _Source(split=split, images=benchmark.images)
     objects = list(_object_rows(benchmark)) if benchmark.objects else []
     asked = list(_question_rows(benchmark.questions)) if benchmark.questions else []
-    described = {row.text("image"): row for row in [*objects, *asked]}
+    tasks = QUESTION_TASKS if prompts.infused else QUESTION_TASKS[:1]
+    described = {row.text("image"): row for row in [*objects, *(asked if prompts.infused else [])]}
     questions = [_description(SIMPLE_TASK, row, prompts.simple[0], source) for row in objects]
     questions += [_description(DETAILED_TASK, row, prompts.detailed[0], source) for row in described.values()]
     for strategy in POPE_STRATEGIES:
         uri = getattr(benchmark, f"pope_{strategy}")
         if uri:
             questions += [_pope(f"pope_{strategy}", row, source) for row in _question_rows(uri)]
-    questions += [_short_answer(task, row, source) for task in QUESTION_TASKS for row in asked]
+    questions += [_short_answer(task, row, source) for task in tasks for row in asked]
     return questions
 
 

@@ -30,6 +30,7 @@ def plan_questions(config: Config, splits: Mapping[str, Benchmark]) -> Plan:
     identity = {
         "splits": {split: _versions(benchmark) for split, benchmark in splits.items()},
         "prompts": [config.prompts.simple[0], config.prompts.detailed[0]],
+        "describe_and_respond": bool(config.prompts.infused),
     }
     return Plan(stage="questions", code_version=CODE_VERSION, identity=identity, kind=Question.__name__)
 

@@ -5,6 +5,8 @@ unlabeled/00000.png ...                    images without ground truth
 {dev,test}/images/00000.png ...            objects.jsonl, questions.jsonl, pope_{random,popular,adversarial}.jsonl
 vocabulary.txt                             CHAIR's synonyms file
 sft/instructions.json, sft/images/...      instruction data in LLaVA's format
+sft/noisy_instructions.json                as in the wild: with errors
+sft/{noisy,clean}_captions.json            annotated captions
 models/{base,aligned}/...                  checkpoint directories
 ```
 """
@@ -43,6 +45,9 @@ def _files() -> dict[str, Produce]:
         for strategy in POPE_STRATEGIES:
             files[f"{split}/pope_{strategy}.jsonl"] = _once(splits.pope_jsonl, split, strategy)
     files["sft/instructions.json"] = _once(splits.instructions_json)
+    files["sft/noisy_instructions.json"] = _once(splits.noisy_instructions_json)
+    for kind in ("noisy", "clean"):
+        files[f"sft/{kind}_captions.json"] = _once(splits.captions_json, kind)
     for path in sorted(_CHECKPOINTS.glob("*/*")):
         files[f"models/{path.parent.name}/{path.name}"] = path.read_bytes
     return files

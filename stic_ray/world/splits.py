@@ -17,7 +17,7 @@ from stic_ray.world import captions, questions
 from stic_ray.world.scenes import COLORS, SHAPES, Scene, render, sample_scene
 
 # Raise it whenever a file's content changes: artifacts made from the old files are then made again.
-VERSION = 2
+VERSION = 3
 # Part of every draw; it stays when only a file's making changes.
 _SEEDS = 1
 
@@ -28,6 +28,10 @@ LABELED = ("dev", "test")
 _ASK_ATTEMPTS = 10
 _QUESTIONS_A_SAMPLE = 4
 _CAPTION_SHARE = 0.25
+# Of the noisy instruction data: captions by the simple and by the detailed prompt, wrong answers to questions.
+_NOISY_SIMPLE_SHARE = 0.45
+_NOISY_DETAILED_SHARE = 0.15
+_WRONG_SHARE = 0.3
 
 
 def scene(split: str, index: int) -> Scene:
@@ -111,6 +115,48 @@ def instructions_json() -> bytes:
         samples.append({"id": f"image-{index:05d}", "image": image_name(index), "conversations": _speak(turns)})
     for index in range(NUM_TEXT_ONLY):
         samples.append({"id": f"text-{index:05d}", "conversations": _speak(_text_turns(index))})
+    return json.dumps(samples, indent=1).encode()
+
+
+def noisy_instructions_json() -> bytes:
+    """Instruction data as it is found in the wild: captions by captioners that follow the language prior, short answers
+    of which three in ten are wrong. One question a sample, whose type is its `category`."""
+    samples: list[dict[str, Any]] = []
+    for index in range(NUM_IMAGES["sft"]):
+        question, answer, category = _noisy_turn(index)
+        turns = [(f"<image>\n{question}", answer)]
+        name = f"noisy-{index:05d}"
+        samples.append({"id": name, "image": image_name(index), "category": category, "conversations": _speak(turns)})
+    return json.dumps(samples, indent=1).encode()
+
+
+def _noisy_turn(index: int) -> tuple[str, str, str]:
+    seen = scene("sft", index)
+    rng = _rng("sft", index, "noisy turn")
+    kind = rng.random()
+    if kind < _NOISY_SIMPLE_SHARE:
+        return rng.choice(captions.SIMPLE), captions.noisy_caption(seen, rng, captions.SIMPLE_NOISE), "caption"
+    if kind < _NOISY_SIMPLE_SHARE + _NOISY_DETAILED_SHARE:
+        return rng.choice(captions.DETAILED), captions.noisy_caption(seen, rng, captions.DETAILED_NOISE), "caption"
+    question = None
+    while question is None:
+        question = questions.ask(seen, rng.choice(("existence", *questions.ONE_OBJECT, "count")), rng)
+    wrong = rng.random() < _WRONG_SHARE
+    answer = captions.rewrite_answer(question.answer, rng) if wrong else question.answer
+    return question.text, answer, question.category
+
+
+def captions_json(kind: str) -> bytes:
+    """Annotated captions of the instruction data's images under the simple prompts: "noisy" ones or "clean" ones."""
+    samples: list[dict[str, Any]] = []
+    for index in range(NUM_IMAGES["sft"]):
+        seen = scene("sft", index)
+        rng = _rng("sft", index, f"{kind} caption")
+        said = captions.caption(seen)
+        if kind == "noisy":
+            said = captions.noisy_caption(seen, rng, captions.DETAILED_NOISE)
+        turns = [(f"<image>\n{rng.choice(captions.SIMPLE)}", said)]
+        samples.append({"id": f"{kind}-{index:05d}", "image": image_name(index), "conversations": _speak(turns)})
     return json.dumps(samples, indent=1).encode()
 
 
