@@ -70,7 +70,7 @@ class Experiment:
 
 def _vig_sample(blind: Mapping[str, Any], sample: int) -> dict[str, Any]:
     images = "embedded://sft/images"
-    source = {"uri": "embedded://sft/noisy_instructions.json", "images": images, "sample": sample}
+    source = {"type": "LlavaJson", "uri": "embedded://sft/noisy_instructions.json", "images": images, "sample": sample}
     return {
         "stage1": None,
         "stage1_control": None,

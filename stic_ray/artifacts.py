@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stic_ray import __version__, storage
-from stic_ray.records import Reject, from_table, to_table
+from stic_ray.records import Reject, from_table, reason_kind, to_table
 
 logger = logging.getLogger(__name__)
 RECORD = "record.json"
@@ -116,6 +116,29 @@ def load(uri: str) -> Artifact:
     if not _belongs(record, uri):
         raise ValueError(f"{uri}: {RECORD} is damaged; remove {uri} and run the job that makes it again")
     return Artifact(uri=uri, record=record)
+
+
+def read_references(run: str) -> dict[str, str]:
+    """What a run was made of: the URIs of its artifacts by role.
+
+    Raises:
+        ValueError: the directory holds no finished run.
+    """
+    try:
+        references = json.loads(storage.read_text(storage.join(run, REFERENCES)))
+    except (FileNotFoundError, NotADirectoryError):
+        if storage.exists(storage.join(run, UNDERWAY)):
+            raise ValueError(f"{run} is not finished: let it end, or give its command again") from None
+        raise ValueError(f"{run} holds no {REFERENCES}: give the directory of a run, like runs/NAME") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        references = None
+    if (
+        not isinstance(references, dict)
+        or not references
+        or not all(isinstance(uri, str) for uri in references.values())
+    ):
+        raise ValueError(f"{run}/{REFERENCES} is damaged: run the job again, it writes it anew")
+    return references
 
 
 def _belongs(record: Any, uri: str) -> bool:
@@ -367,7 +390,7 @@ def _counts(uri: str, dropped: Mapping[str, pa.Array]) -> dict[str, Any]:
     return {
         "rows": rows,
         "rejects": len(reasons),
-        "rejects_by_reason": dict(sorted(Counter(reasons.values()).items())),
+        "rejects_by_reason": dict(sorted(Counter(map(reason_kind, reasons.values())).items())),
     }
 
 

@@ -1,14 +1,13 @@
 """Audit of a run: every input of every stage ended in exactly one of output or rejects, and nothing was damaged."""
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact
+from stic_ray.artifacts import BASE_PREFIX, UNDERWAY, Artifact
 
 # How a stage's inputs are found: the parent role that holds them, the parent's column that names an input, the
 # column of the stage's own data that names the input a row came from, and how many rows an input gives (0: as many as
@@ -50,7 +49,7 @@ def audit_run(run: str) -> Audit:
         ValueError: the directory holds no finished run.
     """
     is_underway = storage.exists(storage.join(run, UNDERWAY))
-    references = _references(run, is_underway)
+    references = artifacts.read_references(run)
     found: dict[str, Artifact] = {}
     faults = []
     for role, uri in references.items():
@@ -71,24 +70,6 @@ def audit_run(run: str) -> Audit:
         num_rejects=sum(count["rejects"] for count in counts),
         is_underway=is_underway,
     )
-
-
-def _references(run: str, is_underway: bool) -> dict[str, str]:
-    try:
-        references = json.loads(storage.read_text(storage.join(run, REFERENCES)))
-    except (FileNotFoundError, NotADirectoryError):
-        if is_underway:
-            raise ValueError(f"{run} is not finished: let it end, or give its command again") from None
-        raise ValueError(f"{run} holds no {REFERENCES}: give the directory of a run, like runs/NAME") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        references = None
-    if (
-        not isinstance(references, dict)
-        or not references
-        or not all(isinstance(uri, str) for uri in references.values())
-    ):
-        raise ValueError(f"{run}/{REFERENCES} is damaged: run the job again, it writes it anew")
-    return references
 
 
 def _audit_files(artifact: Artifact) -> list[str]:

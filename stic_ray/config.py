@@ -125,6 +125,42 @@ class LlavaJson:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrlMessages:
+    """Instruction samples as TRL's `messages` and `images`: JSON lines, parquet, or what `save_to_disk` wrote.
+
+    Image paths start in the folder `images`; where it is "", in the file's own, and whole paths and URIs are taken as
+    they are. `sample`, `version` and `category` as in `LlavaJson`.
+    """
+
+    uri: str
+    images: str = ""
+    sample: int | None = None
+    version: str = ""
+    category: str = ""
+
+    def __post_init__(self) -> None:
+        _require(self.sample is None or self.sample > 0, "sample", self.sample, "a positive number, or null for all")
+
+
+Instructions = LlavaJson | TrlMessages
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedPairs:
+    """Preference pairs that are there already, in another tool's `format` (see stic_ray/exchange).
+
+    `uri` is a file of JSON lines, a JSON list, a parquet file, a folder of them, or what `save_to_disk` wrote; `images`
+    as in `TrlMessages`. `version` names the state of the source, "" lists it to see: an image that was replaced is seen
+    below `images` only.
+    """
+
+    uri: str
+    format: Literal["trl", "llama_factory", "ms_swift", "llava", "bpo", "stic"]
+    images: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompts:
     """Prompt pools, and templates with {holes}.
 
@@ -272,7 +308,7 @@ class Annotated:
     `sampling` is that of the dispreferred answers.
     """
 
-    data: LlavaJson
+    data: Instructions
     negatives: Negatives
     sampling: Sampling
 
@@ -596,15 +632,16 @@ class Config:
     """A whole run: preference training (stage 1) on pairs, then fine-tuning (stage 2) on instruction samples.
 
     Pairs come from `unlabeled` images, which the model describes itself (STIC: `prompts`, `negatives`, `sampling`),
-    from `annotated` data (BPO), or from both; null for none. A stage is left out by null; `stage1_control` and
-    `stage2_control` are the controls beside them. `vig` is how gains are measured for the stages' `selection`.
+    from `annotated` data (BPO), are `imported`, or all of these; null for none. A stage is left out by null;
+    `stage1_control` and `stage2_control` are the controls beside them. `vig` is how gains are measured for the stages'
+    `selection`.
     """
 
     name: str
     seed: int
     model: Model
     unlabeled: ImageSource | None
-    instructions: LlavaJson | None
+    instructions: Instructions | None
     prompts: Prompts
     negatives: Negatives
     sampling: Sampling
@@ -613,6 +650,7 @@ class Config:
     stage2: Training | None
     stage2_control: Training | None
     annotated: Annotated | None = None
+    imported: ImportedPairs | None = None
     evaluation: Evaluation | None = None
     vig: Vig | None = None
     duplicates: Duplicates = field(default_factory=ExactDuplicates)
@@ -648,10 +686,9 @@ class Config:
             _require(batch is None or batch % workers == 0, f"{name}.global_batch", batch, wanted)
 
     def _check_data(self) -> None:
-        has_pairs = self.unlabeled is not None or self.annotated is not None
-        _require(
-            self.stage1 is None or has_pairs, "stage1", "set", "null, or unlabeled or annotated set: it needs pairs"
-        )
+        has_pairs = any(source is not None for source in (self.unlabeled, self.annotated, self.imported))
+        wanted = "null, or unlabeled, annotated or imported set: it needs pairs"
+        _require(self.stage1 is None or has_pairs, "stage1", "set", wanted)
         _require(
             self.stage2 is None or self.instructions is not None, "instructions", None, "set, since stage2 needs it"
         )
@@ -732,6 +769,7 @@ def to_tree(value: Any) -> Any:
 _VARIANTS = {
     *get_args(ImageSource),
     *get_args(Duplicates),
+    *get_args(Instructions),
     *get_args(EngineSettings),
     Downsize,
     ColorJitter,

@@ -142,7 +142,7 @@ def _training(run: Run) -> list[TrainingLine]:
 def _samples(run: Run, measured: Mapping[str, Measured]) -> list[DescribedImage]:
     """Descriptions of a few test images by every model; without ground truth, the first pairs' two answers."""
     if "test" not in measured:
-        made = [run.artifacts[role] for role in ("pairs", "annotated_pairs") if role in run.artifacts]
+        made = [run.artifacts[role] for role in ("pairs", "annotated_pairs", "imported_pairs") if role in run.artifacts]
         pairs = next(artifacts.iterate(made[0].uri, Pair), [])[:_NUM_SAMPLES] if made else []
         return [
             DescribedImage(

@@ -55,6 +55,21 @@ class BadImageError(ValueError):
     """The bytes are no usable image; the message is the reason a reject carries."""
 
 
+def suffix_of(data: bytes) -> str:
+    """The ending that a file with these bytes should have.
+
+    Raises:
+        BadImageError: not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
+            suffixes = FORMATS[str(image.format)]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise BadImageError("not an image, or of a kind that is not read") from None
+    own = f".{str(image.format).lower()}"
+    return own if own in suffixes else suffixes[0]
+
+
 def decode(data: bytes) -> Image.Image:
     """RGB pixels of encoded bytes: upright by EXIF, the first frame, alpha over white.
 

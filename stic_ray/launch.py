@@ -13,8 +13,9 @@ import yaml
 
 from stic_ray import recipes, sources, storage
 from stic_ray.checkpoint import check_checkpoint
-from stic_ray.config import Benchmark, Config, LlavaJson, parse_config, read_yaml, to_tree
+from stic_ray.config import Benchmark, Config, Instructions, parse_config, read_yaml, to_tree
 from stic_ray.engines import check_engine
+from stic_ray.exchange import incoming
 
 # Set by `ray job submit` for its entrypoint.
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -38,6 +39,8 @@ _PLACES = (
     "instructions.images",
     "annotated.data.uri",
     "annotated.data.images",
+    "imported.uri",
+    "imported.images",
 )
 
 
@@ -93,6 +96,18 @@ DESCRIPTIONS = Job(
 )
 
 
+IMPORT = Job(
+    function="import_pairs",
+    script="jobs/import_pairs.py",
+    console="stic-import-pairs",
+    description="Preference pairs of another tool into the store, where runs with the same settings find them.",
+    needs=frozenset({"imported"}),
+    examples=(
+        "imported.uri=pairs.jsonl              a file of records, or a data set that save_to_disk wrote",
+        "imported.format=trl                   whose: trl, llama_factory, ms_swift, llava, bpo, stic",
+        "imported.images=photos                where image paths start, if not beside the file",
+    ),
+)
 SCORES = Job(
     function="score_samples",
     script="jobs/score_vig.py",
@@ -187,7 +202,7 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
         part = tree
         for parent in parents:
             part = part.get(parent) or {}
-        if name in part:
+        if part.get(name):
             part[name] = _located(place, part[name])
     splits = tree["evaluation"] or {}
     for split in ("test", "dev"):
@@ -228,6 +243,9 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
             sources.check_images(unlabeled)
     if "pairs" in job.needs and annotated is not None:
         _check_instructions("annotated.data", annotated.data)
+    if job.needs & {"pairs", "imported"} and config.imported is not None:
+        with storage.reaching(f"imported.uri {config.imported.uri} or imported.images {config.imported.images}"):
+            incoming.check(config.imported.uri, config.imported.images, "imported")
     if "instructions" in job.needs and instructions is not None:
         _check_instructions("instructions", instructions)
     if job.function != PIPELINE.function:
@@ -240,15 +258,17 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
         _check_writable(name, getattr(config, name))
 
 
-def _check_instructions(field: str, source: LlavaJson) -> None:
+def _check_instructions(field: str, source: Instructions) -> None:
     with storage.reaching(f"{field}.uri {source.uri} or {field}.images {source.images}"):
-        sources.check_instructions(source, field)
+        incoming.check_instructions(source, field)
 
 
 def _check_needed(job: Job, config: Config) -> None:
     """A stage alone has nothing to do without its data, which a run may do without."""
-    if "pairs" in job.needs and config.unlabeled is None and config.annotated is None:
-        raise ValueError("unlabeled and annotated are null: set one of them, since pairs are made of it")
+    if "pairs" in job.needs and config.unlabeled is None and config.annotated is None and config.imported is None:
+        raise ValueError("unlabeled, annotated and imported are null: set one of them, since pairs are made of it")
+    if "imported" in job.needs and config.imported is None:
+        raise ValueError("imported is null: say what, like imported.uri=pairs.jsonl imported.format=trl")
     if "instructions" in job.needs and config.instructions is None:
         raise ValueError("instructions is null: set it")
 
@@ -306,6 +326,11 @@ def main(argv: list[str] | None = None, job: Job = PIPELINE) -> int:
 def build_preferences(argv: list[str] | None = None) -> int:
     """`main` of the pairs alone."""
     return main(argv, PREFERENCES)
+
+
+def import_pairs(argv: list[str] | None = None) -> int:
+    """`main` of another tool's pairs alone."""
+    return main(argv, IMPORT)
 
 
 def score_vig(argv: list[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """Images inside larger files: where each one lies, and how its bytes are read without the rest.
 
 A location is a text that goes wherever a file's URI goes: `bytes:START+SIZE:URI` is a part of a file (a member of a
-tar), `row:GROUP.ROW:COLUMN:URI` a cell of a table (a parquet row group, an Arrow record batch).
+tar), `row:GROUP.ROW:COLUMN:URI` a cell of a table (a parquet row group, an Arrow record batch). A cell holds bytes, a
+Hugging Face image struct, or a list with one of them.
 """
 
 import itertools
@@ -55,6 +56,12 @@ def read(location: str) -> bytes:
     if row >= len(cells):
         raise BadImageError(f"row {row} of {found['uri']} is gone")
     data = cells[row].as_py()
+    if isinstance(data, list):
+        if len(data) > 1:
+            raise BadImageError(f"the row holds {len(data)} images")
+        data = data[0] if data else None
+    if isinstance(data, dict):
+        data = data[_BYTES]
     if data is None:
         raise BadImageError("the row holds no bytes (a path alone is not followed)")
     return bytes(data)
@@ -157,8 +164,36 @@ def table_rows(uri: str, column: str) -> Iterator[tuple[str, str, int]]:
     number = 0
     for group, num_rows in enumerate(_group_sizes(uri, column)):
         for row in range(num_rows):
-            yield str(number), f"row:{group}.{row}:{quote(column, safe='')}:{uri}", 0
+            yield str(number), cell(group, row, column, uri), 0
             number += 1
+
+
+def cell(group: int, row: int, column: str, uri: str) -> str:
+    """The location of a cell of a table."""
+    return f"row:{group}.{row}:{quote(column, safe='')}:{uri}"
+
+
+def table_batches(uri: str, num_rows: int) -> Iterator[tuple[int, int, pa.RecordBatch]]:
+    """All of a parquet or Arrow stream file, up to so many rows at a time: a batch with its group and its first row in
+    that group.
+
+    Raises:
+        BadImageError: the file is damaged, from there on.
+    """
+    with _damage_told():
+        if uri.endswith(ARROW):
+            for group, whole in enumerate(_open_stream(uri)):
+                for start in range(0, whole.num_rows, num_rows):
+                    yield group, start, whole.slice(start, num_rows)
+            return
+        filesystem, path = storage.split(uri)
+        with filesystem.open(path, "rb") as file:
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            for group in range(parquet.num_row_groups):
+                start = 0
+                for batch in parquet.iter_batches(num_rows, row_groups=[group], use_threads=False):
+                    yield group, start, batch
+                    start += batch.num_rows
 
 
 def _group_sizes(uri: str, column: str) -> Iterator[int]:
@@ -181,7 +216,19 @@ def _check_column(uri: str, schema: pa.Schema, column: str) -> None:
     if column not in schema.names:
         raise ValueError(f"{uri} has no column {column}: it has {', '.join(schema.names)}")
     kind = schema.field(column).type
+    if not holds_images(kind):
+        raise ValueError(f"column {column} of {uri} is {kind}: it must hold the bytes of image files")
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Whether a column of this type has cells that are read as images."""
+    if is_list(kind):
+        kind = kind.value_type
     if pa.types.is_struct(kind):
         kind = kind.field(_BYTES).type if kind.get_field_index(_BYTES) >= 0 else kind
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
-        raise ValueError(f"column {column} of {uri} is {kind}: it must hold the bytes of image files")
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type's values are lists."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -13,7 +13,8 @@ from stic_ray.config import (
     Annotated,
     Config,
     ImageSource,
-    LlavaJson,
+    ImportedPairs,
+    Instructions,
     Model,
     NearDuplicates,
     RandomSelection,
@@ -25,7 +26,20 @@ from stic_ray.evaluate import predict
 from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
 from stic_ray.records import Prediction
 from stic_ray.run import Run, Step
-from stic_ray.stages import describe, fit, generate, hashes, images, listing, pair, samples, score, select, unique
+from stic_ray.stages import (
+    describe,
+    fit,
+    generate,
+    hashes,
+    images,
+    imported,
+    listing,
+    pair,
+    samples,
+    score,
+    select,
+    unique,
+)
 from stic_ray.train import driver
 from stic_ray.train.job import ChosenData, PairData, SampleData, ScoredPairs, TrainingData
 
@@ -124,12 +138,14 @@ def _trained(artifact: Artifact) -> _Start:
 
 
 def make_pairs(this: Run) -> list[Artifact]:
-    """Preference pairs: of the model's own answers to unlabeled images, of annotated data, or of both."""
+    """Preference pairs: of the model's own answers to unlabeled images, of annotated data, imported, or all."""
     found = []
     if this.config.unlabeled is not None:
         found.append(make_described_pairs(this, this.config.unlabeled))
     if this.config.annotated is not None:
         found.append(make_annotated_pairs(this, this.config.annotated))
+    if this.config.imported is not None:
+        found.append(make_imported_pairs(this, this.config.imported))
     return found
 
 
@@ -166,7 +182,12 @@ def make_annotated_pairs(this: Run, annotated: Annotated) -> Artifact:
     return this.make("annotated_pairs", pair.plan(config, responses.fingerprint), partial(pair.run, config, responses))
 
 
-def make_samples(this: Run, role: str, source: LlavaJson) -> Artifact:
+def make_imported_pairs(this: Run, source: ImportedPairs) -> Artifact:
+    """Pairs that are there already, in another tool's format."""
+    return this.make("imported_pairs", imported.plan(source), partial(imported.run, this.config, source))
+
+
+def make_samples(this: Run, role: str, source: Instructions) -> Artifact:
     """The samples of instruction data."""
     return this.make(role, samples.plan(this.config, source), partial(samples.run, this.config, source))
 
@@ -213,13 +234,25 @@ def _uri(artifact: Artifact | None) -> str:
 
 
 def build_preferences(config: Config, command: list[str]) -> str:
-    """Pairs alone, from unlabeled images; returns where they are.
+    """Pairs alone, of every source that is set; returns where they are.
 
     Raises:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
     with Run(config, name=f"{config.name}-preferences", checks=(check_pool,)) as this:
         make_pairs(this)
+        return deliver.write_stages(this, command)
+
+
+def import_pairs(config: Config, command: list[str]) -> str:
+    """Pairs of another tool alone; returns where they are.
+
+    Raises:
+        ValueError: inputs that cannot be used, with the file and the line.
+    """
+    assert config.imported is not None  # looked at before: see launch.py
+    with Run(config, name=f"{config.name}-imported", checks=(check_pool,)) as this:
+        make_imported_pairs(this, config.imported)
         return deliver.write_stages(this, command)
 
 

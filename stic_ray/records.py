@@ -7,12 +7,15 @@ a row with an error ends in the artifact's rejects, never in its data.
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
+
+_PLACE = re.compile(r"\A[^\n]{1,500}? (?:line|row) \d+(?: \(record \d+\))?: ")  # that a reject's reason may begin with
 
 Short = Annotated[int, "held in 32 bits"]  # a token's id, a place in a text
 Single = Annotated[float, "held in 32 bits"]  # a token's log-probability
@@ -258,6 +261,11 @@ class Reject:
     id: str
     stage: str
     reason: str
+
+
+def reason_kind(reason: str) -> str:
+    """A reject's reason without the file and line that it begins with, where it does: what is counted together."""
+    return _PLACE.sub("", reason, count=1)
 
 
 Record = (

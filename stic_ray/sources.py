@@ -12,8 +12,10 @@ from typing import Any
 from stic_ray import members, storage
 from stic_ray.config import ImageFolder, ImageSource, LlavaImages, LlavaJson, ParquetImages, SavedDataset, WebDataset
 from stic_ray.images import MAX_BYTES, SUFFIXES, BadImageError
+from stic_ray.origins import AGAIN, SampleOrigin, read_origin
 from stic_ray.records import Found, Reject, Sample, Turn, make_id
 
+SAVED_STATE = "state.json"  # of a data set that save_to_disk wrote: which files it is
 _ROLES = {"human": "user", "gpt": "assistant"}
 _PAUSES_S = (0.5, 2.0, 8.0)  # between attempts to read an image
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -32,7 +34,7 @@ def check_images(source: ImageSource) -> None:
         if first is None:
             raise ValueError(f"unlabeled.uri {source.uri} holds no image{_expected(source)}")
         if isinstance(source, LlavaImages):
-            _check_root("unlabeled.images", source.images)
+            check_root("unlabeled.images", source.images)
         if not isinstance(source, ImageFolder):
             next(images_in(source, first), None)
     except FileNotFoundError:
@@ -107,20 +109,33 @@ def _too_large(num_bytes: int) -> str:
 
 
 def _saved_files(source: SavedDataset) -> Iterator[Found]:
-    if not storage.is_directory(source.uri):
-        raise NotADirectoryError(source.uri) if storage.exists(source.uri) else FileNotFoundError(source.uri)
-    if storage.exists(storage.join(source.uri, "dataset_dict.json")):
-        splits = ", ".join(uri.rpartition("/")[2] for uri in storage.list_directories(source.uri))
-        raise ValueError(f"unlabeled.uri {source.uri} holds several splits ({splits}): give the folder of one")
     try:
-        state = json.loads(storage.read_text(storage.join(source.uri, "state.json")))
+        for name, uri in saved_files(source.uri):
+            yield _file(name, uri)
+    except ValueError as error:
+        raise ValueError(f"unlabeled.uri {error}") from None
+
+
+def saved_files(uri: str) -> list[tuple[str, str]]:
+    """The names and URIs of the tables of a Hugging Face data set as `save_to_disk` left it.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+        ValueError: it is none, or cannot be read as it is, with the remedy.
+    """
+    if not storage.is_directory(uri):
+        raise NotADirectoryError(uri) if storage.exists(uri) else FileNotFoundError(uri)
+    if storage.exists(storage.join(uri, "dataset_dict.json")):
+        splits = ", ".join(folder.rpartition("/")[2] for folder in storage.list_directories(uri))
+        raise ValueError(f"{uri} holds several splits ({splits}): give the folder of one")
+    try:
+        state = json.loads(storage.read_text(storage.join(uri, SAVED_STATE)))
         names = [str(file["filename"]) for file in state["_data_files"]]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        raise ValueError(f"unlabeled.uri {source.uri} has no state.json: give {_WANTED[SavedDataset]}") from None
+        raise ValueError(f"{uri} has no {SAVED_STATE}: give {_WANTED[SavedDataset]}") from None
     if state.get("_indices_files"):
-        raise ValueError(f"unlabeled.uri {source.uri} is a selection of rows: save it again after flatten_indices()")
-    for name in names:
-        yield _file(name, storage.join_inside(source.uri, name))
+        raise ValueError(f"{uri} is a selection of rows: save it again after flatten_indices()")
+    return [(name, storage.join_inside(uri, name)) for name in names]
 
 
 def images_in(source: ImageSource, file: Found) -> Iterator[Found]:
@@ -246,10 +261,11 @@ def check_instructions(source: LlavaJson, field: str) -> None:
         raise ValueError(f"{field}.uri {source.uri} is a folder: give the LLaVA JSON file in it")
     if not storage.read_beginning(source.uri, 4096)[0].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
         raise ValueError(f"{field}.uri {source.uri} does not begin with [: give a JSON list of LLaVA samples")
-    _check_root(f"{field}.images", source.images)
+    check_root(f"{field}.images", source.images)
 
 
-def _check_root(field: str, uri: str) -> None:
+def check_root(field: str, uri: str) -> None:
+    """Raises ValueError unless there is a folder; `field` is what the configuration calls it."""
     remedy = "give the folder that the samples' image paths start in"
     if not storage.exists(uri):
         raise ValueError(f"{field} {uri} does not exist: {remedy}")
@@ -274,9 +290,14 @@ def read_instructions(source: LlavaJson, seed: int) -> tuple[list[Sample], list[
         numbered = heapq.nsmallest(source.sample, numbered, key=lambda pair: make_id("sample", seed, _key(*pair)))
     samples: list[Sample] = []
     rejects: list[Reject] = []
+    seen: set[str] = set()
     for index, entry in numbered:
         try:
-            samples.append(_sample(source, index, entry))
+            sample = _sample(source, index, entry)
+            if sample.id in seen:
+                raise ValueError(AGAIN)
+            seen.add(sample.id)
+            samples.append(sample)
         except ValueError as error:
             rejects.append(Reject(id=_key(index, entry), stage="samples", reason=str(error)))
     return sorted(samples, key=lambda sample: (sample.image_id, sample.id)), rejects
@@ -323,11 +344,12 @@ def _sample(source: LlavaJson, index: int, entry: Any) -> Sample:
         raise ValueError(f"{source.category} is no text")
     if not turns or [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError("turns must alternate human and gpt and end with an answer")
+    origin = read_origin(entry, SampleOrigin)
     return Sample(
-        id=_key(index, entry),
-        image_id=image_id(image) if image else "",
+        id=origin.id if origin else _key(index, entry),
+        image_id=origin.image_id if origin else image_id(image) if image else "",
         image_uri=storage.join_inside(source.images, image) if image else "",
         category=category,
-        description="",
+        description=origin.description if origin else "",
         turns=turns,
     )

@@ -219,6 +219,20 @@ def _is_object_store(filesystem: Any) -> bool:
 
 
 @contextmanager
+def appearing(uri: str) -> Iterator[Any]:
+    """A file open for writing whatever its size, that readers see whole at the end of the block or not at all."""
+    filesystem, path = split(uri)
+    if not _is_object_store(filesystem):
+        with _appearing(filesystem, path) as file:
+            yield file
+        return
+    with tempfile.NamedTemporaryFile() as between:  # what is open on an object store appears also where the block fails
+        yield between
+        between.flush()
+        filesystem.put_file(between.name, path)
+
+
+@contextmanager
 def _appearing(filesystem: Any, path: str) -> Iterator[Any]:
     """A file open for writing that gets its name, whole, at the end of the block; nothing stays where that fails."""
     with _aside(filesystem, path) as aside:

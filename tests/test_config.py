@@ -41,7 +41,7 @@ name: mine
 seed: 3
 model: {path: /models/base, dtype: float32}
 unlabeled: {type: ImageFolder, uri: /photos}
-instructions: {uri: /sft.json, images: /sft}
+instructions: {type: LlavaJson, uri: /sft.json, images: /sft}
 prompts:
   detailed: [Describe it in detail.]
   simple: [Describe it., Say what it is.]
@@ -187,7 +187,7 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
             "prompts.rewrite_description is '': it must be set, since ErrorInjection needs it",
         ),
         ("prompts.rewrite_answer='{answer}'", "{question} once"),
-        ("unlabeled=null", "stage1 is 'set': it must be null, or unlabeled or annotated set"),
+        ("unlabeled=null", "stage1 is 'set': it must be null, or unlabeled, annotated or imported set"),
         ("instructions=null", "instructions is None: it must be set, since stage2 needs it"),
         ("stage1.steps=0", "stage1.steps is 0"),
         ("stage2.selection={type: VigSelection, keep_share: 0.7, tokens: {type: AllTokens}}", "vig is None"),

@@ -3,28 +3,29 @@
 import time
 from typing import Any
 
-from stic_ray import artifacts, sources, storage
+from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Config, LlavaJson, to_tree
+from stic_ray.config import Config, Instructions, to_tree
+from stic_ray.exchange import incoming
 from stic_ray.flow import finish_stage
 from stic_ray.records import Sample
 
 CODE_VERSION = 1
 
 
-def plan(config: Config, source: LlavaJson) -> Plan:
+def plan(config: Config, source: Instructions) -> Plan:
     """The artifact of the samples of a source."""
     tree = to_tree(source)
-    identity: dict[str, Any] = {"source": {**tree, "version": sources.instructions_version(source)}}
+    identity: dict[str, Any] = {"source": {**tree, "version": incoming.instructions_version(source)}}
     if source.sample is not None:
         identity["seed"] = config.seed
     return Plan(stage="samples", code_version=CODE_VERSION, identity=identity, kind=Sample.__name__)
 
 
-def run(config: Config, source: LlavaJson, plan: Plan) -> Artifact:
+def run(config: Config, source: Instructions, plan: Plan) -> Artifact:
     """Make the artifact; samples of one image stand together in a file."""
     start = time.monotonic()
-    samples, rejects = sources.read_instructions(source, config.seed)
+    samples, rejects = incoming.read_instructions(source, config.seed)
     uri = storage.join(config.store, plan.name)
     step = config.execution.rows_per_file
     for offset in range(0, len(samples), step):

@@ -102,7 +102,7 @@ def configuration(model: Path, images: Path, instructions: Path) -> dict[str, An
         "seed": 0,
         "model": {"path": str(model), "dtype": "float32"},
         "unlabeled": {"type": "ImageFolder", "uri": str(images)},
-        "instructions": {"uri": str(instructions), "images": str(images)},
+        "instructions": {"type": "LlavaJson", "uri": str(instructions), "images": str(images)},
         "prompts": {
             "detailed": ["describe the image in detail , and name every object"],
             "simple": ["describe the image", "what is in the picture ?"],
