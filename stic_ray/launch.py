@@ -112,12 +112,13 @@ SCORES = Job(
     function="score_samples",
     script="jobs/score_vig.py",
     console="stic-score-vig",
-    description="Visual information gain of every answer token of the instruction samples; nothing is trained.",
+    description="Visual information gain of every answer token of instruction samples or pairs; nothing is trained.",
     needs=frozenset({"instructions"}),
     examples=(
         "vig='{blind: {type: Blur, radius: 0.2}}'     what stands for no image",
         "instructions.uri=samples.json         whose answers, with instructions.images=FOLDER",
         "instructions.category=dataset         the samples' field that says their data set",
+        "instructions=null                     score the pairs (unlabeled, annotated, imported) instead",
     ),
 )
 SELECTION = Job(
@@ -237,17 +238,7 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
     if config.vig is not None and config.vig.scorer is not None:
         with storage.reaching(f"vig.scorer.path {config.vig.scorer.path}"):
             check_checkpoint(config.vig.scorer.path)
-    unlabeled, annotated, instructions = config.unlabeled, config.annotated, config.instructions
-    if "pairs" in job.needs and unlabeled is not None:
-        with storage.reaching(f"unlabeled.uri {unlabeled.uri}"):
-            sources.check_images(unlabeled)
-    if "pairs" in job.needs and annotated is not None:
-        _check_instructions("annotated.data", annotated.data)
-    if job.needs & {"pairs", "imported"} and config.imported is not None:
-        with storage.reaching(f"imported.uri {config.imported.uri} or imported.images {config.imported.images}"):
-            incoming.check(config.imported.uri, config.imported.images, "imported")
-    if "instructions" in job.needs and instructions is not None:
-        _check_instructions("instructions", instructions)
+    _check_data(_needs(job, config), config)
     if job.function != PIPELINE.function:
         _check_needed(job, config)
     if "evaluation" in job.needs and config.evaluation is not None:
@@ -258,6 +249,27 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
         _check_writable(name, getattr(config, name))
 
 
+def _needs(job: Job, config: Config) -> frozenset[str]:
+    """What a job looks at: scores are those of the pairs where there are no samples."""
+    if job.function == SCORES.function and config.instructions is None:
+        return frozenset({"pairs"})
+    return job.needs
+
+
+def _check_data(needs: frozenset[str], config: Config) -> None:
+    unlabeled, annotated, imported = config.unlabeled, config.annotated, config.imported
+    if "pairs" in needs and unlabeled is not None:
+        with storage.reaching(f"unlabeled.uri {unlabeled.uri}"):
+            sources.check_images(unlabeled)
+    if "pairs" in needs and annotated is not None:
+        _check_instructions("annotated.data", annotated.data)
+    if needs & {"pairs", "imported"} and imported is not None:
+        with storage.reaching(f"imported.uri {imported.uri} or imported.images {imported.images}"):
+            incoming.check(imported.uri, imported.images, "imported")
+    if "instructions" in needs and config.instructions is not None:
+        _check_instructions("instructions", config.instructions)
+
+
 def _check_instructions(field: str, source: Instructions) -> None:
     with storage.reaching(f"{field}.uri {source.uri} or {field}.images {source.images}"):
         incoming.check_instructions(source, field)
@@ -265,11 +277,17 @@ def _check_instructions(field: str, source: Instructions) -> None:
 
 def _check_needed(job: Job, config: Config) -> None:
     """A stage alone has nothing to do without its data, which a run may do without."""
-    if "pairs" in job.needs and config.unlabeled is None and config.annotated is None and config.imported is None:
+    has_pairs = any(source is not None for source in (config.unlabeled, config.annotated, config.imported))
+    if job.function == SCORES.function and config.instructions is None and not has_pairs:
+        raise ValueError(
+            "instructions, unlabeled, annotated and imported are null: set one, since its answers are scored"
+        )
+    needs = _needs(job, config)
+    if "pairs" in needs and not has_pairs:
         raise ValueError("unlabeled, annotated and imported are null: set one of them, since pairs are made of it")
-    if "imported" in job.needs and config.imported is None:
+    if "imported" in needs and config.imported is None:
         raise ValueError("imported is null: say what, like imported.uri=pairs.jsonl imported.format=trl")
-    if "instructions" in job.needs and config.instructions is None:
+    if "instructions" in needs and config.instructions is None:
         raise ValueError("instructions is null: set it")
 
 

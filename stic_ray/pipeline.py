@@ -274,16 +274,19 @@ def describe_samples(config: Config, command: list[str]) -> str:
 
 
 def score_samples(config: Config, command: list[str]) -> str:
-    """Gains of the instruction samples' answers alone; returns where they are.
+    """Gains of the answers of the instruction samples, or of the pairs where there are none; returns where they are.
 
     Raises:
         ValueError: `vig` is not set, or inputs cannot be used.
     """
-    assert config.instructions is not None  # looked at before: see launch.py
     if config.vig is None:
         raise ValueError("vig is null: say what stands for no image, like vig='{blind: {type: Blur, radius: 0.2}}'")
     with Run(config, name=f"{config.name}-gains", checks=(check_pool,)) as this:
-        make_gains(this, score.SAMPLES, make_samples(this, "samples", config.instructions), config.vig)
+        if config.instructions is not None:
+            make_gains(this, score.SAMPLES, make_samples(this, "samples", config.instructions), config.vig)
+        else:
+            for pairs in make_pairs(this):
+                make_gains(this, score.PAIRS, pairs, config.vig)
         return deliver.write_stages(this, command)
 
 

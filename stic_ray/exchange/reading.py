@@ -19,6 +19,7 @@ from stic_ray.images import BadImageError
 
 _MAX_RECORD = 64 << 20  # bytes of a line, characters of a list's record
 _PIECE = 1 << 20
+_BEGINNING = 4096  # bytes of JSON that say whether it is one list
 _ROWS = 64  # of a table, with their images, at a time
 _TABLES = (".parquet", members.ARROW)
 _SUFFIXES = (".parquet", ".jsonl")  # of a folder's files
@@ -80,8 +81,9 @@ def read(uri: str) -> Iterator[Record]:
 def _json(key: str, uri: str) -> Iterator[Record]:
     filesystem, path = storage.split(uri)
     with filesystem.open(path, "rb") as raw:
+        begins = raw.read(_BEGINNING).removeprefix(_BOM).lstrip()[:1]
+        raw.seek(0)
         file = io.BufferedReader(raw, _PIECE)
-        begins = file.peek(4096).removeprefix(_BOM).lstrip()[:1]
         yield from (_list_entries if begins == b"[" else _lines)(key, file)
 
 
@@ -116,7 +118,7 @@ def _no_json(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "no UTF-8 text"
     if isinstance(error, json.JSONDecodeError):
-        return f"no JSON: {error.msg} (column {error.colno})"
+        return f"no JSON: {error.msg}"
     return f"no JSON that can be read: {error}"
 
 
@@ -199,7 +201,8 @@ class _Window:
             more = self._file.read(max(_PIECE, len(rest)))
         except UnicodeDecodeError:
             raise ValueError(f"{self._key} is no UTF-8 text, from line {self.line} on or a little later") from None
-        self._text, self._at = rest + more, 0
+        if more:
+            self._text, self._at = rest + more, 0
         return bool(more)
 
 

@@ -10,7 +10,7 @@ import pytest
 from stic_ray import sources
 from stic_ray.artifacts import Artifact
 from stic_ray.config import ImportedPairs, LlavaJson, TrlMessages
-from stic_ray.exchange import bpo, incoming, stic
+from stic_ray.exchange import bpo, incoming, reading, stic
 from stic_ray.exchange.export import main
 from stic_ray.exchange.formats import FORMATS
 from stic_ray.records import Pair, Reject, Sample
@@ -88,7 +88,7 @@ def test_exported_samples_of_every_format_hold_all_turns(
     assert main([artifact_of(samples).uri, "--format", format, "--out", str(out), "--what", "samples"]) == 0
     holder = FORMATS[format].samples
     assert holder is not None
-    items = [holder.read(record.tree) for record in incoming.reading.read(str(out))]
+    items = [holder.read(record.tree) for record in reading.read(str(out))]
     found = {item.origin.id: item.turns for item in items if item.origin is not None}
     assert found == {row.id: row.turns for row in samples}
 
