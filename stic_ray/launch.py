@@ -280,7 +280,7 @@ def _check_needed(job: Job, config: Config) -> None:
     has_pairs = any(source is not None for source in (config.unlabeled, config.annotated, config.imported))
     if job.function == SCORES.function and config.instructions is None and not has_pairs:
         raise ValueError(
-            "instructions, unlabeled, annotated and imported are null: set one, since its answers are scored"
+            "instructions, unlabeled, annotated and imported are null: set one, to have its answers scored"
         )
     needs = _needs(job, config)
     if "pairs" in needs and not has_pairs:

@@ -187,6 +187,10 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
             "prompts.rewrite_description is '': it must be set, since ErrorInjection needs it",
         ),
         ("prompts.rewrite_answer='{answer}'", "{question} once"),
+        ("instructions={uri: x, images: y}", "instructions.type is None: it must be one of LlavaJson, TrlMessages"),
+        ("instructions={type: TrlMessages, uri: x, sample: 0}", "instructions.sample is 0"),
+        ("imported={uri: x}", "imported.format is missing: set it"),
+        ("imported={uri: x, format: llama}", "imported.format is 'llama': it must be one of trl, llama_factory"),
         ("unlabeled=null", "stage1 is 'set': it must be null, or unlabeled, annotated or imported set"),
         ("instructions=null", "instructions is None: it must be set, since stage2 needs it"),
         ("stage1.steps=0", "stage1.steps is 0"),
@@ -295,6 +299,8 @@ _LEAVES: list[Any] = [
     SavedDataset(uri="u", column="c"),
     LlavaImages(uri="u", images="i"),
     LlavaJson(uri="u", images="i", sample=3, version="v", category="c"),
+    config.TrlMessages(uri="u", images="i", sample=3, version="v", category="c"),
+    config.ImportedPairs(uri="u", format="bpo", images="i", version="v"),
     Prompts(detailed=("a",), simple=("b", "c"), misleading=("d",), infused="{description}{question}"),
     Downsize(short_side_px=7),
     ColorJitter(brightness=0.25, hue=0.4, min_hue=0.125),
@@ -390,3 +396,8 @@ def test_to_tree_whole_config_reads_back_equal_and_is_json() -> None:
 def test_recipes_read_unknown_name_lists_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"there is no recipe 'embeded': choose one of .*embedded"):
         recipes.read("embeded")
+
+
+def test_imported_pairs_are_a_source_of_pairs() -> None:
+    parsed = _parse("unlabeled=null", "imported={uri: /x.jsonl, format: trl}")
+    assert parsed.imported == config.ImportedPairs(uri="/x.jsonl", format="trl")

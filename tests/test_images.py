@@ -37,6 +37,19 @@ def _pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
     return value
 
 
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("PNG", ".png"), ("JPEG", ".jpeg"), ("TIFF", ".tiff"), ("JPEG2000", ".j2c")]
+)
+def test_suffix_of_is_one_of_the_format(kind: str, suffix: str) -> None:
+    assert images.suffix_of(_encoded(_photo(), kind)) == suffix
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+def test_suffix_of_what_is_no_image_is_refused(data: bytes) -> None:
+    with pytest.raises(BadImageError, match="not an image"):
+        images.suffix_of(data)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF"])
 def test_decode_lossless_gives_the_pixels(kind: str) -> None:
     decoded = decode(_encoded(_photo(), kind))

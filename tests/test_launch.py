@@ -70,6 +70,12 @@ def place(tmp_path: Path) -> Path:
         (["instructions.uri=missing.json"], ["instructions.uri", "missing.json does not exist"]),
         (["instructions.images=missing"], ["instructions.images", "missing does not exist", "give the folder"]),
         (["instructions.uri=empty"], ["instructions.uri", "empty is a folder"]),
+        (
+            ["imported={uri: no.jsonl, format: trl}"],
+            ["imported.uri", "no.jsonl does not exist: give a file of records"],
+        ),
+        (["imported={uri: file, format: trl}"], ["imported.uri", "file is empty: give a file of records"]),
+        (["instructions={type: TrlMessages, uri: empty}"], ["instructions.uri", "empty is a folder without .parquet"]),
         (["model.path=empty"], ["model.path", "holds no config.json"]),
         (
             ["engine.type=Vllm", "engine.tensor_parallel=2", "execution.pool.num_gpus=1"],
@@ -183,3 +189,24 @@ def test_check_places_leaves_nothing_in_the_output_folders(place: Path, monkeypa
     config = launch.resolve_config(launch.parse_arguments(["unlabeled.uri=photos", "evaluation=null"]))
     launch.check_places(config)
     assert list((place / "store").iterdir()) == list((place / "runs").iterdir()) == []
+
+
+def test_jobs_without_their_data_say_what_to_set(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    nothing = ["unlabeled=null", "stage1=null", "stage1_control=null", "instructions=null", "stage2=null"]
+    nothing += ["stage2_control=null", "vig={blind: {type: NoImage}}"]
+    for job, expected in (
+        (launch.import_pairs, "imported is null: say what, like imported.uri=pairs.jsonl imported.format=trl"),
+        (launch.build_preferences, "unlabeled, annotated and imported are null: set one of them"),
+        (launch.score_vig, "instructions, unlabeled, annotated and imported are null: set one"),
+    ):
+        assert job(nothing) == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_resolve_config_leaves_a_folder_of_images_that_is_not_given() -> None:
+    config = launch.resolve_config(launch.parse_arguments(["imported={uri: s3://b/x.jsonl, format: trl}"]))
+    assert config.imported is not None
+    assert (config.imported.uri, config.imported.images) == ("s3://b/x.jsonl", "")

@@ -99,13 +99,16 @@ def test_read_of_a_part_that_is_cut_off_says_so(tmp_path: Path) -> None:
 
 
 def _tables(folder: Path) -> dict[str, str]:
-    """Five images as bytes and as image structs, in parquet and in an Arrow stream, several groups each."""
+    """Five images as bytes, image structs and lists of them, in parquet and an Arrow stream, several groups each."""
     data = [b"0", b"11", None, b"333", b"4444"]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     struct = [None if d is None else {"bytes": d, "path": f"{i}.jpg"} for i, d in enumerate(data)]
     tables = {
         "binary": pa.table({"n": range(5), "image": pa.array(data, pa.binary())}),
         "large": pa.table({"image": pa.array(data, pa.large_binary())}),
-        "struct": pa.table({"image": pa.array(struct, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}),
+        "struct": pa.table({"image": pa.array(struct, kind)}),
+        "list": pa.table({"image": pa.array([[cell] if cell else [] for cell in struct], pa.list_(kind))}),
+        "bytes_list": pa.table({"image": pa.array([[d] if d else None for d in data], pa.list_(pa.binary()))}),
     }
     uris = {}
     for name, table in tables.items():
@@ -130,6 +133,29 @@ def test_table_rows_are_all_rows_with_their_bytes(tmp_path: Path, remote: bool) 
             assert members.read(found[row]) == data, name
         with pytest.raises(BadImageError, match="the row holds no bytes"):
             members.read(found["2"])
+
+
+def test_row_with_several_images_says_so(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"images": [[b"1", b"2"], [b"3"]]}), tmp_path / "t.parquet")
+    (two, one) = _located(members.table_rows(str(tmp_path / "t.parquet"), "images")).values()
+    assert members.read(one) == b"3"
+    with pytest.raises(BadImageError, match="the row holds 2 images"):
+        members.read(two)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_table_batches_are_all_rows_with_the_places_of_their_cells(tmp_path: Path, remote: bool) -> None:
+    for name, path in _tables(tmp_path).items():
+        uri = path
+        if remote:
+            uri = f"memory://batches/{name}"
+            storage.copy_file(path, uri)
+        for size in (1, 2, 64):
+            found = []
+            for group, start, batch in members.table_batches(uri, size):
+                assert batch.num_rows <= size
+                found += [members.cell(group, start + row, "image", uri) for row in range(batch.num_rows)]
+            assert found == list(_located(members.table_rows(uri, "image")).values()), name
 
 
 def test_table_rows_column_names_may_hold_anything(tmp_path: Path) -> None:

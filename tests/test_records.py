@@ -23,6 +23,7 @@ from stic_ray.records import (
     from_table,
     make_id,
     make_seed,
+    reason_kind,
     schema,
     to_table,
 )
@@ -98,3 +99,10 @@ def test_make_seed_fits_a_signed_64_bit_column_and_spreads() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert len(set(seeds)) == len(seeds)
     assert 0.45 < sum(seed >= 2**62 for seed in seeds) / len(seeds) < 0.55
+
+
+def test_reason_kind_leaves_out_file_and_line_alone() -> None:
+    for place in ("x.jsonl line 3", "a b/x: y.json line 17 (record 2)", "x.parquet row 9"):
+        assert reason_kind(f"{place}: an answer: line 4: is empty") == "an answer: line 4: is empty"
+    for reason in ("an answer is empty", "line 3", "damaged table: row 3 of x", "the row holds 2 images: no"):
+        assert reason_kind(reason) == reason

@@ -465,3 +465,20 @@ def test_read_image_that_is_not_there_or_cannot_be_read_is_given_up_at_once(
     for unreadable in (str(tmp_path), str(tmp_path / ("x" * 5000))):
         with pytest.raises(BadImageError, match=r"^cannot be read: "):
             sources.read_image(unreadable)
+
+
+def test_read_instructions_takes_ids_that_an_export_told_once_each(tmp_path: Path) -> None:
+    origin = {"id": make_id("mine"), "image_id": make_id("image", "elsewhere"), "description": "a car"}
+    entry: dict[str, Any] = {
+        "image": "a.png",
+        "conversations": [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a car"}],
+        "stic_ray": origin,
+    }
+    damaged = {**entry, "stic_ray": {**origin, "id": "../x"}}
+    (sample,), rejects = read_instructions(_source(tmp_path, [entry, entry, damaged]), seed=0)
+    assert (sample.id, sample.image_id, sample.description) == tuple(origin.values())
+    assert sorted(reject.reason.partition(":")[0] for reject in rejects) == [
+        "its id stands before in the file",
+        "stic_ray.id is not what was written",
+    ]
+    assert len({sample.id, *(reject.id for reject in rejects)}) == 3

@@ -108,6 +108,20 @@ def test_write_bytes_shows_no_part_of_a_file_before_it_is_whole(
     assert target.read_bytes() == b"n" * 100_000
 
 
+def test_appearing_shows_the_whole_file_at_the_end_and_nothing_of_one_that_fails(root: str) -> None:
+    uri = storage.join(root, "a", "b.bin")
+    with storage.appearing(uri) as file:
+        file.write(b"x" * 100_000)
+        file.write(b"y")
+        assert not storage.exists(uri)
+    assert storage.read_bytes(uri) == b"x" * 100_000 + b"y"
+    with pytest.raises(KeyError), storage.appearing(uri) as file:
+        file.write(b"part")
+        raise KeyError
+    assert storage.read_bytes(uri) == b"x" * 100_000 + b"y"
+    assert storage.list_files(storage.join(root, "a")) == [uri]
+
+
 def test_write_bytes_that_fails_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
