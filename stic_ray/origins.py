@@ -47,8 +47,8 @@ def read_origin(tree: Mapping[str, Any], kind: type[T]) -> T | None:
         ValueError: it is not whole, or no value of the store could be so.
     """
     told = tree.get(ORIGIN)
-    if told is None:
-        return None
+    if told is None or (isinstance(told, Mapping) and told and not any(v is not None for v in told.values())):
+        return None  # a table may hold a struct of nothing where records of others stand beside ours
     names = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(told, Mapping) or told.keys() != names.keys():
         raise ValueError(f"{ORIGIN} must have exactly the fields {', '.join(names)}: remove it, or leave it as it was")

@@ -2,14 +2,14 @@
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from stic_ray import members, sources, storage
 from stic_ray.config import ImportedPairs, Instructions, LlavaJson, TrlMessages
 from stic_ray.exchange import reading, trl
 from stic_ray.exchange.conversations import read_text
 from stic_ray.exchange.formats import FORMATS
-from stic_ray.exchange.items import PairItem, Picture, SampleItem
+from stic_ray.exchange.items import PairItem, Picture
 from stic_ray.exchange.reading import Record
 from stic_ray.origins import AGAIN, PairOrigin, SampleOrigin, is_unicode
 from stic_ray.records import Pair, Reject, Sample, make_id
@@ -41,6 +41,37 @@ def version(uri: str, images: str) -> str:
     return f"{data}+{storage.listing_version(images)}" if images else data
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Root:
+    """Where relative image paths start; without a folder that the user gave, whole paths are taken as they are."""
+
+    folder: str
+    is_given: bool
+
+    @classmethod
+    def of(cls, uri: str, images: str) -> "_Root":
+        """That of a source: `images`, else the folder of its file."""
+        if images:
+            return cls(folder=images, is_given=True)
+        return cls(folder=uri if storage.is_directory(uri) else uri.rpartition("/")[0], is_given=False)
+
+    def place(self, image: Picture, record: Record) -> tuple[str, str]:
+        """An image's id and where it is.
+
+        Raises:
+            ValueError: its path leaves the folder that it starts in, or is none.
+        """
+        path = image.path
+        if image.location:
+            return sources.image_id(record.key), image.location
+        if self.is_given or (storage.is_relative(path) and not members.is_inside(path)):
+            return sources.image_id(path), storage.join_inside(self.folder, path)
+        if "\0" in path or not is_unicode(path):
+            raise ValueError(f"{path!r} cannot be the name of a file")
+        storage.split(members.file_of(path))  # else every later stage would stumble over it
+        return sources.image_id(path), path
+
+
 # Pairs
 
 
@@ -51,6 +82,7 @@ def read_pairs(source: ImportedPairs) -> Iterator[Pair | Reject]:
         ValueError: a file is damaged so that the records behind cannot be found.
     """
     seen: set[str] = set()
+    root = _Root.of(source.uri, source.images)
     for record in reading.read(source.uri):
         try:
             items = _items(source, record)
@@ -59,7 +91,7 @@ def read_pairs(source: ImportedPairs) -> Iterator[Pair | Reject]:
             continue
         for number, item in enumerate(items):
             try:
-                pair = _pair(source, record, number, item)
+                pair = _pair(root, record, number, item)
                 if item.origin is not None:
                     if pair.id in seen:
                         raise ValueError(AGAIN)
@@ -81,14 +113,14 @@ def _reject(record: Record, number: int, reason: str) -> Reject:
     return Reject(id=make_id("rejected record", record.key, number), stage="imported_pairs", reason=text)
 
 
-def _pair(source: ImportedPairs, record: Record, number: int, item: PairItem) -> Pair:
+def _pair(root: _Root, record: Record, number: int, item: PairItem) -> Pair:
     if not (item.chosen.strip() and item.rejected.strip()):
         raise ValueError(EMPTY)
     if item.chosen.strip() == item.rejected.strip():
         raise ValueError(SAME)
     if item.image is None:
         raise ValueError("it has no image")
-    image_id, image_uri = _place(item.image, source.images, record, source.uri)
+    image_id, image_uri = root.place(item.image, record)
     key = make_id("imported pair", record.key, number, item.prompt, item.chosen, item.rejected, image_id)
     origin = item.origin or PairOrigin(
         id=key,
@@ -112,23 +144,6 @@ def _pair(source: ImportedPairs, record: Record, number: int, item: PairItem) ->
         rejected=item.rejected,
         negative=item.negative,
     )
-
-
-def _place(image: Picture, root: str, record: Record, uri: str) -> tuple[str, str]:
-    """An image's id and where it is.
-
-    Raises:
-        ValueError: its path leaves the folder that it starts in, or is none.
-    """
-    if image.location:
-        return sources.image_id(record.key), image.location
-    if not root and (not storage.is_relative(image.path) or members.is_inside(image.path)):
-        if "\0" in image.path or not is_unicode(image.path):
-            raise ValueError(f"{image.path!r} cannot be the name of a file")
-        storage.split(members.file_of(image.path))  # else every later stage would stumble over it
-        return sources.image_id(image.path), image.path
-    folder = root or (uri if storage.is_directory(uri) else uri.rpartition("/")[0])
-    return sources.image_id(image.path), storage.join_inside(folder, image.path)
 
 
 # Instruction data
@@ -161,7 +176,7 @@ def read_instructions(source: Instructions, seed: int) -> tuple[list[Sample], li
 
 
 def _read_messages(source: TrlMessages, seed: int) -> tuple[list[Sample], list[Reject]]:
-    records = reading.read(source.uri)
+    records, root = reading.read(source.uri), _Root.of(source.uri, source.images)
     if source.sample is not None:
         drawn = heapq.nsmallest(source.sample, records, key=lambda record: make_id("sample", seed, record.key))
         records = iter(drawn)
@@ -171,7 +186,7 @@ def _read_messages(source: TrlMessages, seed: int) -> tuple[list[Sample], list[R
         try:
             if record.error:
                 raise ValueError(record.error)
-            sample = _sample(source, record, trl.read_sample(record.tree))
+            sample = _sample(source, root, record)
             if sample.id in samples:
                 raise ValueError(AGAIN)
         except ValueError as error:
@@ -182,10 +197,11 @@ def _read_messages(source: TrlMessages, seed: int) -> tuple[list[Sample], list[R
     return sorted(samples.values(), key=lambda sample: (sample.image_id, sample.id)), rejects
 
 
-def _sample(source: TrlMessages, record: Record, item: SampleItem) -> Sample:
+def _sample(source: TrlMessages, root: _Root, record: Record) -> Sample:
+    item = trl.read_sample(record.tree)
     image_id, image_uri = "", ""
     if item.image is not None:
-        image_id, image_uri = _place(item.image, source.images, record, source.uri)
+        image_id, image_uri = root.place(item.image, record)
     if not all(turn.text.strip() for turn in item.turns if turn.role == "assistant"):
         raise ValueError(EMPTY)
     origin = item.origin or SampleOrigin(id=make_id("sample", record.key), image_id=image_id, description="")

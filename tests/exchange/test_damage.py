@@ -175,6 +175,13 @@ def test_id_that_stands_twice_is_a_reject(imported: Imported, tmp_path: Path) ->
     assert reject.reason == "x.jsonl line 2: its id stands before in the file"
 
 
+def test_origin_of_nothing_is_none(imported: Imported, tmp_path: Path) -> None:
+    lines = [_line(stic_ray=None), _line(stic_ray=dict.fromkeys(_ORIGIN)), _line()]
+    (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
+    pairs, rejects = imported(tmp_path / "x.jsonl", "ms_swift", tmp_path)
+    assert (len({pair.id for pair in pairs}), rejects) == (3, [])
+
+
 def test_whole_paths_are_taken_without_a_root_and_relative_ones_start_beside_the_file(
     imported: Imported, tmp_path: Path
 ) -> None:
