@@ -126,7 +126,8 @@ def vig() -> Experiment:
 def _bpo_changes(kind: str, training: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:
     sampling = {"temperature": 0.2, "max_new_tokens": 40}
     injected = {"temperature": 0.8, "top_p": 0.95, "max_new_tokens": 40}
-    data = {"uri": f"embedded://sft/{kind}_captions.json", "images": "embedded://sft/images", "sample": 400}
+    uri, images = f"embedded://sft/{kind}_captions.json", "embedded://sft/images"
+    data = {"type": "LlavaJson", "uri": uri, "images": images, "sample": 400}
     kinds = [
         {"type": "NoisedImage", "step": 900},
         {"type": "ErrorInjection", "sampling": injected, "description_words": 3},
