@@ -255,7 +255,8 @@ Negative = MisleadingPrompt | CorruptedImage | NoisedImage | ErrorInjection | Ot
 
 @dataclass(frozen=True, kw_only=True)
 class Negatives:
-    """What makes answers worse: `per_positive` dispreferred ones for each preferred one, each of a drawn kind."""
+    """What makes answers worse: `per_positive` dispreferred ones for each preferred one, each of a drawn kind, of
+    different kinds as long as there are any."""
 
     kinds: tuple[Negative, ...]
     per_positive: int = 1
