@@ -21,13 +21,16 @@ from stic_ray.artifacts import Artifact
 from stic_ray.audit import read_references
 from stic_ray.config import Config, parse_config, read_yaml
 from stic_ray.images import BadImageError
-from stic_ray.records import Gain, Pair, Sample, Selected, from_table, make_id
+from stic_ray.records import Gain, Pair, Sample, Selected, Turn, from_table, make_id
 from stic_ray.report.gains import SELECTED_COLUMNS, Figures, GainTally, SelectionTally
 from stic_ray.report.vig_page import Block, Shown, ShownTurn, Token, VigPage, render_page
 
 HTML, JSON = "vig.html", "vig.json"
 _GAINS, _SELECTION = "_gains", "_selection"  # how the stages' names end
 _PAIRS = "pair_gains"
+_OF_PAIRS = (
+    "Chosen and rejected answers are counted together, except by answer: what a rejected one makes up is below 0."
+)
 _TRAINED = ("stage1", "stage2")
 _SIDE_PX = 240  # of an embedded image: some 15 kB
 
@@ -84,6 +87,7 @@ def _block(run: RunFolder, role: str, gains: Artifact, num_samples: int) -> Bloc
     return Block(
         name=role.removesuffix(_GAINS),
         group_name="answer and what made the rejected one" if is_pairs else "data set",
+        note=_OF_PAIRS if is_pairs else "",
         figures=figures,
         samples=[show(why, gain, used, tally.name_group(gain)) for why, gain in drawn],
     )
@@ -253,16 +257,37 @@ def measure_models(run: RunFolder, num: int) -> Figures:
     from stic_ray.train.job import MERGED
 
     seed = run.config.seed
-    short = looking.draw_short_samples(_rows(run, ("samples",), Sample), num, seed)
+    short = looking.draw_short_samples(_samples(run), num, seed)
     probes = looking.Probes(
-        samples=looking.draw_samples(_rows(run, ("samples",), Sample), num, seed),
+        samples=looking.draw_samples(_samples(run), num, seed),
         questions=looking.mislead(short, seed),
-        pairs=looking.draw_pairs(_rows(run, ("annotated_pairs", "pairs"), Pair), num, seed),
+        pairs=looking.draw_pairs(_pairs(run), num, seed),
         seed=seed,
     )
     models = {name: storage.join(run.artifacts[name].uri, MERGED) for name in trained}
     figures = looking.measure({"base": run.config.model.path, **models}, run.config.model.dtype, probes)
     return {"probe": num, **figures}
+
+
+def _samples(run: RunFolder) -> Iterator[Sample]:
+    """The instruction samples, else the annotated ones, else the pairs' prompts with their chosen answers."""
+    if "samples" in run.artifacts or "annotations" in run.artifacts:
+        yield from _rows(run, ("samples", "annotations"), Sample)
+        return
+    for pair in _pairs(run):
+        turns = [Turn(role="user", text=pair.prompt), Turn(role="assistant", text=pair.chosen)]
+        yield Sample(
+            id=pair.id,
+            image_id=pair.image_id,
+            image_uri=pair.image_uri,
+            category=pair.negative,
+            description="",
+            turns=turns,
+        )
+
+
+def _pairs(run: RunFolder) -> Iterator[Pair]:
+    return _rows(run, ("annotated_pairs", "pairs"), Pair)
 
 
 def _rows(run: RunFolder, roles: Sequence[str], record: type) -> Iterator[Any]:

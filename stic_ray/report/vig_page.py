@@ -95,10 +95,12 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """The gains of the answers of one part of a run: figures as in vig.json; `group_name` is what groups are."""
+    """The gains of the answers of one part of a run: figures as in vig.json; `group_name` is what groups are, `note`
+    what a reader must know of all figures."""
 
     name: str
     group_name: str
+    note: str
     figures: Mapping[str, Any]
     samples: Sequence[Shown]
 
@@ -145,6 +147,7 @@ def _block(block: Block) -> str:
     return "".join(
         [
             title,
+            f"<p class=soft>{escape(block.note)}</p>" if block.note else "",
             _numbers(figures),
             _distributions(figures),
             _selections(figures["selections"]),

@@ -457,6 +457,12 @@ def test_main_models_measures_base_and_trained(run: Path, tiny_llava: Path, tmp_
     assert "Attention to the image by layer" in page and "Misleading text in the question" in page
     assert vig_report.main([str(whole), "--models", "--probe", "3"]) == 0
     assert _written(whole) == (page, figures)
+    del made["samples"], made["samples_gains"], made["stage2_selection_of_samples"]
+    alone = _write_run(tmp_path / "alone", made, str(tiny_llava))
+    assert vig_report.main([str(alone), "--models", "--probe", "3"]) == 0
+    models = _written(alone)[1]["models"]
+    assert models["attention"]["conversations"] == 3  # of the pairs
+    assert models["misleading"]["skipped"].startswith("no question with a one-word answer")
 
 
 # Charts
