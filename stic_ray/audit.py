@@ -50,7 +50,7 @@ def audit_run(run: str) -> Audit:
         ValueError: the directory holds no finished run.
     """
     is_underway = storage.exists(storage.join(run, UNDERWAY))
-    references = _references(run, is_underway)
+    references = read_references(run)
     found: dict[str, Artifact] = {}
     faults = []
     for role, uri in references.items():
@@ -73,11 +73,16 @@ def audit_run(run: str) -> Audit:
     )
 
 
-def _references(run: str, is_underway: bool) -> dict[str, str]:
+def read_references(run: str) -> dict[str, str]:
+    """What a run was made of: where each artifact is, by its role.
+
+    Raises:
+        ValueError: the directory holds no finished run, or what it says is damaged.
+    """
     try:
         references = json.loads(storage.read_text(storage.join(run, REFERENCES)))
     except (FileNotFoundError, NotADirectoryError):
-        if is_underway:
+        if storage.exists(storage.join(run, UNDERWAY)):
             raise ValueError(f"{run} is not finished: let it end, or give its command again") from None
         raise ValueError(f"{run} holds no {REFERENCES}: give the directory of a run, like runs/NAME") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
