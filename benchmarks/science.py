@@ -342,6 +342,7 @@ def word_gains(base: Path, work: Path, split: str) -> dict[str, Any]:
             name=f"words-{scorer}",
             changes={
                 **_vig_sample({"type": "Blur", "radius": 0.2}, 800),
+                "stage2_control": None,
                 "vig.scorer": {"path": f"{base.absolute()}/{scorer}", "dtype": "float32"},
             },
             models={},

@@ -291,7 +291,8 @@ Negative = MisleadingPrompt | CorruptedImage | NoisedImage | ErrorInjection | Ot
 
 @dataclass(frozen=True, kw_only=True)
 class Negatives:
-    """What makes answers worse: `per_positive` dispreferred ones for each preferred one, each of a drawn kind."""
+    """What makes answers worse: `per_positive` dispreferred ones for each preferred one, each of a drawn kind, of
+    different kinds as long as there are any."""
 
     kinds: tuple[Negative, ...]
     per_positive: int = 1
@@ -434,7 +435,8 @@ class PhraseTokens:
     """Words whose gain reaches `min_gain` (as in `ThresholdTokens`), and the structure around them.
 
     A word is what stands between spaces and separators (tokens without a letter or a digit); its gain is its tokens'
-    largest. Ends of answers are always trained, a separator where the phrase that it opens is or where none follows.
+    largest. Ends of answers are always trained, a separator where the mean gain of the words of the phrase that it
+    opens reaches `min_gain`, too, or where none follows: whether to go on is learnt from what is there.
     """
 
     min_gain: float | None = None

@@ -11,12 +11,13 @@ import yaml
 
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import REFERENCES, Artifact
-from stic_ray.config import to_tree
+from stic_ray.config import Config, to_tree
 from stic_ray.evaluate.intervals import Bootstrap
 from stic_ray.evaluate.metrics import Vocabulary
 from stic_ray.evaluate.summary import paired_difference, questions_by_group, split_block
 from stic_ray.records import Pair, Prediction
 from stic_ray.report.markdown import (
+    CONTROLS,
     Comparison,
     DescribedImage,
     Report,
@@ -47,7 +48,7 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
     config = run.config
     home = run.home
     bootstrap = Bootstrap(resamples=config.evaluation.resamples if config.evaluation else 1, seed=config.seed)
-    summary = _summary(measured, bootstrap)
+    summary = _summary(config, measured, bootstrap)
     lineage = {role: artifact.uri for role, artifact in run.artifacts.items()}
     report = Report(
         name=config.name,
@@ -89,12 +90,17 @@ def _write_config(run: Run, home: str, command: list[str]) -> None:
     storage.write_bytes(storage.join(home, "config.yaml"), text.encode())
 
 
-def _summary(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> dict[str, Any]:
+def _summary(config: Config, measured: Mapping[str, Measured], bootstrap: Bootstrap) -> dict[str, Any]:
     """summary.json: the test split's blocks, their intervals, and the same of the dev split under `dev`."""
     blocks = {
         split: split_block(found.predictions, found.objects, found.vocabulary, bootstrap=bootstrap)
         for split, found in measured.items()
     }
+    stage2, control = config.stage2, config.stage2_control
+    if stage2 is not None and control is not None and stage2.selection != control.selection:
+        plain = "without descriptions and " if config.prompts.infused else ""
+        for block in blocks.values():
+            block["controls"] = {**CONTROLS, "stage2": f"the same training {plain}with another selection of samples"}
     summary: dict[str, Any] = blocks.get("test", {})
     return {**summary, "dev": blocks["dev"]} if "dev" in blocks else summary
 

@@ -89,14 +89,14 @@ def keep_phrases(pieces_T: Sequence[str], gains_T: Sequence[float], min_gain: fl
             best[number] = max(best[number], gain)
     kept = [number >= 0 and best[number] >= min_gain for number in numbers]
     # A separator is trained as the phrase that it opens; behind the last phrase there are only closing ones.
-    runs = [(is_separator, len(list(run))) for is_separator, run in groupby(numbers, key=lambda number: number < 0)]
     start = 0
-    for is_separator, length in runs:
-        stop = start + length
+    for is_separator, run in groupby(numbers, key=lambda number: number < 0):
+        stop = start + len(list(run))
         if is_separator:
             following = next((n for n in range(stop, len(numbers)) if numbers[n] < 0), len(numbers))
-            opened = stop == len(numbers) or any(kept[stop:following])
-            kept[start:stop] = [opened] * length
+            words = [best[number] for number in dict.fromkeys(numbers[stop:following])]
+            opened = not words or sum(words) / len(words) >= min_gain
+            kept[start:stop] = [opened] * (stop - start)
         start = stop
     return kept
 

@@ -78,7 +78,8 @@ def _kept(text: str, gains: dict[str, float], min_gain: float = 0.5) -> str:
 def test_keep_phrases_keeps_words_by_gain_and_a_separator_with_the_phrase_that_it_opens() -> None:
     text = "red circle top , blue square center , green star left ."
     assert _kept(text, {"red": 1, "circle": 1, "star": 2}) == "red circle , star ."
-    assert _kept(text, {"blue": 1}) == ", blue ."
+    assert _kept(text, {"blue": 1}) == "blue ."  # a third of a phrase does not open it
+    assert _kept(text, {"blue": 1, "center": 0.6}) == ", blue center ."
     assert _kept(text, {}) == "."  # the closing one follows no phrase that opens
     assert _kept("no .", {"no": 1, ".": -9}) == "no ."
     assert _kept("Yes . It is a cat . Sure", {"cat": 3}) == ". cat"

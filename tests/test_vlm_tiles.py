@@ -33,6 +33,19 @@ def model(tiled: Path) -> Any:
     return vlm.load_model(str(tiled), "float32")
 
 
+def test_image_attention_is_of_every_layer_and_answer_token(tiled: Path, processor: Any) -> None:
+    """Tolerance 1e-5 relative, against the weights that transformers gives out."""
+    model = vlm.load_model(str(tiled), "float32", attention="eager")
+    example = vlm.encode_example(processor, _turns(0), _image(0))
+    mass_LN = vlm.image_attention(model, processor.image_token_id, example)
+    ids_BT = torch.tensor([example.input_ids])
+    with torch.inference_mode():
+        attentions = model(input_ids=ids_BT, **example.image_inputs, output_attentions=True).attentions
+    rows = torch.tensor(example.trained).nonzero()[:, 0] - 1
+    expected = [w[0].mean(dim=0)[rows][:, ids_BT[0] == processor.image_token_id].sum(dim=1) for w in attentions]
+    torch.testing.assert_close(mass_LN, torch.stack(expected), rtol=1e-5, atol=1e-6)
+
+
 def _image(number: int) -> Image.Image:
     height, width = _SIDES[number % len(_SIDES)]
     return Image.fromarray(np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8))

@@ -72,10 +72,11 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """A conversation with its answers, to be scored or counted."""
+    """A conversation with its answers, to be scored or counted; `noise` is as in `Request`."""
 
     turns: Sequence[Turn]
     image: Image.Image | None
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

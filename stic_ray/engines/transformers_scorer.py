@@ -41,7 +41,7 @@ class TransformersScorer:
 
     def _encode(self, conversation: Conversation, max_length: int) -> vlm.Example | Scored:
         try:
-            example = vlm.encode_example(self._processor, conversation.turns, conversation.image)
+            example = vlm.encode_example(self._processor, conversation.turns, conversation.image, conversation.noise)
         except ValueError as error:
             return _refused(str(error), 0)
         if len(example.input_ids) <= max_length:

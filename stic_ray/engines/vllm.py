@@ -247,7 +247,8 @@ class VllmEngine:
             return refused(reason, num_prompt_tokens=len(tokens))
         prompt = TokensPrompt(prompt_token_ids=tokens)
         if request.image is not None and request.noise is not None:
-            prompt["multi_modal_data"] = {"image": vlm.noised_pixels(self._processor, request.image, request.noise)}
+            pixels_CHW = vlm.noised_pixels(self._processor, request.image, request.noise)
+            prompt["multi_modal_data"] = {"image": pixels_CHW.numpy()}  # a tensor it would take for embeddings
             prompt["multi_modal_uuids"] = {"image": f"{key}-{request.noise.step}-{request.noise.seed}"}
             prompt["mm_processor_kwargs"] = dict.fromkeys(_PROCESSING, False)
         elif request.image is not None:

@@ -5,7 +5,7 @@ from importlib import resources
 from typing import Any
 
 from stic_ray import prompts
-from stic_ray.config import to_tree
+from stic_ray.config import read_yaml, to_tree
 
 EMBEDDED = "embedded"
 
@@ -28,5 +28,24 @@ def read(name: str) -> str:
 
 
 def expand(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's tree with `prompts: paper` replaced by the papers' pools."""
-    return {**tree, "prompts": to_tree(prompts.PAPER)} if tree.get("prompts") == "paper" else dict(tree)
+    """A configuration's tree on top of the recipe that it `extends`, `prompts: paper` replaced by the papers' pools.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    own = {name: value for name, value in tree.items() if name != "extends"}
+    if "extends" in tree:
+        own = _merge(expand(read_yaml(read(str(tree["extends"])), f"recipe {tree['extends']}")), own)
+    return {**own, "prompts": to_tree(prompts.PAPER)} if own.get("prompts") == "paper" else own
+
+
+def _merge(below: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings on top of others, key by key; what is of another `type` takes the place of all that was there."""
+    merged = dict(below)
+    for name, value in own.items():
+        before = merged.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and value.get("type") == before.get("type"):
+            merged[name] = _merge(before, value)
+        else:
+            merged[name] = value
+    return merged

@@ -152,8 +152,14 @@ def render_table(summary: Mapping[str, Any]) -> str:
     text = [line[0].ljust(20) + "".join(cell.rjust(12) for cell in line[1:]) for line in lines]
     text.insert(1, "-" * len(text[0]))
     notes = ["percent; CHAIR (hallucination, lower is better) and recall: descriptions by the simple prompt"]
-    notes += [f"control of {MODELS[model]}: {CONTROLS[model]}" for model in CONTROLS if f"{model}_control" in models]
+    notes += [f"control of {MODELS[name]}: {told}" for name, told in _controls(summary, models).items()]
     return "\n".join([*text, *notes])
+
+
+def _controls(split: Mapping[str, Any], models: Sequence[str]) -> dict[str, str]:
+    """What the controls that there are were trained on, by the model that they stand beside."""
+    told: Mapping[str, str] = split.get("controls", CONTROLS)
+    return {name: text for name, text in told.items() if f"{name}_control" in models}
 
 
 def escape(text: str) -> str:
@@ -191,7 +197,8 @@ def _change(report: Report, model: str, path: Path) -> str:
     if control is None:
         return f"**{sentence}.** No control was trained beside it, so the cause of the change is open."
     against = _find_comparison(report.comparisons, model, f"{model}_control", path)
-    told = f"its control ({CONTROLS[model]}) has {control:.1f}{_interval(against, f'{MODELS[model]} minus control')}"
+    trained_on = _controls(report.summary, [f"{model}_control"])[model]
+    told = f"its control ({trained_on}) has {control:.1f}{_interval(against, f'{MODELS[model]} minus control')}"
     return f"**{sentence}; {told}.**"
 
 
@@ -225,7 +232,7 @@ def _split_tables(split: Mapping[str, Any]) -> list[str]:
     main = _figure_table(split, models, _FIGURES)
     if not main:
         return []
-    notes = [f"Control of {MODELS[name]}: {text}." for name, text in CONTROLS.items() if f"{name}_control" in models]
+    notes = [f"Control of {MODELS[name]}: {text}." for name, text in _controls(split, models).items()]
     legend = " ".join(["Percent, with 95% bootstrap intervals over images; lower is better for CHAIR only.", *notes])
     return [main, legend, _figure_table(split, models, types)]
 

@@ -88,30 +88,45 @@ def draw_requests(
         corruption="",
         seed=0 if given else make_seed(seed, item_id, PREFERRED),
     )
-    return [
-        preferred,
-        *(_draw_negative(item_id, number, seed, pool, negatives, given) for number in range(negatives.per_positive)),
-    ]
+    drawn = [preferred]
+    left: list[int] = []  # kinds that no negative of this item has had yet
+    for number in range(negatives.per_positive):
+        left = left or list(range(len(negatives.kinds)))
+        ask = _Ask(item_id=item_id, number=number, seed=seed)
+        index = ask.choose(left, negatives)
+        left.remove(index)
+        drawn.append(_draw_negative(ask, index, pool, negatives.kinds[index], given))
+    return drawn
 
 
-def _draw_negative(
-    item_id: str, number: int, seed: int, pool: Prompts, negatives: Negatives, given: Given | None
-) -> Draw:
-    def seed_of(what: str) -> int:
-        return make_seed(seed, item_id, what, *([number] if number else []))
+@dataclass(frozen=True, kw_only=True)
+class _Ask:
+    """Which dispreferred answer of an item is drawn, from 0: whatever is drawn for it is a function of this."""
 
-    bounds = list(accumulate(kind.weight for kind in negatives.kinds))
-    coin = seed_of("negative") / 2**63 * bounds[-1]
-    index = next((i for i, bound in enumerate(bounds) if coin < bound), len(bounds) - 1)
-    kind = negatives.kinds[index]
+    item_id: str
+    number: int
+    seed: int
+
+    def seed_of(self, what: str) -> int:
+        """The seed of one of its draws."""
+        return make_seed(self.seed, self.item_id, what, *([self.number] if self.number else []))
+
+    def choose(self, among: Sequence[int], negatives: Negatives) -> int:
+        """The number of a kind, drawn by weight."""
+        bounds = list(accumulate(negatives.kinds[index].weight for index in among))
+        coin = self.seed_of("negative") / 2**63 * bounds[-1]
+        return next((index for index, bound in zip(among, bounds, strict=True) if coin < bound), among[-1])
+
+
+def _draw_negative(ask: _Ask, index: int, pool: Prompts, kind: Negative, given: Given | None) -> Draw:
     corruption = ""
-    prompt = given.question if given else prompts.draw(pool.simple, seed_of("corrupted prompt"))
+    prompt = given.question if given else prompts.draw(pool.simple, ask.seed_of("corrupted prompt"))
     if isinstance(kind, MisleadingPrompt):
-        prompt = prompts.draw(pool.misleading, seed_of("misleading prompt"))
+        prompt = prompts.draw(pool.misleading, ask.seed_of("misleading prompt"))
     elif isinstance(kind, CorruptedImage):
-        corruption = draw_corruption(kind.corruptions, seed_of("corruption"))
+        corruption = draw_corruption(kind.corruptions, ask.seed_of("corruption"))
     elif isinstance(kind, NoisedImage):
-        drawn = {"type": NoisedImage.__name__, "step": kind.step, "seed": seed_of("noise")}
+        drawn = {"type": NoisedImage.__name__, "step": kind.step, "seed": ask.seed_of("noise")}
         corruption = json.dumps(drawn, sort_keys=True)
     elif isinstance(kind, ErrorInjection):
         prompt = ""
@@ -121,7 +136,7 @@ def _draw_negative(
         kind=index,
         negative=_NAMES[type(kind)],
         corruption=corruption,
-        seed=seed_of(DISPREFERRED),
+        seed=ask.seed_of(DISPREFERRED),
     )
 
 

@@ -276,7 +276,9 @@ def _use_phrases(gain: Gain, min_gain: float) -> list[bool]:
     for number, answer in enumerate(answers):
         mine = [t for t, of in enumerate(gain.answers) if of == number]
         spoken = [t for t in mine if gain.starts[t] < len(answer)]
-        pieces = [answer[gain.starts[t] : gain.stops[t]] for t in spoken]
+        # From where the token before ended: many tokenizers leave the space between out of both.
+        begins = [0, *(gain.stops[t] for t in spoken)]
+        pieces = [answer[min(begin, gain.starts[t]) : gain.stops[t]] for begin, t in zip(begins, spoken, strict=False)]
         used += selection.keep_phrases(pieces, [gain.gains[t] for t in spoken], min_gain)
         used += [True] * (len(mine) - len(spoken))
     return used

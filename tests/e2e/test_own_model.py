@@ -59,7 +59,7 @@ def _config(own: Project) -> Config:
 
 
 def test_run_on_real_photos_leaves_models_and_a_report_without_ground_truth(own: Project, real_data: Path) -> None:
-    of_pairs = ["listing", "images", "unique", "responses", "pairs", "pairs_scores"]
+    of_pairs = ["listing", "images", "unique", "responses", "pairs", "pair_scores"]
     assert own.stages() == sorted([*of_pairs, "stage1", "samples", "descriptions", "fitting", "stage2"])
     for stage in ("stage1", "stage2"):
         assert (own.run_home / stage / "adapter" / "adapter_model.safetensors").is_file()

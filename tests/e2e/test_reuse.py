@@ -64,3 +64,51 @@ def test_stages_alone_make_what_the_pipeline_reuses_and_leave_references(finishe
     home = project.home / "runs" / "own-descriptions"
     assert list(json.loads((home / "artifacts.json").read_text())) == ["samples", "descriptions"]
     assert audit_run(str(home)).faults == audit_run(str(project.home / "runs" / "own-preferences")).faults == []
+
+
+def test_changed_p_or_alpha_scores_and_pairs_nothing_again(finished: Project, tmp_path: Path) -> None:
+    """Counted in the store: a sweep over either pays for training, and alpha for its own model's descriptions."""
+    project = finished.copy(tmp_path / "sweep")
+    before = project.made()
+    selected = ["vig={blind: {type: Blur, radius: 0.2}}", "stage1.selection={type: GainedPairs, keep_share: 0.8}"]
+    selected += ["stage2.selection={type: VigSelection, keep_share: 0.7, tokens: {type: PhraseTokens, min_gain: 0}}"]
+    project.finish(*selected)
+    added = sorted(name.rpartition("-")[0] for name in project.made() - before)
+    scored = ["pair_gains", "pair_selection", "sample_gains", "sample_scores", "sample_selection"]
+    assert added == ["descriptions", "fitting", *scored, "stage1", "stage2"]
+    assert audit_run(str(project.run_home)).faults == []
+    before = project.made()
+    project.finish(*selected, "stage2.selection.keep_share=0.5")
+    added = sorted(name.rpartition("-")[0] for name in project.made() - before)
+    assert added == ["sample_selection", "stage2"]
+    before = project.made()
+    project.finish(*selected, "stage1.loss.alpha=0.5")
+    added = sorted(name.rpartition("-")[0] for name in project.made() - before)
+    assert added == ["descriptions", "fitting", "stage1", "stage2"]
+
+
+def test_bpo_alone_and_sft_alone_are_whole_runs(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "alone")
+    sampling = "{temperature: 0.8, max_new_tokens: 12}"
+    kinds = f"[{{type: NoisedImage}}, {{type: OtherImage}}, {{type: ErrorInjection, sampling: {sampling}}}]"
+    config = yaml.safe_load((project.home / "own.yaml").read_text())
+    data = json.dumps({name: config["instructions"][name] for name in ("uri", "images")})
+    bpo = [f"annotated={{data: {data}, negatives: {{per_positive: 2, kinds: {kinds}}}, sampling: {sampling}}}"]
+    bpo += ["name=bpo", "unlabeled=null", "stage2=null", "stage2_control=null"]
+    bpo += ["prompts.rewrite_description='spoil : {description}'", "prompts.rewrite_answer='{question} {answer} no'"]
+    project.finish(*bpo)
+    home = project.home / "runs" / "bpo"
+    assert audit_run(str(home)).faults == []
+    roles = set(json.loads((home / "artifacts.json").read_text()))
+    assert roles == {"annotations", "annotated_responses", "annotated_pairs", "annotated_pairs_scores", "stage1"}
+    done = project.run("vig={blind: {type: NoImage}}", job="score_vig.py")
+    assert done.returncode == 0, done.stderr
+    done = project.run("vig={blind: {type: NoImage}}", job="select_samples.py")
+    assert done.returncode == 2 and "stage2.selection is null" in done.stderr
+    done = project.run("vig={blind: {type: NoImage}}", job="train_sft.py")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads((project.home / "runs" / "own-sft" / "artifacts.json").read_text())) == {
+        "samples",
+        "fitting",
+        "stage2",
+    }

@@ -374,6 +374,7 @@ def test_draws_of_several_negatives_begin_with_those_of_one() -> None:
         several = draw_requests(image_id, seed=0, pool=_REWRITES, negatives=replace(_NEGATIVES, per_positive=3))
         assert several[:2] == _draw(image_id)
         assert len({draw.seed for draw in several}) == 4
+        assert {draw.negative for draw in several[1:3]} == {MISLEADING, CORRUPTED}
 
 
 def test_a_sample_without_an_image_is_a_reason(tmp_path: Path) -> None:

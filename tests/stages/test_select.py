@@ -27,7 +27,7 @@ from stic_ray.stages import select
 from stic_ray.stages.score import CHOSEN, PAIRS, REJECTED, SAMPLES
 
 _ANSWER = "red circle , blue dot ."
-_PIECES = [(0, 3), (3, 10), (10, 12), (12, 17), (17, 21), (21, 23), (23, 23)]
+_PIECES = [(0, 3), (4, 10), (11, 12), (13, 17), (18, 21), (22, 23), (23, 23)]  # as a tokenizer by words has them
 
 
 def _gain(item: str, gains: list[float], *, role: str = "answer", image: bool = True, **values: str) -> Gain:
@@ -108,6 +108,7 @@ def test_tokens_by_the_samples_threshold_or_a_constant_or_by_phrase(tmp_path: Pa
         (ThresholdTokens(), [value >= tau for value in gains[0]]),
         (ThresholdTokens(min_gain=0.05), [True, True, False, False, False, False, False]),
         (PhraseTokens(min_gain=0.05), [True, True, False, False, False, True, True]),
+        (PhraseTokens(min_gain=0.5), [True, False, False, False, False, True, True]),
         (PhraseTokens(min_gain=-5.0), [True] * 7),
     ):
         found, _ = _run(
