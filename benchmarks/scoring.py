@@ -316,7 +316,8 @@ def run_kills(work: Path, least: int) -> dict[str, Any]:
 def main() -> int:
     """Run all legs; exit status 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=160)
+    parser.add_argument("--samples", type=int, default=96, help="of the ways side by side")
+    parser.add_argument("--pool-samples", type=int, default=320, help="of the pool and the bare scorer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--leg", nargs=3, metavar=("NAME", "SIZE", "FOLDER"), help=argparse.SUPPRESS)
@@ -333,7 +334,7 @@ def main() -> int:
     bars: list[Bar] = []
     with tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
-            make_setting(Path(folder), size, arguments.samples)
+            make_setting(Path(folder), size, max(arguments.samples, arguments.pool_samples))
             legs = [*WAYS, "bare", "pool"] if size == "large" else list(WAYS)
             rounds = [{leg: _leg(arguments, leg, size, folder) for leg in legs} for _ in range(arguments.rounds)]
             figures[size] = _summarise(rounds)
@@ -348,7 +349,8 @@ def main() -> int:
 
 def _leg(arguments: argparse.Namespace, leg: str, size: str, folder: str) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, __file__, "--samples", str(arguments.samples), "--leg", leg, size, folder]
+    samples = arguments.pool_samples if leg in ("pool", "bare") else arguments.samples
+    command = [sys.executable, __file__, "--samples", str(samples), "--leg", leg, size, folder]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(done.stderr[-3000:])
