@@ -92,7 +92,7 @@ def test_bpo_alone_and_sft_alone_are_whole_runs(finished: Project, tmp_path: Pat
     sampling = "{temperature: 0.8, max_new_tokens: 12}"
     kinds = f"[{{type: NoisedImage}}, {{type: OtherImage}}, {{type: ErrorInjection, sampling: {sampling}}}]"
     config = yaml.safe_load((project.home / "own.yaml").read_text())
-    data = json.dumps({name: config["instructions"][name] for name in ("uri", "images")})
+    data = json.dumps({name: config["instructions"][name] for name in ("type", "uri", "images")})
     bpo = [f"annotated={{data: {data}, negatives: {{per_positive: 2, kinds: {kinds}}}, sampling: {sampling}}}"]
     bpo += ["name=bpo", "unlabeled=null", "stage2=null", "stage2_control=null"]
     bpo += ["prompts.rewrite_description='spoil : {description}'", "prompts.rewrite_answer='{question} {answer} no'"]
