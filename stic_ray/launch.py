@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,12 @@ def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Nam
         default=recipes.EMBEDDED,
         help=f"a named recipe (default: %(default)s): {', '.join(recipes.names())}",
     )
+    if job is PREFERENCES:
+        parser.add_argument(
+            "--method",
+            choices=sorted(_SOURCES),
+            help="only the pairs of unlabeled images (stic) or of annotated data (bpo); without it of all that is set",
+        )
     parser.add_argument("--show-config", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the configuration")
     return parser.parse_args(argv)
@@ -183,6 +189,22 @@ def resolve_config(arguments: argparse.Namespace) -> Config:
     config = parse_config(recipes.expand(tree), arguments.overrides)
     _refuse_relative_when_submitted(config)
     return parse_config(_absolute(to_tree(config)), [])
+
+
+_SOURCES = {"stic": "unlabeled", "bpo": "annotated"}  # what a method makes pairs of
+
+
+def _only(config: Config, method: str) -> Config:
+    """A configuration whose pairs are one method's alone; raises ValueError where it has nothing to make them of."""
+    source = _SOURCES[method]
+    if getattr(config, source) is None:
+        raise ValueError(f"--method {method}: {source} is null: set it, or take a recipe that does, like embedded-bpo")
+    return replace(
+        config,
+        unlabeled=config.unlabeled if method == "stic" else None,
+        annotated=config.annotated if method == "bpo" else None,
+        imported=None,
+    )
 
 
 def _refuse_relative_when_submitted(config: Config) -> None:
@@ -322,6 +344,8 @@ def main(argv: list[str] | None = None, job: Job = PIPELINE) -> int:
     logging.getLogger("stic_ray").setLevel(logging.INFO)
     try:
         config = resolve_config(arguments)
+        if getattr(arguments, "method", None):
+            config = _only(config, arguments.method)
         if arguments.show_config:
             sys.stdout.write(yaml.safe_dump(to_tree(config), sort_keys=False))
             return 0

@@ -210,3 +210,13 @@ def test_resolve_config_leaves_a_folder_of_images_that_is_not_given() -> None:
     config = launch.resolve_config(launch.parse_arguments(["imported={uri: s3://b/x.jsonl, format: trl}"]))
     assert config.imported is not None
     assert (config.imported.uri, config.imported.images) == ("s3://b/x.jsonl", "")
+
+
+def test_method_leaves_one_source_of_pairs(capsys: pytest.CaptureFixture[str]) -> None:
+    for method, kept in (("bpo", "annotated"), ("stic", "unlabeled")):
+        recipe = ["--recipe", "embedded-together", "--method", method, "--show-config"]
+        assert launch.build_preferences(recipe) == 0
+        shown = yaml.safe_load(capsys.readouterr().out)
+        assert [name for name in ("unlabeled", "annotated", "imported") if shown[name] is not None] == [kept]
+    assert launch.build_preferences(["--method", "bpo", "--show-config"]) == 2
+    assert capsys.readouterr().err.startswith("error: --method bpo: annotated is null: set it, or take a recipe")
