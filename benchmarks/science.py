@@ -256,7 +256,7 @@ def holds(found: Mapping[str, Difference], least: float) -> bool:
     """Whether a method beats its control: CHAIR_i or CHAIR_s lower by `least`, certainly, and nothing else lost."""
     gains = [found[f"describe_simple/{name}"] for name in ("chair_i", "chair_s")]
     kept = [found["describe_simple/recall"], found["questions/accuracy"]]
-    return any(-each.value >= least and each.high < 0 for each in gains) and all(k.value >= -LOST for k in kept)
+    return any(-each.value >= least and each.excludes_zero for each in gains) and all(k.value >= -LOST for k in kept)
 
 
 def main() -> int:

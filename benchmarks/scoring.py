@@ -237,7 +237,7 @@ def run_pool(setting: Setting) -> dict[str, Any]:
     from stic_ray.artifacts import Artifact, Plan
     from stic_ray.flow import Inputs, Work, one_by_one, run_stage
     from stic_ray.records import Score
-    from stic_ray.stages.score import _conversations_of_sample
+    from stic_ray.stages.score import conversations_of_sample
 
     samples = setting.samples()
     ray.init(address="local", num_cpus=2 * THREADS, object_store_memory=10**9, include_dashboard=False)
@@ -256,7 +256,7 @@ def run_pool(setting: Setting) -> dict[str, Any]:
                 "dtype": DTYPE,
                 "batch_size": BATCH,
                 "max_length": MAX_LENGTH,
-                "split": _conversations_of_sample,
+                "split": conversations_of_sample,
             },
         )
         made = run_stage(

@@ -15,7 +15,7 @@ from stic_ray.config import Blind, Blur, ConstantImage, NoImage
 from stic_ray.flow import Outcome, Task, Unit
 from stic_ray.images import blind, decode, encode
 from stic_ray.records import Sample, Turn, make_id
-from stic_ray.stages.score import AnswerScorer, GainScorer, Hide, _conversations_of_sample
+from stic_ray.stages.score import AnswerScorer, GainScorer, Hide, conversations_of_sample
 
 _SIDES = ((30, 40), (150, 100), (200, 60), (90, 90))
 _TALKS = (
@@ -61,7 +61,7 @@ def _score(checkpoint: Path, samples: list[Sample], view: Blind) -> list[Outcome
     for number, sample in enumerate(samples):
         payload = json.dumps({**vars(sample), "turns": [vars(turn) for turn in sample.turns]})
         tasks.append(Task(id=sample.id, images=[_image(number)] if sample.image_uri else [], payload=payload))
-    scored = AnswerScorer(**arguments, split=_conversations_of_sample)(tasks)  # type: ignore[arg-type]
+    scored = AnswerScorer(**arguments, split=conversations_of_sample)(tasks)  # type: ignore[arg-type]
     hidden = []
     for outcome, task in zip(scored, tasks, strict=True):
         assert outcome.reason == ""

@@ -1,13 +1,15 @@
 """What a format is: how a pair and a sample are written as one of its records and read from one, and its columns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import pyarrow as pa
 
-from stic_ray.exchange.items import PairItem, Picture, SampleItem
-from stic_ray.origins import ORIGIN, PairOrigin, SampleOrigin
+from stic_ray.exchange.conversations import check_turns, read_text, unmarked
+from stic_ray.exchange.items import IMPORTED, PairItem, Picture, SampleItem
+from stic_ray.origins import ORIGIN, PairOrigin, SampleOrigin, read_origin
+from stic_ray.records import Turn
 
 Tree = Mapping[str, Any]  # a record as plain data, but for its image: a Picture
 
@@ -23,6 +25,16 @@ def _origin_type(kind: type) -> pa.DataType:
 
 
 PAIR_ORIGIN, SAMPLE_ORIGIN = _origin_type(PairOrigin), _origin_type(SampleOrigin)
+
+
+def pair_columns(*own: tuple[str, pa.DataType]) -> pa.Schema:
+    """The columns of a table of pairs: a format's own, and what every format tells beside them."""
+    return pa.schema([*own, ("negative", pa.string()), (ORIGIN, PAIR_ORIGIN)])
+
+
+def sample_columns(*own: tuple[str, pa.DataType]) -> pa.Schema:
+    """As `pair_columns`, of samples."""
+    return pa.schema([*own, ("category", pa.string()), (ORIGIN, SAMPLE_ORIGIN)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +83,29 @@ def read_picture(tree: Tree, name: str) -> Picture | None:
     if not isinstance(value, str):
         raise ValueError(f"{name} is not one path")
     return Picture(path=value)
+
+
+def pair_item(tree: Tree, *, image: Picture | None, prompt: str, chosen: str, rejected: str) -> PairItem:
+    """The pair of a record, with what it tells beside its texts."""
+    return PairItem(
+        image=image,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        negative=read_text(tree.get("negative") or IMPORTED, "negative"),
+        origin=read_origin(tree, PairOrigin),
+    )
+
+
+def sample_item(tree: Tree, image: Picture | None, marked: Sequence[Turn]) -> SampleItem:
+    """The sample of a record; `marked` are its turns with the image's marker.
+
+    Raises:
+        ValueError: they do not alternate, or the marker stands where no image can.
+    """
+    turns = unmarked(marked, image)
+    check_turns(turns)
+    return SampleItem(image=image, turns=turns, origin=read_origin(tree, SampleOrigin))
 
 
 def write_pictures(image: Picture | None) -> list[Picture]:

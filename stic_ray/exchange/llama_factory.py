@@ -6,29 +6,28 @@ import pyarrow as pa
 
 from stic_ray.exchange.conversations import (
     answer,
-    check_turns,
     only,
     question,
     read_sharegpt,
-    read_text,
     unmarked,
     write_sharegpt,
 )
 from stic_ray.exchange.format import (
     IMAGE,
-    PAIR_ORIGIN,
-    SAMPLE_ORIGIN,
     SHAREGPT,
     SHAREGPT_TURN,
     Format,
     Samples,
     Tree,
+    pair_columns,
+    pair_item,
     read_picture,
+    sample_columns,
+    sample_item,
     write_origin,
     write_pictures,
 )
-from stic_ray.exchange.items import IMPORTED, PairItem, SampleItem
-from stic_ray.origins import ORIGIN, PairOrigin, SampleOrigin, read_origin
+from stic_ray.exchange.items import PairItem, SampleItem
 
 NAME = "llama_factory"
 INFO = "dataset_info.json"
@@ -62,16 +61,7 @@ def _read(tree: Tree) -> list[PairItem]:
     only(turns, "user", "conversations")
     chosen, rejected = (only(read_sharegpt(tree.get(name), name), "assistant", name) for name in ("chosen", "rejected"))
     asked, _, _ = unmarked([*turns, answer(chosen), answer(rejected)], image)
-    return [
-        PairItem(
-            image=image,
-            prompt=asked.text,
-            chosen=chosen,
-            rejected=rejected,
-            negative=read_text(tree.get("negative") or IMPORTED, "negative"),
-            origin=read_origin(tree, PairOrigin),
-        )
-    ]
+    return [pair_item(tree, image=image, prompt=asked.text, chosen=chosen, rejected=rejected)]
 
 
 def _write_sample(item: SampleItem) -> dict[str, Any]:
@@ -85,34 +75,24 @@ def _write_sample(item: SampleItem) -> dict[str, Any]:
 
 def _read_sample(tree: Tree) -> SampleItem:
     image = read_picture(tree, _IMAGES)
-    turns = unmarked(read_sharegpt(tree.get("conversations"), "conversations"), image)
-    check_turns(turns)
-    return SampleItem(image=image, turns=turns, origin=read_origin(tree, SampleOrigin))
+    return sample_item(tree, image, read_sharegpt(tree.get("conversations"), "conversations"))
 
 
 FORMAT = Format(
     name=NAME,
     image=_IMAGES,
-    columns=pa.schema(
-        [
-            ("conversations", SHAREGPT),
-            ("chosen", SHAREGPT_TURN),
-            ("rejected", SHAREGPT_TURN),
-            (_IMAGES, pa.list_(IMAGE)),
-            ("negative", pa.string()),
-            (ORIGIN, PAIR_ORIGIN),
-        ]
+    columns=pair_columns(
+        ("conversations", SHAREGPT),
+        ("chosen", SHAREGPT_TURN),
+        ("rejected", SHAREGPT_TURN),
+        (_IMAGES, pa.list_(IMAGE)),
     ),
     write=_write,
     read=_read,
     samples=Samples(
-        columns=pa.schema(
-            [
-                ("conversations", SHAREGPT),
-                (_IMAGES, pa.list_(IMAGE)),
-                ("category", pa.string()),
-                (ORIGIN, SAMPLE_ORIGIN),
-            ]
+        columns=sample_columns(
+            ("conversations", SHAREGPT),
+            (_IMAGES, pa.list_(IMAGE)),
         ),
         write=_write_sample,
         read=_read_sample,

@@ -6,27 +6,25 @@ import pyarrow as pa
 
 from stic_ray.exchange.conversations import (
     answer,
-    check_turns,
     question,
     read_pair_turns,
     read_sharegpt,
-    read_text,
-    unmarked,
     write_sharegpt,
 )
 from stic_ray.exchange.format import (
     IMAGE,
-    PAIR_ORIGIN,
-    SAMPLE_ORIGIN,
     SHAREGPT,
     Format,
     Samples,
     Tree,
+    pair_columns,
+    pair_item,
     read_picture,
+    sample_columns,
+    sample_item,
     write_origin,
 )
-from stic_ray.exchange.items import IMPORTED, PairItem, SampleItem
-from stic_ray.origins import ORIGIN, PairOrigin, SampleOrigin, read_origin
+from stic_ray.exchange.items import PairItem, SampleItem
 
 _IMAGE, _REJECTED = "image", "rejected_conversations"
 
@@ -56,16 +54,7 @@ def _read(tree: Tree) -> list[PairItem]:
     other, rejected = read_pair_turns(worse, image, _REJECTED)
     if other != prompt:
         raise ValueError(f"conversations and {_REJECTED} do not begin with the same question")
-    return [
-        PairItem(
-            image=image,
-            prompt=prompt,
-            chosen=chosen,
-            rejected=rejected,
-            negative=read_text(tree.get("negative") or IMPORTED, "negative"),
-            origin=read_origin(tree, PairOrigin),
-        )
-    ]
+    return [pair_item(tree, image=image, prompt=prompt, chosen=chosen, rejected=rejected)]
 
 
 def _write_sample(item: SampleItem) -> dict[str, Any]:
@@ -79,35 +68,25 @@ def _write_sample(item: SampleItem) -> dict[str, Any]:
 
 def _read_sample(tree: Tree) -> SampleItem:
     image = read_picture(tree, _IMAGE)
-    turns = unmarked(read_sharegpt(tree.get("conversations"), "conversations"), image)
-    check_turns(turns)
-    return SampleItem(image=image, turns=turns, origin=read_origin(tree, SampleOrigin))
+    return sample_item(tree, image, read_sharegpt(tree.get("conversations"), "conversations"))
 
 
 FORMAT = Format(
     name="llava",
     image=_IMAGE,
-    columns=pa.schema(
-        [
-            ("id", pa.string()),
-            (_IMAGE, IMAGE),
-            ("conversations", SHAREGPT),
-            (_REJECTED, SHAREGPT),
-            ("negative", pa.string()),
-            (ORIGIN, PAIR_ORIGIN),
-        ]
+    columns=pair_columns(
+        ("id", pa.string()),
+        (_IMAGE, IMAGE),
+        ("conversations", SHAREGPT),
+        (_REJECTED, SHAREGPT),
     ),
     write=_write,
     read=_read,
     samples=Samples(
-        columns=pa.schema(
-            [
-                ("id", pa.string()),
-                (_IMAGE, IMAGE),
-                ("conversations", SHAREGPT),
-                ("category", pa.string()),
-                (ORIGIN, SAMPLE_ORIGIN),
-            ]
+        columns=sample_columns(
+            ("id", pa.string()),
+            (_IMAGE, IMAGE),
+            ("conversations", SHAREGPT),
         ),
         write=_write_sample,
         read=_read_sample,

@@ -6,7 +6,6 @@ import pyarrow as pa
 
 from stic_ray.exchange.conversations import (
     answer,
-    check_turns,
     question,
     read_messages,
     read_pair_turns,
@@ -18,17 +17,18 @@ from stic_ray.exchange.conversations import (
 from stic_ray.exchange.format import (
     IMAGE,
     MESSAGES,
-    PAIR_ORIGIN,
-    SAMPLE_ORIGIN,
     Format,
     Samples,
     Tree,
+    pair_columns,
+    pair_item,
     read_picture,
+    sample_columns,
+    sample_item,
     write_origin,
     write_pictures,
 )
-from stic_ray.exchange.items import IMPORTED, PairItem, SampleItem
-from stic_ray.origins import ORIGIN, PairOrigin, SampleOrigin, read_origin
+from stic_ray.exchange.items import PairItem, SampleItem
 
 _IMAGES, _REJECTED = "images", "rejected_response"
 
@@ -49,16 +49,7 @@ def _read(tree: Tree) -> list[PairItem]:
     prompt, chosen = read_pair_turns(read_messages(tree.get("messages"), "messages"), image, "messages")
     rejected = read_text(tree.get(_REJECTED), _REJECTED)
     unmarked([question(prompt), answer(rejected)], image)
-    return [
-        PairItem(
-            image=image,
-            prompt=prompt,
-            chosen=chosen,
-            rejected=rejected,
-            negative=read_text(tree.get("negative") or IMPORTED, "negative"),
-            origin=read_origin(tree, PairOrigin),
-        )
-    ]
+    return [pair_item(tree, image=image, prompt=prompt, chosen=chosen, rejected=rejected)]
 
 
 def _write_sample(item: SampleItem) -> dict[str, Any]:
@@ -72,33 +63,23 @@ def _write_sample(item: SampleItem) -> dict[str, Any]:
 
 def _read_sample(tree: Tree) -> SampleItem:
     image = read_picture(tree, _IMAGES)
-    turns = unmarked(read_messages(tree.get("messages"), "messages"), image)
-    check_turns(turns)
-    return SampleItem(image=image, turns=turns, origin=read_origin(tree, SampleOrigin))
+    return sample_item(tree, image, read_messages(tree.get("messages"), "messages"))
 
 
 FORMAT = Format(
     name="ms_swift",
     image=_IMAGES,
-    columns=pa.schema(
-        [
-            ("messages", MESSAGES),
-            (_IMAGES, pa.list_(IMAGE)),
-            (_REJECTED, pa.string()),
-            ("negative", pa.string()),
-            (ORIGIN, PAIR_ORIGIN),
-        ]
+    columns=pair_columns(
+        ("messages", MESSAGES),
+        (_IMAGES, pa.list_(IMAGE)),
+        (_REJECTED, pa.string()),
     ),
     write=_write,
     read=_read,
     samples=Samples(
-        columns=pa.schema(
-            [
-                ("messages", MESSAGES),
-                (_IMAGES, pa.list_(IMAGE)),
-                ("category", pa.string()),
-                (ORIGIN, SAMPLE_ORIGIN),
-            ]
+        columns=sample_columns(
+            ("messages", MESSAGES),
+            (_IMAGES, pa.list_(IMAGE)),
         ),
         write=_write_sample,
         read=_read_sample,

@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from stic_ray.exchange.conversations import (
     answer,
-    check_turns,
     only,
     question,
     read_messages,
@@ -18,17 +17,18 @@ from stic_ray.exchange.conversations import (
 )
 from stic_ray.exchange.format import (
     IMAGE,
-    PAIR_ORIGIN,
-    SAMPLE_ORIGIN,
     Format,
     Samples,
     Tree,
+    pair_columns,
+    pair_item,
     read_picture,
+    sample_columns,
+    sample_item,
     write_origin,
     write_pictures,
 )
 from stic_ray.exchange.items import PairItem, Picture, SampleItem
-from stic_ray.origins import ORIGIN, PairOrigin, SampleOrigin, read_origin
 from stic_ray.records import Turn
 
 _IMAGES = "images"
@@ -68,10 +68,7 @@ def _read(tree: Tree) -> list[PairItem]:
         (asked,) = unmarked([asked], image)
         prompt, chosen, rejected = asked.text, _text(tree, "chosen", "assistant"), _text(tree, "rejected", "assistant")
         unmarked([asked, answer(chosen), answer(rejected)], image)
-    origin = read_origin(tree, PairOrigin)
-    negative = tree.get("negative")
-    named = {"negative": read_text(negative, "negative")} if negative else {}
-    return [PairItem(image=image, prompt=prompt, chosen=chosen, rejected=rejected, origin=origin, **named)]
+    return [pair_item(tree, image=image, prompt=prompt, chosen=chosen, rejected=rejected)]
 
 
 def _text(tree: Tree, name: str, role: str) -> str:
@@ -95,32 +92,22 @@ def _write_sample(item: SampleItem) -> dict[str, Any]:
 def read_sample(tree: Tree) -> SampleItem:
     """A sample of a `messages` record."""
     image = _read_image(tree)
-    turns = unmarked(read_messages(tree.get("messages"), "messages"), image)
-    check_turns(turns)
-    return SampleItem(image=image, turns=turns, origin=read_origin(tree, SampleOrigin))
+    return sample_item(tree, image, read_messages(tree.get("messages"), "messages"))
 
 
 FORMAT = Format(
     name="trl",
     image=_IMAGES,
-    columns=pa.schema(
-        [
-            (_IMAGES, pa.list_(IMAGE)),
-            *((name, _MESSAGES) for name in ("prompt", "chosen", "rejected")),
-            ("negative", pa.string()),
-            (ORIGIN, PAIR_ORIGIN),
-        ]
+    columns=pair_columns(
+        (_IMAGES, pa.list_(IMAGE)),
+        *((name, _MESSAGES) for name in ("prompt", "chosen", "rejected")),
     ),
     write=_write,
     read=_read,
     samples=Samples(
-        columns=pa.schema(
-            [
-                (_IMAGES, pa.list_(IMAGE)),
-                ("messages", _MESSAGES),
-                ("category", pa.string()),
-                (ORIGIN, SAMPLE_ORIGIN),
-            ]
+        columns=sample_columns(
+            (_IMAGES, pa.list_(IMAGE)),
+            ("messages", _MESSAGES),
         ),
         write=_write_sample,
         read=read_sample,

@@ -39,7 +39,7 @@ def plan(kind: str, items: Artifact, model: Model, fingerprint: str, max_length:
 
 def run(config: Config, kind: str, items: Artifact, model: Model, plan: Plan) -> Artifact:
     """Make the artifact: one unit an item; two rows a pair, one a sample."""
-    split = _conversations_of_pair if kind == PAIRS else _conversations_of_sample
+    split = conversations_of_pair if kind == PAIRS else conversations_of_sample
     work = Work(
         record=Score,
         input_column="item_id",
@@ -87,7 +87,8 @@ def by_item(rows: pa.Table) -> pa.Table:
     return by_column(rows, "item_id")
 
 
-def _conversations_of_pair(payload: str) -> list[Score]:
+def conversations_of_pair(payload: str) -> list[Score]:
+    """Both answers of a pair, unscored."""
     pair = Pair(**json.loads(payload))
     answers = {CHOSEN: pair.chosen, REJECTED: pair.rejected}
     return [
@@ -96,7 +97,8 @@ def _conversations_of_pair(payload: str) -> list[Score]:
     ]
 
 
-def _conversations_of_sample(payload: str) -> list[Score]:
+def conversations_of_sample(payload: str) -> list[Score]:
+    """A sample's one conversation, unscored."""
     sample = read_sample(payload)
     return [_unscored(sample, ANSWER, sample.category, sample.turns)]
 

@@ -1,5 +1,7 @@
 """Which engine answers: what is asked for, what this machine has, what serves the model, what the pool gives."""
 
+import json
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ import pytest
 from e2e_project import configuration
 
 from stic_ray import engines
-from stic_ray.config import Config, Transformers, Vllm, parse_config
+from stic_ray.config import Config, Negatives, NoisedImage, Transformers, Vllm, parse_config
 
 
 @pytest.fixture
@@ -127,3 +129,18 @@ def test_vllm_that_only_the_workers_of_a_cluster_need_is_no_mistake(
     monkeypatch.delenv("RAY_ADDRESS")
     with pytest.raises(ValueError, match=r"engine\.type is Vllm, which is not installed here"):
         engines.check_engine(config)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next", "idefics3"])
+def test_noise_takes_vllm_only_where_images_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    names = {"llava": "Llava", "llava_next": "LlavaNext", "idefics3": "Idefics3"}
+    architecture = f"{names[family]}ForConditionalGeneration"
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture], "model_type": family}))
+    _install(monkeypatch, "0.32.0+cpu")
+    config = replace(_config(tmp_path, {"type": "Auto"}), negatives=Negatives(kinds=(NoisedImage(),)))
+    assert engines.resolve_engine(config) == (Vllm() if family == "llava" else Transformers())
+    if family != "llava":
+        with pytest.raises(ValueError, match=r"engine\.type is Vllm, which cannot add the noise of NoisedImage"):
+            engines.resolve_engine(replace(config, engine=Vllm()))
