@@ -266,7 +266,10 @@ class Prepare:
         if isinstance(kind, OtherImage):
             if not other_uri:
                 raise BadImageError("there is no other image in its file to be answered for it")
-            return sources.read_image(other_uri)
+            try:
+                return sources.read_image(other_uri)
+            except BadImageError as error:
+                raise BadImageError(f"the other image that was to be answered for it: {error}") from None
         if not isinstance(kind, CorruptedImage):
             return b""  # who answers decodes it anyway
         image = decode(data)

@@ -394,3 +394,9 @@ def test_other_image_is_the_next_by_id_that_is_another_file() -> None:
     }
     alone = generate._with_other(pa.table({"id": ["a"], "uri": ["u"]}))
     assert alone.column("other_uri").to_pylist() == [""]
+
+
+def test_a_missing_other_image_is_a_reason_that_says_which(tmp_path: Path) -> None:
+    unit = _sample_unit(tmp_path, 0, "yes")
+    prepare = Prepare(seed=0, pool=_REWRITES, negatives=Negatives(kinds=(OtherImage(),)))
+    assert prepare(unit).reason == "the other image that was to be answered for it: the image file is missing"
