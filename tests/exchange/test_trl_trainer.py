@@ -20,7 +20,7 @@ def test_exported_pairs_train_one_step_in_trl(
     tmp_path: Path,
     images: str,
 ) -> None:
-    trl = pytest.importorskip("trl", reason="needs trl (the extra peers)")
+    import trl
     from datasets import load_dataset
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
