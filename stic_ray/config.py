@@ -636,7 +636,8 @@ class Config:
     Pairs come from `unlabeled` images, which the model describes itself (STIC: `prompts`, `negatives`, `sampling`),
     from `annotated` data (BPO), are `imported`, or all of these; null for none. A stage is left out by null;
     `stage1_control` and `stage2_control` are the controls beside them. `vig` is how gains are measured for the stages'
-    `selection`.
+    `selection`. Stage 1 runs in `rounds`: the model of each writes the next one's pairs about the same images, is its
+    reference and trained on.
     """
 
     name: str
@@ -651,6 +652,7 @@ class Config:
     stage1_control: Training | None
     stage2: Training | None
     stage2_control: Training | None
+    rounds: int = 1
     annotated: Annotated | None = None
     imported: ImportedPairs | None = None
     evaluation: Evaluation | None = None
@@ -691,6 +693,8 @@ class Config:
         has_pairs = any(source is not None for source in (self.unlabeled, self.annotated, self.imported))
         wanted = "null, or unlabeled, annotated or imported set: it needs pairs"
         _require(self.stage1 is None or has_pairs, "stage1", "set", wanted)
+        wanted = "a positive number" if self.stage1 is not None else "1, where stage1 is null"
+        _require(self.rounds == 1 or (self.rounds > 0 and self.stage1 is not None), "rounds", self.rounds, wanted)
         _require(
             self.stage2 is None or self.instructions is not None, "instructions", None, "set, since stage2 needs it"
         )

@@ -23,14 +23,15 @@ from stic_ray.report.markdown import (
     Report,
     StageLine,
     TrainingLine,
+    model_title,
     render_report,
     render_table,
 )
 from stic_ray.run import Run
+from stic_ray.train.driver import MODEL
 from stic_ray.train.job import ADAPTER, MERGED, METRICS
 
-COMPARED = (("stage1", "base"), ("stage1", "stage1_control"), ("stage2", "base"), ("stage2", "stage2_control"))
-TRAINED = ("stage1", "stage1_control", "stage2", "stage2_control")
+_ROUND = "_round"  # between the name of a stage and the number of a round before the last
 _NUM_SAMPLES = 6
 
 
@@ -110,7 +111,16 @@ def _comparisons(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> list
         return []
     test = measured["test"]
     comparisons = []
-    for model, against in COMPARED:
+    rounds = [name for name in test.predictions if name.startswith(f"stage1{_ROUND}")]
+    steps = [*zip([*rounds, "stage1"][1:], rounds, strict=True)]
+    compared = [
+        ("stage1", "base"),
+        *steps,
+        ("stage1", "stage1_control"),
+        ("stage2", "base"),
+        ("stage2", "stage2_control"),
+    ]
+    for model, against in compared:
         if model not in test.predictions or against not in test.predictions:
             continue
         runs = [test.predictions[model]], [test.predictions[against]]
@@ -141,8 +151,18 @@ def _stage_line(run: Run, role: str, artifact: Artifact) -> StageLine:
 
 
 def _training(run: Run) -> list[TrainingLine]:
-    found = {name: run.artifacts[name].record for name in TRAINED if name in run.artifacts}
+    found = {name: run.artifacts[name].record for name in _trained(run)}
     return [TrainingLine(stage=name, first=record["first"], last=record["last"]) for name, record in found.items()]
+
+
+def _trained(run: Run) -> list[str]:
+    """The roles of the models that the run made, in order."""
+    return [role for role, artifact in run.artifacts.items() if artifact.record["kind"] == MODEL]
+
+
+def _delivered(run: Run) -> list[str]:
+    """Those that are no controls."""
+    return [role for role in _trained(run) if role.partition(_ROUND)[0] in ("stage1", "stage2")]
 
 
 def _samples(run: Run, measured: Mapping[str, Measured]) -> list[DescribedImage]:
@@ -179,9 +199,7 @@ def _samples(run: Run, measured: Mapping[str, Measured]) -> list[DescribedImage]
 def _metrics(run: Run) -> str:
     """Every training's metrics as JSON lines, flat under `stage/name`."""
     lines = []
-    for stage in TRAINED:
-        if stage not in run.artifacts:
-            continue
+    for stage in _trained(run):
         for line in storage.read_text(storage.join(run.artifacts[stage].uri, METRICS)).splitlines():
             values = json.loads(line)
             step = values.pop("step")
@@ -191,13 +209,18 @@ def _metrics(run: Run) -> str:
 
 def _write_models(run: Run, home: str) -> None:
     """Copies, not links: whoever edits a file of a run must not change the store."""
-    for stage in ("stage1", "stage2"):
+    delivered = _delivered(run)
+    there = [name.rpartition("/")[2] for name in storage.list_directories(home)] if storage.exists(home) else []
+    for stage in there:
+        # Not trained this time: an earlier run's would be taken for its own.
+        if stage.partition(_ROUND)[0] in ("stage1", "stage2") and stage not in delivered:
+            storage.remove(storage.join(home, stage))
+    for stage in delivered:
         for part in (ADAPTER, MERGED):
-            source = storage.join(run.artifacts[stage].uri, part) if stage in run.artifacts else ""
-            target = storage.join(home, stage, part)
-            if source and storage.exists(source):
+            source, target = storage.join(run.artifacts[stage].uri, part), storage.join(home, stage, part)
+            if storage.exists(source):
                 storage.mirror_directory(source, target)
-            else:  # not trained, or without an adapter: an earlier run's would be taken for its own
+            else:  # without an adapter, as above
                 storage.remove(target)
 
 
@@ -205,10 +228,13 @@ def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
     rejects = sum(artifact.record["counts"]["rejects"] for artifact in run.artifacts.values())
     made = len(run.artifacts) - len(run.reused)
     seconds = time.monotonic() - run.started
-    trained = [stage for stage in ("stage1", "stage2") if stage in run.artifacts]
-    start = {"stage1": "the base", "stage2": "stage 1" if "stage1" in trained else "the base"}
+    trained = _delivered(run)
+    starts = ["the base", *map(model_title, trained)]
     models = [f"model         {storage.join(home, trained[-1], MERGED)}"] if trained else []
-    models += [f"adapter       {storage.join(home, stage, ADAPTER)} (on {start[stage]})" for stage in trained]
+    models += [
+        f"adapter       {storage.join(home, stage, ADAPTER)} (on {start})"
+        for stage, start in zip(trained, starts, strict=False)
+    ]
     return "\n".join(
         [
             "",

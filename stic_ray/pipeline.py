@@ -24,7 +24,7 @@ from stic_ray.config import (
 from stic_ray.deliver import Measured
 from stic_ray.evaluate import predict
 from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
-from stic_ray.records import Prediction
+from stic_ray.records import Prediction, make_seed
 from stic_ray.run import Run, Step
 from stic_ray.stages import (
     describe,
@@ -45,11 +45,12 @@ from stic_ray.train.job import ChosenData, PairData, SampleData, ScoredPairs, Tr
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Start:
-    """A model that something is done with: its fingerprint and where it is."""
+class Round:
+    """A round of stage 1: the run's configuration, with the model that the round starts from and a seed of its own, and
+    what the names of its artifacts end in."""
 
-    fingerprint: str
-    uri: str
+    config: Config
+    suffix: str = ""
 
 
 def run(config: Config, command: list[str], name: str = "") -> str:
@@ -59,24 +60,35 @@ def run(config: Config, command: list[str], name: str = "") -> str:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
     with Run(config, name=name, checks=(check_pool, check_training)) as this:
-        models = {"base": _Start(fingerprint=this.base_model(), uri=config.model.path)}
+        models = {"base": config.model}
 
-        # Stage 1: preference pairs, by the model itself or from annotations, then regularised DPO.
+        # Stage 1: preference pairs, by the model itself or from annotations, then regularised DPO; in rounds.
         if config.stage1 is not None:
-            models |= train_on_pairs(this, make_pairs(this), models["base"])
+            for number in range(1, config.rounds + 1):
+                now = _round(this, number, models)
+                models |= train_on_pairs(this, now, make_pairs(this, now))
 
         # Stage 2: (description-infused) fine-tuning on instruction samples, from the stage-1 model.
         if config.stage2 is not None:
-            models |= train_on_samples(this, models.get("stage1", models["base"]))
+            models |= train_on_samples(this, models.get("stage1", config.model))
 
         measured = evaluate_models(this, models)
         with this.explained("report"):
             return deliver.write_run(this, measured, command)
 
 
-def train_on_pairs(this: Run, pairs: Sequence[Artifact], base: _Start) -> dict[str, _Start]:
-    """Stage 1 and its control: supervised fine-tuning on the chosen answers alone."""
+def _round(this: Run, number: int, models: Mapping[str, Model]) -> Round:
+    """A round, from 1, of which `models` has those before. What it draws is drawn anew; the last has no suffix."""
     config = this.config
+    if number > 1:
+        seed = make_seed(config.seed, "round", number) % 2**31
+        config = replace(config, model=models[f"stage1_round{number - 1}"], seed=seed)
+    return Round(config=config, suffix="" if number == config.rounds else f"_round{number}")
+
+
+def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict[str, Model]:
+    """Stage 1 and its control: supervised fine-tuning on the chosen answers alone."""
+    config = now.config
     steps = []
     for role, training, kind in (
         ("stage1", config.stage1, PairData),
@@ -84,20 +96,22 @@ def train_on_pairs(this: Run, pairs: Sequence[Artifact], base: _Start) -> dict[s
     ):
         if training is None:
             continue
-        parts, parents = [], {"model": base.fingerprint}
-        for number, one in enumerate(pairs):
+        parts, parents = [], {"model": this.fingerprint_of(config.model)}
+        for number, (name, made) in enumerate(pairs.items()):
             # The reference's scores: training holds no reference model. Parents are told apart by their number.
-            scores = make_scores(this, score.PAIRS, one, config.model)
-            selected = make_selection(this, role, score.PAIRS, one)
+            items = Items(kind=score.PAIRS, name=name, artifact=made)
+            scores = make_scores(this, now, items, config.model)
+            selected = make_selection(this, now, role, items)
             parts.append(ScoredPairs(scores=scores.uri, selection=_uri(selected)))
             parents |= _numbered(number, {"scores": scores, "selection": selected})
-        steps.append(_training(config, role, training, kind(parts=tuple(parts)), parents, base.uri))
-    return dict(zip([step.role for step in steps], map(_trained, this.make_together(steps)), strict=True))
+        steps.append(_training(now, role, training, kind(parts=tuple(parts)), parents))
+    return _train(this, steps)
 
 
-def train_on_samples(this: Run, start: _Start) -> dict[str, _Start]:
+def train_on_samples(this: Run, start: Model) -> dict[str, Model]:
     """Stage 2 and its control: the same samples without descriptions."""
     config = this.config
+    now = Round(config=config)
     training = config.stage2
     assert config.instructions is not None and training is not None  # the configuration refuses it
     instructions = make_samples(this, "samples", config.instructions)
@@ -105,8 +119,8 @@ def train_on_samples(this: Run, start: _Start) -> dict[str, _Start]:
     if config.prompts.infused:
         described = this.make(
             "descriptions",
-            describe.plan(config, instructions.fingerprint, start.fingerprint),
-            partial(describe.run, config, instructions, start.uri),
+            describe.plan(config, instructions.fingerprint, this.fingerprint_of(start)),
+            partial(describe.run, config, instructions, start.path),
         )
     fitting = this.make(
         "fitting",
@@ -120,11 +134,12 @@ def train_on_samples(this: Run, start: _Start) -> dict[str, _Start]:
     ):
         if each is None:
             continue
-        selected = make_selection(this, role, score.SAMPLES, instructions)
-        parents = {"model": start.fingerprint, "samples": fitting.fingerprint, **_numbered(0, {"selection": selected})}
+        selected = make_selection(this, now, role, _samples(instructions))
+        parents = {"model": this.fingerprint_of(start), "samples": fitting.fingerprint}
+        parents |= _numbered(0, {"selection": selected})
         data = SampleData(samples=fitting.uri, infused=infused, selection=_uri(selected))
-        steps.append(_training(config, role, each, data, parents, start.uri))
-    return dict(zip([step.role for step in steps], map(_trained, this.make_together(steps)), strict=True))
+        steps.append(_training(replace(now, config=replace(config, model=start)), role, each, data, parents))
+    return _train(this, steps)
 
 
 def _numbered(number: int, parents: Mapping[str, Artifact | None]) -> dict[str, str]:
@@ -133,24 +148,27 @@ def _numbered(number: int, parents: Mapping[str, Artifact | None]) -> dict[str, 
     return {f"{role}{suffix}": parent.fingerprint for role, parent in parents.items() if parent is not None}
 
 
-def _trained(artifact: Artifact) -> _Start:
-    return _Start(fingerprint=artifact.fingerprint, uri=driver.model_of(artifact))
+def _train(this: Run, steps: Sequence[Step]) -> dict[str, Model]:
+    """The models that trainings make, by role."""
+    made = dict(zip([step.role for step in steps], this.make_together(steps), strict=True))
+    return {role: this.made_model(driver.model_of(artifact), artifact) for role, artifact in made.items()}
 
 
-def make_pairs(this: Run) -> list[Artifact]:
-    """Preference pairs: of the model's own answers to unlabeled images, of annotated data, imported, or all."""
-    found = []
-    if this.config.unlabeled is not None:
-        found.append(make_described_pairs(this, this.config.unlabeled))
-    if this.config.annotated is not None:
-        found.append(make_annotated_pairs(this, this.config.annotated))
-    if this.config.imported is not None:
-        found.append(make_imported_pairs(this, this.config.imported))
+def make_pairs(this: Run, now: Round) -> dict[str, Artifact]:
+    """Preference pairs by kind: of the model's own answers to unlabeled images, of annotated data, imported, or all."""
+    config = now.config
+    found = {}
+    if config.unlabeled is not None:
+        found["pairs"] = make_described_pairs(this, now, config.unlabeled)
+    if config.annotated is not None:
+        found["annotated_pairs"] = make_annotated_pairs(this, now, config.annotated)
+    if config.imported is not None:
+        found["imported_pairs"] = make_imported_pairs(this, config.imported)
     return found
 
 
-def make_described_pairs(this: Run, source: ImageSource) -> Artifact:
-    """STIC: the model describes unlabeled images, well and badly."""
+def make_described_pairs(this: Run, now: Round, source: ImageSource) -> Artifact:
+    """STIC: the model describes unlabeled images, well and badly; every round the same images."""
     config = this.config
     listed = this.make("listing", listing.plan(config, source), partial(listing.run, config, source))
     readable = this.make("images", images.plan(listed.fingerprint), partial(images.run, config, listed))
@@ -163,23 +181,27 @@ def make_described_pairs(this: Run, source: ImageSource) -> Artifact:
         partial(unique.run, config, readable, looks),
     )
     responses = this.make(
-        "responses",
-        generate.plan(config, distinct.fingerprint, this.base_model()),
-        partial(generate.run, config, distinct),
+        f"responses{now.suffix}",
+        generate.plan(now.config, distinct.fingerprint, this.fingerprint_of(now.config.model)),
+        partial(generate.run, now.config, distinct),
     )
-    return this.make("pairs", pair.plan(config, responses.fingerprint), partial(pair.run, config, responses))
+    return _pair(this, now, "pairs", responses)
 
 
-def make_annotated_pairs(this: Run, annotated: Annotated) -> Artifact:
+def make_annotated_pairs(this: Run, now: Round, annotated: Annotated) -> Artifact:
     """BPO: the data's own answers, and worse ones by the model."""
-    config = this.config
     annotations = make_samples(this, "annotations", annotated.data)
     responses = this.make(
-        "annotated_responses",
-        generate.plan_annotated(config, annotated, annotations.fingerprint, this.base_model()),
-        partial(generate.run_annotated, config, annotated, annotations),
+        f"annotated_responses{now.suffix}",
+        generate.plan_annotated(now.config, annotated, annotations.fingerprint, this.fingerprint_of(now.config.model)),
+        partial(generate.run_annotated, now.config, annotated, annotations),
     )
-    return this.make("annotated_pairs", pair.plan(config, responses.fingerprint), partial(pair.run, config, responses))
+    return _pair(this, now, "annotated_pairs", responses)
+
+
+def _pair(this: Run, now: Round, name: str, responses: Artifact) -> Artifact:
+    plan = pair.plan(now.config, responses.fingerprint)
+    return this.make(f"{name}{now.suffix}", plan, partial(pair.run, now.config, responses))
 
 
 def make_imported_pairs(this: Run, source: ImportedPairs) -> Artifact:
@@ -192,41 +214,55 @@ def make_samples(this: Run, role: str, source: Instructions) -> Artifact:
     return this.make(role, samples.plan(this.config, source), partial(samples.run, this.config, source))
 
 
-def make_scores(this: Run, kind: str, items: Artifact, model: Model) -> Artifact:
-    """Log-probabilities of the answers of `items` (score.PAIRS or score.SAMPLES) under a model."""
-    config = this.config
-    training = config.stage1 if kind == score.PAIRS else config.stage2
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """What is scored: pairs or samples (`kind`: score.PAIRS or score.SAMPLES), what they are called, and where."""
+
+    kind: str
+    name: str
+    artifact: Artifact
+
+
+def _samples(instructions: Artifact) -> Items:
+    return Items(kind=score.SAMPLES, name="samples", artifact=instructions)
+
+
+def make_scores(this: Run, now: Round, items: Items, model: Model) -> Artifact:
+    """Log-probabilities of the answers of `items` under a model."""
+    config = now.config
+    training = config.stage1 if items.kind == score.PAIRS else config.stage2
     max_length = training.max_length if training is not None else MAX_LENGTH
-    plan = score.plan(kind, items, model, this.fingerprint_of(model), max_length)
-    role = f"{this.role_of(items)}_scores"
-    role = role if model == config.model else f"{role}_of_scorer"
-    return this.make(role, plan, partial(score.run, config, kind, items, model))
+    plan = score.plan(items.kind, items.artifact, model, this.fingerprint_of(model), max_length)
+    role = f"{items.name}_scores" + ("" if model == config.model else "_of_scorer")
+    return this.make(f"{role}{now.suffix}", plan, partial(score.run, config, items.kind, items.artifact, model))
 
 
-def make_gains(this: Run, kind: str, items: Artifact, vig: Vig) -> Artifact:
+def make_gains(this: Run, now: Round, items: Items, vig: Vig) -> Artifact:
     """The visual information gain of every answer token of `items`."""
-    model = vig.scorer or this.config.model
-    scores = make_scores(this, kind, items, model)
-    plan = score.plan_gains(kind, scores, vig.blind)
-    work = partial(score.run_gains, this.config, scores, model, vig.blind)
-    return this.make(f"{this.role_of(items)}_gains", plan, work)
+    config = now.config
+    model = vig.scorer or config.model
+    scores = make_scores(this, now, items, model)
+    plan = score.plan_gains(items.kind, scores, vig.blind)
+    work = partial(score.run_gains, config, scores, model, vig.blind)
+    return this.make(f"{items.name}_gains{now.suffix}", plan, work)
 
 
-def make_selection(this: Run, stage: str, kind: str, items: Artifact) -> Artifact | None:
+def make_selection(this: Run, now: Round, stage: str, items: Items) -> Artifact | None:
     """What the training of a stage uses of `items`; None where it uses all."""
-    config = this.config
+    config = now.config
     chosen = getattr(config, stage).selection
     if chosen is None:
         return None
     assert config.vig is not None  # the configuration refuses it
-    gains = make_gains(this, kind, items, config.vig)
+    gains = make_gains(this, now, items, config.vig)
     like = None
-    role = f"{stage}_selection_of_{this.role_of(items)}"
+    role = f"{stage}_selection_of_{items.name}"
     if isinstance(chosen, RandomSelection):
-        plan = select.plan(kind, gains, chosen.like)
-        like = this.make(f"{role}_like", plan, partial(select.run, config, gains, chosen.like, None))
-    plan = select.plan(kind, gains, chosen, like, config.seed)
-    return this.make(role, plan, partial(select.run, config, gains, chosen, like))
+        plan = select.plan(items.kind, gains, chosen.like)
+        work = partial(select.run, config, gains, chosen.like, None)
+        like = this.make(f"{role}_like{now.suffix}", plan, work)
+    plan = select.plan(items.kind, gains, chosen, like, config.seed)
+    return this.make(f"{role}{now.suffix}", plan, partial(select.run, config, gains, chosen, like))
 
 
 def _uri(artifact: Artifact | None) -> str:
@@ -240,7 +276,7 @@ def build_preferences(config: Config, command: list[str]) -> str:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
     with Run(config, name=f"{config.name}-preferences", checks=(check_pool,)) as this:
-        make_pairs(this)
+        make_pairs(this, Round(config=config))
         return deliver.write_stages(this, command)
 
 
@@ -281,12 +317,13 @@ def score_samples(config: Config, command: list[str]) -> str:
     """
     if config.vig is None:
         raise ValueError("vig is null: say what stands for no image, like vig='{blind: {type: Blur, radius: 0.2}}'")
+    now = Round(config=config)
     with Run(config, name=f"{config.name}-gains", checks=(check_pool,)) as this:
         if config.instructions is not None:
-            make_gains(this, score.SAMPLES, make_samples(this, "samples", config.instructions), config.vig)
+            make_gains(this, now, _samples(make_samples(this, "samples", config.instructions)), config.vig)
         else:
-            for pairs in make_pairs(this):
-                make_gains(this, score.PAIRS, pairs, config.vig)
+            for kind, pairs in make_pairs(this, now).items():
+                make_gains(this, now, Items(kind=score.PAIRS, name=kind, artifact=pairs), config.vig)
         return deliver.write_stages(this, command)
 
 
@@ -300,7 +337,8 @@ def select_samples(config: Config, command: list[str]) -> str:
     if config.stage2 is None or config.stage2.selection is None:
         raise ValueError("stage2.selection is null: say what is to be selected, like type: VigSelection")
     with Run(config, name=f"{config.name}-selection", checks=(check_pool,)) as this:
-        make_selection(this, "stage2", score.SAMPLES, make_samples(this, "samples", config.instructions))
+        instructions = make_samples(this, "samples", config.instructions)
+        make_selection(this, Round(config=config), "stage2", _samples(instructions))
         return deliver.write_stages(this, command)
 
 
@@ -323,15 +361,15 @@ def train_sft(config: Config, command: list[str]) -> str:
     return run(alone, command, name=f"{config.name}-sft")
 
 
-def _training(
-    config: Config, stage: str, training: Training, data: TrainingData, parents: dict[str, str], model_uri: str
-) -> Step:
+def _training(now: Round, stage: str, training: Training, data: TrainingData, parents: dict[str, str]) -> Step:
+    """A training that starts from the round's model."""
     infused = data.infused if isinstance(data, SampleData) else ""
-    plan = driver.plan(config, stage, training, parents, infused)
-    return Step(role=stage, plan=plan, work=partial(driver.run, config, training, data, model_uri))
+    plan = driver.plan(now.config, stage, training, parents, infused)
+    work = partial(driver.run, now.config, training, data)
+    return Step(role=f"{stage}{now.suffix}", plan=plan, work=work)
 
 
-def evaluate_models(this: Run, models: Mapping[str, _Start]) -> dict[str, Measured]:
+def evaluate_models(this: Run, models: Mapping[str, Model]) -> dict[str, Measured]:
     """Every model's predictions on every split by split name; {} where there is no ground truth."""
     evaluation = this.config.evaluation
     if evaluation is None:
@@ -346,8 +384,8 @@ def evaluate_models(this: Run, models: Mapping[str, _Start]) -> dict[str, Measur
     for name, model in models.items():
         artifact = this.make(
             f"predictions_{name}",
-            predict.plan(this.config, questions.fingerprint, model.fingerprint),
-            partial(predict.run, this.config, questions, model.uri),
+            predict.plan(this.config, questions.fingerprint, this.fingerprint_of(model)),
+            partial(predict.run, this.config, questions, model.path),
         )
         rows[name] = artifacts.read(artifact.uri, Prediction)
     return {

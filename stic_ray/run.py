@@ -76,9 +76,11 @@ class Run:
             self._models[model] = BASE_PREFIX + (model.version or storage.model_version(model.path)[:16])
         return self._models[model]
 
-    def role_of(self, artifact: Artifact) -> str:
-        """The role that an artifact was made in."""
-        return next(role for role, made in self.artifacts.items() if made.fingerprint == artifact.fingerprint)
+    def made_model(self, path: str, artifact: Artifact) -> Model:
+        """The checkpoint at `path` that is part of an artifact, whose fingerprint it has."""
+        model = Model(path=path, dtype=self.config.model.dtype)
+        self._models[model] = artifact.fingerprint
+        return model
 
     def make(self, role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
         """The plan's artifact: from the store where it is committed, else made now under its lease.

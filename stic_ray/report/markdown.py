@@ -54,6 +54,7 @@ _TABLE_FIGURES: Mapping[Path, str] = {
 _QUESTION_TASKS = {"questions": "direct", "questions_dar": "describe-and-respond"}
 _TRAINING_METRICS = ("loss", "accuracy", "margin")
 _MAX_SAMPLE_CHARACTERS = 1200
+_ROUND = "_round"
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # As entities these characters can neither open a tag nor structure markdown, in a table cell or outside one.
 _FORMATTING = re.compile(r"[&<>\"`*_{}\[\]()#+=|~!$@:\\^]|(?<=www)\.|^[-.]", re.IGNORECASE)
@@ -148,8 +149,9 @@ def render_table(summary: Mapping[str, Any]) -> str:
     if not figures:
         return "No ground truth, so nothing is measured: the report shows descriptions side by side."
     lines = [["", *(_TABLE_FIGURES[path] for path in figures)]]
-    lines += [[MODELS[model], *(_number(_figure(summary[model], path)) for path in figures)] for model in models]
-    text = [line[0].ljust(20) + "".join(cell.rjust(12) for cell in line[1:]) for line in lines]
+    lines += [[model_title(model), *(_number(_figure(summary[model], path)) for path in figures)] for model in models]
+    width = max(20, *(len(line[0]) + 2 for line in lines))
+    text = [line[0].ljust(width) + "".join(cell.rjust(12) for cell in line[1:]) for line in lines]
     text.insert(1, "-" * len(text[0]))
     notes = ["percent; CHAIR (hallucination, lower is better) and recall: descriptions by the simple prompt"]
     notes += [f"control of {MODELS[name]}: {told}" for name, told in _controls(summary, models).items()]
@@ -243,7 +245,7 @@ def _figure_table(split: Mapping[str, Any], models: Sequence[str], figures: Mapp
         cells = [_figure_cell(split, model, path) for model in models]
         if any(cells):
             rows.append([label, *(cell or "-" for cell in cells)])
-    return _table(["", *(MODELS[model] for model in models)], rows)
+    return _table(["", *map(model_title, models)], rows)
 
 
 def _figure_cell(split: Mapping[str, Any], model: str, path: Path) -> str:
@@ -261,7 +263,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
         found = [comparison.figures.get("/".join(path)) for comparison in comparisons]
         if any(found):
             rows.append([label, *(_difference_cell(each) for each in found)])
-    header = ["", *(f"{_label(each.model)} minus {_label(each.against)}" for each in comparisons)]
+    header = ["", *(f"{model_title(each.model)} minus {model_title(each.against)}" for each in comparisons)]
     table = _table(header, rows)
     return table and f"{table}\n\nPaired bootstrap over images, 95%; \\* marks an interval that excludes 0."
 
@@ -281,7 +283,7 @@ def _group_table(groups: Mapping[str, Mapping[str, Mapping[str, Mapping[str, flo
             found = [tasks.get(task, {}).get(name, {}).get("accuracy") for tasks in groups.values()]
             if any(value is not None for value in found):
                 rows.append([escape(f"{name}, {label}"), *map(_number, found)])
-    return _table(["question accuracy", *map(_label, groups)], rows)
+    return _table(["question accuracy", *map(model_title, groups)], rows)
 
 
 def _stage_table(stages: Sequence[StageLine]) -> str:
@@ -306,7 +308,7 @@ def _reject_table(stages: Sequence[StageLine]) -> str:
 
 
 def _described(sample: DescribedImage) -> str:
-    rows = [[_label(model), escape(_shorten(text))] for model, text in sample.descriptions.items()]
+    rows = [[model_title(model), escape(_shorten(text))] for model, text in sample.descriptions.items()]
     there = f"\n\nReally there: {', '.join(map(escape, sample.objects))}." if sample.objects else ""
     table = _table(["model", "description"], rows)
     return f"### {escape(sample.image)}\n\nPrompt: {escape(sample.prompt)}{there}\n\n{table}"
@@ -354,11 +356,25 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _present_models(split: Mapping[str, Any]) -> list[str]:
-    return [model for model in MODELS if model in split]
+    """The models of a split by stage; the rounds of stage 1 in order, the last, which has no number, at their end."""
+    order = list(MODELS)
+    found = []
+    for model in split:
+        name, _, number = model.partition(_ROUND)
+        if name in order and (not number or number.isdecimal()):
+            stage = name.removesuffix("_control")
+            found.append((order.index(stage), not number, int(number or 0), order.index(name), model))
+    return [model for *_, model in sorted(found)]
 
 
-def _label(model: str) -> str:
-    return MODELS.get(model) or escape(model)
+def model_title(model: str) -> str:
+    """What a model is called: "stage 1", or of a round before the last "stage 1, round 2"."""
+    name, _, number = model.partition(_ROUND)
+    return (
+        f"{MODELS[name]}, round {number}"
+        if name in MODELS and number.isdecimal()
+        else MODELS.get(model) or escape(model)
+    )
 
 
 def _number(value: float | None) -> str:

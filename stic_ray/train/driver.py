@@ -40,13 +40,13 @@ def model_of(artifact: Artifact) -> str:
     return storage.join(artifact.uri, MERGED)
 
 
-def run(config: Config, training: Training, data: TrainingData, model_uri: str, plan: Plan) -> Artifact:
-    """Train (or go on with what an earlier process left) and commit. The caller holds the artifact's lease."""
+def run(config: Config, training: Training, data: TrainingData, plan: Plan) -> Artifact:
+    """Train `config.model` (or go on with what an earlier process left) and commit. The caller holds the lease."""
     start = time.monotonic()
     uri = storage.join(config.store, plan.name)
     execution = config.execution
     job = Job(
-        model_uri=model_uri,
+        model_uri=config.model.path,
         dtype=config.model.dtype,
         training=training,
         data=data,
