@@ -1,6 +1,7 @@
 """Reading a configuration: strict, with the field and the remedy in every message, and back again."""
 
 from dataclasses import fields, is_dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -194,6 +195,7 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
         ("unlabeled=null", "stage1 is 'set': it must be null, or unlabeled, annotated or imported set"),
         ("instructions=null", "instructions is None: it must be set, since stage2 needs it"),
         ("stage1.steps=0", "stage1.steps is 0"),
+        ("rounds=0", "rounds is 0: it must be a positive number"),
         ("stage2.selection={type: VigSelection, keep_share: 0.7, tokens: {type: AllTokens}}", "vig is None"),
         ("stage2.selection={type: GainedPairs, keep_share: 0.7}", "stage2.selection.type is 'GainedPairs'"),
         ("stage1.selection={type: WeightedPairs, temperature: 0}", "stage1.selection.temperature is 0"),
@@ -371,12 +373,14 @@ _LEAVES: list[Any] = [
 
 @pytest.mark.parametrize("leaf", _LEAVES, ids=lambda leaf: type(leaf).__name__)
 def test_to_tree_every_dataclass_reads_back_equal(leaf: Any) -> None:
-    assert config._build(type(leaf), to_tree(leaf), "x") == leaf
+    assert config.reading._build(type(leaf), to_tree(leaf), "x") == leaf
 
 
-def test_to_tree_round_trip_covers_every_dataclass_of_the_module() -> None:
-    kinds = {kind for kind in vars(config).values() if isinstance(kind, type) and is_dataclass(kind)}
-    assert kinds - {type(leaf) for leaf in _LEAVES} == {Config, Images, config._Weighted}
+def test_to_tree_round_trip_covers_every_dataclass_of_the_package() -> None:
+    modules = [module for module in vars(config).values() if isinstance(module, ModuleType)]
+    found = [kind for module in modules for kind in vars(module).values()]
+    kinds = {kind for kind in found if isinstance(kind, type) and is_dataclass(kind)}
+    assert kinds - {type(leaf) for leaf in _LEAVES} == {Config, Images, config.negatives._Weighted}
 
 
 def test_to_tree_whole_config_reads_back_equal_and_is_json() -> None:
@@ -396,6 +400,11 @@ def test_to_tree_whole_config_reads_back_equal_and_is_json() -> None:
 def test_recipes_read_unknown_name_lists_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"there is no recipe 'embeded': choose one of .*embedded"):
         recipes.read("embeded")
+
+
+def test_rounds_need_a_first_stage() -> None:
+    given = ("unlabeled=null", "stage1=null", "rounds=2")
+    assert _message(*given).startswith("rounds is 2: it must be 1, where stage1 is null")
 
 
 def test_imported_pairs_are_a_source_of_pairs() -> None:

@@ -7,17 +7,20 @@ from stic_ray.artifacts import Artifact
 from stic_ray.config import parse_config, read_yaml
 from stic_ray.recipes import read
 from stic_ray.run import Run
+from stic_ray.train.driver import MODEL
 from stic_ray.train.job import ADAPTER, MERGED
 
+STAGES = ("stage1", "stage2")
 
-def _run(store: Path, name: str, *parts: str) -> Run:
-    """A run whose two models have these parts, all of one size."""
+
+def _run(store: Path, name: str, *parts: str, stages: tuple[str, ...] = STAGES) -> Run:
+    """A run whose models have these parts, all of one size."""
     run = Run(parse_config(read_yaml(read("embedded"), "embedded"), []))
-    for stage in ("stage1", "stage2"):
+    for stage in stages:
         for part in parts:
             (store / f"{stage}-{name}" / part).mkdir(parents=True)
             (store / f"{stage}-{name}" / part / "model.safetensors").write_text(name)
-        run.artifacts[stage] = Artifact(uri=str(store / f"{stage}-{name}"), record={})
+        run.artifacts[stage] = Artifact(uri=str(store / f"{stage}-{name}"), record={"kind": MODEL})
     return run
 
 
@@ -30,7 +33,7 @@ def test_models_of_a_run_are_those_of_its_last_configuration_whatever_was_there(
     lora, full = _run(tmp_path, "a", ADAPTER, MERGED), _run(tmp_path, "b", MERGED)
     for run, name, parts in ((lora, "a", (ADAPTER, MERGED)), (full, "b", (MERGED,)), (lora, "a", (ADAPTER, MERGED))):
         deliver._write_models(run, str(home))
-        expected = {f"{stage}/{part}/model.safetensors": name for stage in ("stage1", "stage2") for part in parts}
+        expected = {f"{stage}/{part}/model.safetensors": name for stage in STAGES for part in parts}
         assert _models(home) == expected
 
 
@@ -40,3 +43,12 @@ def test_models_of_a_run_can_be_edited_without_changing_the_store(tmp_path: Path
     with open(tmp_path / "home" / "stage1" / MERGED / "model.safetensors", "a") as file:
         file.write("edited")
     assert (tmp_path / "stage1-a" / MERGED / "model.safetensors").read_text() == "a"
+
+
+def test_models_of_rounds_that_the_last_configuration_has_not_go(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    rounds = _run(tmp_path, "a", MERGED, stages=("stage1_round1", "stage1_control_round1", "stage1", "stage2"))
+    deliver._write_models(rounds, str(home))
+    assert sorted(path.name for path in home.iterdir()) == ["stage1", "stage1_round1", "stage2"]
+    deliver._write_models(_run(tmp_path, "b", MERGED, stages=("stage1",)), str(home))
+    assert sorted(path.name for path in home.iterdir()) == ["stage1"]

@@ -196,6 +196,18 @@ def test_table_all_models_fits_100_columns_and_aligns() -> None:
     assert {len(line) for line in lines[:7]} == {len(lines[0])}
 
 
+def test_table_and_report_have_rounds_before_the_last_model_of_their_stage() -> None:
+    models = ("base", "stage2", "stage1", "stage1_control", "stage1_round10", "stage1_round2", "stage1_control_round2")
+    summary = {**{name: block(20.0) for name in models}, "intervals": {}}
+    lines = render_table(summary).splitlines()
+    names = [line[:28].rstrip() for line in lines[2:-2]]
+    rounds = ["stage 1, round 2", "control of stage 1, round 2", "stage 1, round 10"]
+    assert names == ["base", *rounds, "stage 1", "control of stage 1", "stage 2"]
+    assert len({len(line) for line in lines[:-2]}) == 1 and len(lines[0]) <= 101
+    header = next(line for line in render_report(make_report(summary)).splitlines() if line.startswith("|"))
+    assert [cell.strip() for cell in header.strip("|").split("|")][1:] == names
+
+
 def test_table_absent_figures_have_no_column_and_single_gaps_a_dash() -> None:
     summary = {"base": {"questions": {"accuracy": 70.0}}, "stage1": {"questions_dar": {"accuracy": 71.0}}}
     lines = render_table(summary).splitlines()

@@ -1,0 +1,92 @@
+"""Engines, and where and how it runs."""
+
+from dataclasses import dataclass, field
+
+from stic_ray.config.checks import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto:
+    """vLLM where it is installed and serves the model, else transformers; each with its defaults."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformers:
+    """`generate` of transformers in batches: every model, every device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vllm:
+    """vLLM. Its name and `max_model_len` are part of what an answer is; the rest says where and how it runs.
+
+    `tensor_parallel` GPUs share a model. A prompt with its answer has at most `max_model_len` tokens, None for as many
+    as the model has positions. Up to `max_concurrent` answers grow at once; an actor hands over requests of
+    `concurrent_batches` at once, so that the engine never runs dry. The cache of keys and values takes
+    `gpu_memory_share` of a GPU with the weights, or `cpu_cache_gib` on a CPU. `max_lora_rank` bounds adapters; 0 turns
+    them off, since an engine that takes them is a little slower. `eager` skips compilation and CUDA graphs.
+    """
+
+    tensor_parallel: int = 1
+    max_model_len: int | None = None
+    max_concurrent: int = 256
+    concurrent_batches: int = 4
+    gpu_memory_share: float = 0.9
+    cpu_cache_gib: float = 4.0
+    max_lora_rank: int = 0
+    eager: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel", "max_concurrent", "concurrent_batches", "cpu_cache_gib"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        fits = self.max_model_len is None or self.max_model_len > 0
+        require(fits, "max_model_len", self.max_model_len, "a positive number, or null for the model's own limit")
+        require(0 < self.gpu_memory_share <= 1, "gpu_memory_share", self.gpu_memory_share, "above 0 and at most 1")
+        ranks = (0, 8, 16, 32, 64, 128, 256, 320, 512)
+        require(self.max_lora_rank in ranks, "max_lora_rank", self.max_lora_rank, f"one of {ranks}")
+
+
+EngineSettings = Auto | Transformers | Vllm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """An actor pool: between `min_size` and `max_size` actors, each with these resources."""
+
+    min_size: int = 1
+    max_size: int = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        wanted = f"at least 1 and at most max_size ({self.max_size})"
+        require(1 <= self.min_size <= self.max_size, "min_size", self.min_size, wanted)
+        for name in ("num_cpus", "num_gpus"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        whole = self.num_gpus <= 1 or float(self.num_gpus).is_integer()
+        require(whole, "num_gpus", self.num_gpus, "a part of one GPU, or a whole number of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where and how it runs. Nothing here enters a fingerprint or changes a result, but that `engine: Auto` takes vLLM
+    or transformers by what the pool gives."""
+
+    pool: Pool = field(default_factory=Pool)
+    task_cpus: float = 0.5
+    batch_size: int = 64
+    rows_per_file: int = 256
+    num_train_workers: int = 1
+    train_cpus: float = 1.0
+    train_gpus: float = 0.0
+    micro_batch: int = 8
+    checkpoint_every: int = 100
+    max_train_failures: int = 3
+    max_reject_rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        sizes = ("batch_size", "rows_per_file", "num_train_workers", "micro_batch", "checkpoint_every")
+        for name in ("task_cpus", "train_cpus", *sizes):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("train_gpus", "max_train_failures"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(0 <= self.max_reject_rate <= 1, "max_reject_rate", self.max_reject_rate, "between 0 and 1")

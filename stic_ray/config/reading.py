@@ -1,0 +1,207 @@
+"""Configurations from YAML and dotted overrides, strictly, and back to plain data."""
+
+import difflib
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from stic_ray.config.data import Duplicates, ImageSource, Instructions
+from stic_ray.config.execution import EngineSettings
+from stic_ray.config.negatives import ColorJitter, Downsize, Negative
+from stic_ray.config.training import Blind, DpoLoss, FullFinetune, Lora, Selection, SftLoss, TokenRule
+from stic_ray.config.whole import Config
+
+_MAX_INT = 2**62
+
+
+class _MissingError(ValueError):
+    """Settings without a default that nobody gave."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        given = " ".join(f"{name}=VALUE" for name in names)
+        one = len(names) == 1
+        which = f"{names[0]} is" if one else f"{', '.join(names[:-1])} and {names[-1]} are"
+        them = "it" if one else "them"
+        super().__init__(f"{which} missing: set {them} in the configuration or as {given}")
+
+
+def parse_config(tree: Mapping[str, Any], overrides: list[str]) -> Config:
+    """A configuration from a parsed YAML tree and overrides like `stage1.loss.alpha=1e-3`.
+
+    Raises:
+        ValueError: an unknown key (with the nearest known one), a wrong type, a missing key or a value that
+            cannot be; the message names the dotted field and the remedy.
+    """
+    merged = _deep_copy(tree)
+    for override in overrides:
+        _apply(merged, override)
+    config: Config = _build(Config, merged, "")
+    return config
+
+
+def read_yaml(text: str, origin: str) -> dict[str, Any]:
+    """The mapping that a YAML text holds.
+
+    Raises:
+        ValueError: not YAML, or not a mapping at the top.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
+        raise ValueError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{origin}: the top level must be a mapping of settings, not {type(tree).__name__}")
+    return tree
+
+
+def to_tree(value: Any) -> Any:
+    """A configuration leaf as plain JSON data, variants with their `type`; the inverse of reading it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        tree = {f.name: to_tree(getattr(value, f.name)) for f in fields(value)}
+        return {"type": type(value).__name__, **tree} if type(value) in _VARIANTS else tree
+    if isinstance(value, tuple):
+        return [to_tree(item) for item in value]
+    return value
+
+
+_VARIANTS = {
+    *get_args(ImageSource),
+    *get_args(Duplicates),
+    *get_args(Instructions),
+    *get_args(EngineSettings),
+    Downsize,
+    ColorJitter,
+    DpoLoss,
+    SftLoss,
+    Lora,
+    FullFinetune,
+    *get_args(Blind),
+    *get_args(Negative),
+    *get_args(TokenRule),
+    *get_args(Selection),
+}
+
+
+def _deep_copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise ValueError(f"override {override!r}: write it as dotted.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise ValueError(f"{path}: the value {text!r} is not valid YAML; quote it") from None
+    *parents, leaf = path.split(".")
+    for depth, name in enumerate(parents):
+        child = tree.setdefault(name, {})
+        if child is None:
+            child = tree[name] = {}
+        if not isinstance(child, dict):
+            raise ValueError(f"{path}: {'.'.join(parents[: depth + 1])} holds {child!r} and has no keys of its own")
+        tree = child
+    tree[leaf] = value
+
+
+def _build(kind: Any, value: Any, path: str) -> Any:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return _build_union(get_args(kind), value, path)
+    if origin is Literal:
+        options = get_args(kind)
+        if value not in options:
+            raise ValueError(f"{path} is {value!r}: it must be one of {', '.join(options)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{path} is {value!r}: it must be a list")
+        item = get_args(kind)[0]
+        return tuple(_build(item, entry, f"{path}[{index}]") for index, entry in enumerate(value))
+    if is_dataclass(kind):
+        return _build_dataclass(kind, value, path)
+    return _build_scalar(kind, value, path)
+
+
+def _build_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    concrete = [option for option in options if option is not type(None)]
+    if len(concrete) == 1:
+        return _build(concrete[0], value, path)
+    by_name = {option.__name__: option for option in concrete}
+    if not isinstance(value, Mapping) or value.get("type") not in list(by_name):
+        given = value.get("type") if isinstance(value, Mapping) else value
+        hint = _nearest(str(given), list(by_name))
+        raise ValueError(f"{path}.type is {given!r}: it must be one of {', '.join(by_name)}{hint}")
+    return _build(by_name[value["type"]], {k: v for k, v in value.items() if k != "type"}, path)
+
+
+def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{path} is {value!r}: it must be a mapping of settings ({', '.join(_names(kind))})")
+    hints = get_type_hints(kind)
+    if kind in _VARIANTS and value.get("type") == kind.__name__:
+        value = {k: v for k, v in value.items() if k != "type"}
+    for key in value:
+        if key not in hints:
+            where = f"{path}.{key}" if path else str(key)
+            known = ", ".join(_names(kind)) or "none"
+            raise ValueError(f"unknown setting {where}{_nearest(str(key), _names(kind))} (known here: {known})")
+    arguments = {}
+    missing: list[str] = []
+    for entry in fields(kind):
+        where = f"{path}.{entry.name}" if path else entry.name
+        if entry.name in value:
+            try:
+                arguments[entry.name] = _build(hints[entry.name], value[entry.name], where)
+            except _MissingError as error:
+                missing += error.names
+        elif entry.default is MISSING and entry.default_factory is MISSING:
+            missing.append(where)
+    if missing:
+        raise _MissingError(missing)
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{path}.{error}" if path else str(error)) from None
+
+
+def _build_scalar(kind: Any, value: Any, path: str) -> Any:
+    if kind is float:
+        number = _as_float(value)
+        if number is None:
+            raise ValueError(f"{path} is {value!r}: it must be a finite number")
+        return number
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        names = {int: "a whole number", str: "a text", bool: "true or false"}
+        raise ValueError(f"{path} is {'empty' if value is None else repr(value)}: it must be {names[kind]}")
+    if kind is int and abs(value) > _MAX_INT:
+        raise ValueError(f"{path} is {value}: it must be a number of at most {_MAX_INT}")
+    return value
+
+
+def _as_float(value: Any) -> float | None:
+    """YAML 1.1 reads 1e-3 as a text; whoever writes it means the number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _names(kind: Any) -> list[str]:
+    return [entry.name for entry in fields(kind)]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f": did you mean {close[0]}?" if close else ""

@@ -1,0 +1,204 @@
+"""How models are trained, and on what of the data."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stic_ray.config.checks import require
+from stic_ray.config.data import Model
+
+MAX_LENGTH = 4096  # tokens of a conversation with its image, unless a training says otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoLoss:
+    """Regularised DPO (STIC): -logsigmoid(margin) - alpha * log p(chosen), the latter reduced by `reduction`."""
+
+    beta: float
+    alpha: float
+    reduction: Literal["sum", "token_mean"]
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, "beta", self.beta, "above 0")
+        require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftLoss:
+    """Cross-entropy, the mean over the answer tokens of the global batch; on pairs, over the chosen answers."""
+
+
+Loss = DpoLoss | SftLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blur:
+    """A Gaussian blur whose radius (standard deviation) is that share of the image's short side."""
+
+    radius: float
+
+    def __post_init__(self) -> None:
+        require(0 < self.radius <= 1, "radius", self.radius, "above 0 and at most 1 (of the short side)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantImage:
+    """An image of the same size with one grey level, 0 to 255."""
+
+    level: int = 127
+
+    def __post_init__(self) -> None:
+        require(0 <= self.level <= 255, "level", self.level, "between 0 and 255")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoImage:
+    """The conversation as text only."""
+
+
+Blind = Blur | ConstantImage | NoImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vig:
+    """Visual information gain (VIG, arXiv 2602.17186): what stands for "without the image", and who scores.
+
+    `scorer` is the checkpoint after alignment and before instruction tuning; null for the base, `model`.
+    """
+
+    blind: Blind
+    scorer: Model | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllTokens:
+    """Every token of a selected answer is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdTokens:
+    """Tokens whose gain reaches `min_gain` (nats), null for the threshold of their sample's stratum, which is the
+    paper's rule (VIG, section 3.3)."""
+
+    min_gain: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhraseTokens:
+    """Words whose gain reaches `min_gain` (as in `ThresholdTokens`), and the structure around them.
+
+    A word is what stands between spaces and separators (tokens without a letter or a digit); its gain is its tokens'
+    largest. Ends of answers are always trained, a separator where the mean gain of the words of the phrase that it
+    opens reaches `min_gain`, too, or where none follows: whether to go on is learnt from what is there.
+    """
+
+    min_gain: float | None = None
+
+
+TokenRule = AllTokens | ThresholdTokens | PhraseTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class VigSelection:
+    """The top `keep_share` of the samples with an image by their gain (VIG, section 3.2), and which of their tokens.
+
+    Each stratum, samples that are alike in all of `strata`, has its own threshold; those of fewer than `min_stratum`
+    samples are taken together. Samples without an image stay, and all their tokens.
+    """
+
+    keep_share: float
+    tokens: TokenRule
+    strata: tuple[Literal["category", "first_word"], ...] = ()
+    min_stratum: int = 20
+
+    def __post_init__(self) -> None:
+        require(0 < self.keep_share <= 1, "keep_share", self.keep_share, "above 0 and at most 1")
+        require(self.min_stratum > 0, "min_stratum", self.min_stratum, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSelection:
+    """The control of a `VigSelection`: samples drawn, each as a whole, until they have as many trained tokens as that
+    selection has. Samples without an image stay, as there."""
+
+    like: VigSelection
+
+
+@dataclass(frozen=True, kw_only=True)
+class GainedPairs:
+    """Pairs whose chosen answer is among the top `keep_share` by its gain."""
+
+    keep_share: float
+
+    def __post_init__(self) -> None:
+        require(0 < self.keep_share <= 1, "keep_share", self.keep_share, "above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedPairs:
+    """Each pair weighs sigmoid((gain of chosen - gain of rejected) / temperature), divided by the mean of all."""
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "temperature", self.temperature, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedPairs:
+    """Of both answers only the tokens that `PhraseTokens` of this `min_gain` keeps, in the reference too."""
+
+    min_gain: float
+
+
+SampleSelection = VigSelection | RandomSelection
+PairSelection = GainedPairs | WeightedPairs | MaskedPairs
+Selection = VigSelection | RandomSelection | GainedPairs | WeightedPairs | MaskedPairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters on the linear layers of the language model's blocks."""
+
+    rank: int
+    lora_alpha: int
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "lora_alpha"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullFinetune:
+    """Every weight of the language model and its embeddings; the vision tower stays frozen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training stage. `projector_lr` None freezes the projector; a schedule is linear warm-up, then cosine.
+
+    `steps` is the number of optimiser steps, null for as many as `epochs` take.
+    `selection` says which of its samples or pairs, and which of their tokens, are trained on; null for all.
+    """
+
+    loss: Loss
+    weights: Lora | FullFinetune
+    lr: float
+    epochs: int
+    global_batch: int
+    projector_lr: float | None = None
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = MAX_LENGTH
+    steps: int | None = None
+    selection: Selection | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "epochs", "global_batch", "max_grad_norm", "max_length"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require(
+            self.projector_lr is None or self.projector_lr > 0, "projector_lr", self.projector_lr, "above 0, or null"
+        )
+        require(self.steps is None or self.steps > 0, "steps", self.steps, "above 0, or null")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "at least 0 and below 1")

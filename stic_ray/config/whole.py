@@ -1,0 +1,98 @@
+"""A whole run."""
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+from stic_ray.config.checks import require
+from stic_ray.config.data import Duplicates, ExactDuplicates, ImageSource, ImportedPairs, Instructions, Model, Prompts
+from stic_ray.config.evaluation import Evaluation
+from stic_ray.config.execution import Auto, EngineSettings, Execution
+from stic_ray.config.negatives import Annotated, ErrorInjection, Negatives, Sampling
+from stic_ray.config.training import DpoLoss, PairSelection, SampleSelection, SftLoss, Training, Vig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run: preference training (stage 1) on pairs, then fine-tuning (stage 2) on instruction samples.
+
+    Pairs come from `unlabeled` images, which the model describes itself (STIC: `prompts`, `negatives`, `sampling`),
+    from `annotated` data (BPO), are `imported`, or all of these; null for none. A stage is left out by null;
+    `stage1_control` and `stage2_control` are the controls beside them. `vig` is how gains are measured for the stages'
+    `selection`. Stage 1 runs in `rounds`: the model of each writes the next one's pairs about the same images, is its
+    reference and trained on.
+    """
+
+    name: str
+    seed: int
+    model: Model
+    unlabeled: ImageSource | None
+    instructions: Instructions | None
+    prompts: Prompts
+    negatives: Negatives
+    sampling: Sampling
+    stage1: Training | None
+    stage1_control: Training | None
+    stage2: Training | None
+    stage2_control: Training | None
+    rounds: int = 1
+    annotated: Annotated | None = None
+    imported: ImportedPairs | None = None
+    evaluation: Evaluation | None = None
+    vig: Vig | None = None
+    duplicates: Duplicates = field(default_factory=ExactDuplicates)
+    engine: EngineSettings = field(default_factory=Auto)
+    execution: Execution = field(default_factory=Execution)
+    store: str = "./store"
+    runs: str = "./runs"
+
+    def __post_init__(self) -> None:
+        plain = self.name.strip(".") != "" and "/" not in self.name and ".." not in self.name
+        require(plain and len(self.name) <= 100, "name", self.name, "a plain name of at most 100 characters")
+        preference = self.stage1 is None or isinstance(self.stage1.loss, DpoLoss)
+        require(preference, "stage1.loss", self.stage1 and self.stage1.loss, "type: DpoLoss")
+        for name in ("stage1_control", "stage2", "stage2_control"):
+            training = getattr(self, name)
+            sft = training is None or isinstance(training.loss, SftLoss)
+            require(sft, f"{name}.loss", training and training.loss, "type: SftLoss")
+        self._check_data()
+        self._check_selections()
+        again = not self.prompts.infused and self.stage2 is not None and self.stage2 == self.stage2_control
+        wanted = "null or with another selection: without prompts.infused it would be stage2 again"
+        require(not again, "stage2_control", "as stage2", wanted)
+        for name, control in (("stage1", self.stage1_control), ("stage2", self.stage2_control)):
+            require(control is None or getattr(self, name), f"{name}_control", "set", f"null, where {name} is")
+            limit = getattr(self, name) and getattr(self, name).max_length
+            fits = control is None or control.max_length >= limit
+            wanted = f"at least {name}.max_length ({limit}), since both train on the same data"
+            require(fits, f"{name}_control.max_length", control and control.max_length, wanted)
+        workers = self.execution.num_train_workers
+        for name in ("stage1", "stage1_control", "stage2", "stage2_control"):
+            batch = getattr(self, name) and getattr(self, name).global_batch
+            wanted = f"a multiple of execution.num_train_workers ({workers})"
+            require(batch is None or batch % workers == 0, f"{name}.global_batch", batch, wanted)
+
+    def _check_data(self) -> None:
+        has_pairs = any(source is not None for source in (self.unlabeled, self.annotated, self.imported))
+        wanted = "null, or unlabeled, annotated or imported set: it needs pairs"
+        require(self.stage1 is None or has_pairs, "stage1", "set", wanted)
+        wanted = "a positive number" if self.stage1 is not None else "1, where stage1 is null"
+        require(self.rounds == 1 or (self.rounds > 0 and self.stage1 is not None), "rounds", self.rounds, wanted)
+        require(
+            self.stage2 is None or self.instructions is not None, "instructions", None, "set, since stage2 needs it"
+        )
+        every = self.negatives.kinds if self.unlabeled else ()
+        every += self.annotated.negatives.kinds if self.annotated else ()
+        if any(isinstance(kind, ErrorInjection) for kind in every):
+            for name in ("rewrite_description", "rewrite_answer"):
+                require(bool(getattr(self.prompts, name)), f"prompts.{name}", "", "set, since ErrorInjection needs it")
+
+    def _check_selections(self) -> None:
+        for name, kinds in (("stage1", PairSelection), ("stage2", SampleSelection)):
+            for training in (name, f"{name}_control"):
+                chosen = getattr(self, training) and getattr(self, training).selection
+                types_of = ", ".join(kind.__name__ for kind in get_args(kinds))
+                fits = chosen is None or isinstance(chosen, kinds)
+                require(fits, f"{training}.selection.type", type(chosen).__name__, f"one of {types_of}")
+                require(
+                    chosen is None or self.vig is not None, "vig", None, f"set, since {training}.selection needs it"
+                )
