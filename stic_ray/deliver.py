@@ -18,6 +18,7 @@ from stic_ray.evaluate.summary import paired_difference, questions_by_group, spl
 from stic_ray.records import Pair, Prediction
 from stic_ray.report.markdown import (
     CONTROLS,
+    ROUND,
     Comparison,
     DescribedImage,
     Report,
@@ -31,7 +32,6 @@ from stic_ray.run import Run
 from stic_ray.train.driver import MODEL
 from stic_ray.train.job import ADAPTER, MERGED, METRICS
 
-_ROUND = "_round"  # between the name of a stage and the number of a round before the last
 _NUM_SAMPLES = 6
 
 
@@ -111,7 +111,7 @@ def _comparisons(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> list
         return []
     test = measured["test"]
     comparisons = []
-    rounds = [name for name in test.predictions if name.startswith(f"stage1{_ROUND}")]
+    rounds = [name for name in test.predictions if name.startswith(f"stage1{ROUND}")]
     steps = [*zip([*rounds, "stage1"][1:], rounds, strict=True)]
     compared = [
         ("stage1", "base"),
@@ -162,7 +162,7 @@ def _trained(run: Run) -> list[str]:
 
 def _delivered(run: Run) -> list[str]:
     """Those that are no controls."""
-    return [role for role in _trained(run) if role.partition(_ROUND)[0] in ("stage1", "stage2")]
+    return [role for role in _trained(run) if role.partition(ROUND)[0] in ("stage1", "stage2")]
 
 
 def _samples(run: Run, measured: Mapping[str, Measured]) -> list[DescribedImage]:
@@ -213,7 +213,7 @@ def _write_models(run: Run, home: str) -> None:
     there = [name.rpartition("/")[2] for name in storage.list_directories(home)] if storage.exists(home) else []
     for stage in there:
         # Not trained this time: an earlier run's would be taken for its own.
-        if stage.partition(_ROUND)[0] in ("stage1", "stage2") and stage not in delivered:
+        if stage.partition(ROUND)[0] in ("stage1", "stage2") and stage not in delivered:
             storage.remove(storage.join(home, stage))
     for stage in delivered:
         for part in (ADAPTER, MERGED):

@@ -25,6 +25,7 @@ from stic_ray.deliver import Measured
 from stic_ray.evaluate import predict
 from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
 from stic_ray.records import Prediction, make_seed
+from stic_ray.report.markdown import ROUND
 from stic_ray.run import Run, Step
 from stic_ray.stages import (
     describe,
@@ -82,8 +83,8 @@ def _round(this: Run, number: int, models: Mapping[str, Model]) -> Round:
     config = this.config
     if number > 1:
         seed = make_seed(config.seed, "round", number) % 2**31
-        config = replace(config, model=models[f"stage1_round{number - 1}"], seed=seed)
-    return Round(config=config, suffix="" if number == config.rounds else f"_round{number}")
+        config = replace(config, model=models[f"stage1{ROUND}{number - 1}"], seed=seed)
+    return Round(config=config, suffix="" if number == config.rounds else f"{ROUND}{number}")
 
 
 def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict[str, Model]:

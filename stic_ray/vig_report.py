@@ -84,7 +84,7 @@ def _block(run: RunFolder, role: str, gains: Artifact, num_samples: int) -> Bloc
     drawn = shown.rows()
     used = _read_selected(next(iter(selections.values())), [gain for _, gain in drawn]) if selections else None
     return Block(
-        name=role.removesuffix(_GAINS),
+        name=role.replace(_GAINS, ""),
         group_name="answer and what made the rejected one" if is_pairs else "data set",
         note=_OF_PAIRS if is_pairs else "",
         figures=figures,
@@ -103,7 +103,7 @@ def _selections_of(run: RunFolder, gains: Artifact) -> dict[str, Artifact]:
 
 
 def _is_beside(role: str) -> bool:
-    return "_control_" in role or role.endswith("_like")
+    return "_control_" in role or "_like" in role
 
 
 def _name_category(gain: Gain) -> str:

@@ -54,7 +54,7 @@ _TABLE_FIGURES: Mapping[Path, str] = {
 _QUESTION_TASKS = {"questions": "direct", "questions_dar": "describe-and-respond"}
 _TRAINING_METRICS = ("loss", "accuracy", "margin")
 _MAX_SAMPLE_CHARACTERS = 1200
-_ROUND = "_round"
+ROUND = "_round"  # stands before the number of a round of stage 1 in a run's names; the last round has none
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # As entities these characters can neither open a tag nor structure markdown, in a table cell or outside one.
 _FORMATTING = re.compile(r"[&<>\"`*_{}\[\]()#+=|~!$@:\\^]|(?<=www)\.|^[-.]", re.IGNORECASE)
@@ -360,7 +360,7 @@ def _present_models(split: Mapping[str, Any]) -> list[str]:
     order = list(MODELS)
     found = []
     for model in split:
-        name, _, number = model.partition(_ROUND)
+        name, _, number = model.partition(ROUND)
         if name in order and (not number or number.isdecimal()):
             stage = name.removesuffix("_control")
             found.append((order.index(stage), not number, int(number or 0), order.index(name), model))
@@ -369,7 +369,7 @@ def _present_models(split: Mapping[str, Any]) -> list[str]:
 
 def model_title(model: str) -> str:
     """What a model is called: "stage 1", or of a round before the last "stage 1, round 2"."""
-    name, _, number = model.partition(_ROUND)
+    name, _, number = model.partition(ROUND)
     return (
         f"{MODELS[name]}, round {number}"
         if name in MODELS and number.isdecimal()
