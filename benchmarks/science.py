@@ -123,15 +123,21 @@ def vig() -> Experiment:
     )
 
 
-def _bpo_changes(kind: str, training: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:
-    sampling = {"temperature": 0.2, "max_new_tokens": 40}
+def _negatives(step: int, share: float) -> list[dict[str, Any]]:
+    """Answers to images under noise of that step, of which this is the share, and injected errors."""
     injected = {"temperature": 0.8, "top_p": 0.95, "max_new_tokens": 40}
+    return [
+        {"type": "NoisedImage", "step": step, "weight": share},
+        {"type": "ErrorInjection", "sampling": injected, "description_words": 3, "weight": 1 - share},
+    ]
+
+
+def _bpo_changes(
+    kind: str, kinds: Sequence[Mapping[str, Any]], training: Mapping[str, Any], control: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    sampling = {"temperature": 0.2, "max_new_tokens": 40}
     uri, images = f"embedded://sft/{kind}_captions.json", "embedded://sft/images"
     data = {"type": "LlavaJson", "uri": uri, "images": images, "sample": 400}
-    kinds = [
-        {"type": "NoisedImage", "step": 900},
-        {"type": "ErrorInjection", "sampling": injected, "description_words": 3},
-    ]
     return {
         "unlabeled": None,
         "stage2": None,
@@ -146,12 +152,13 @@ def _bpo_changes(kind: str, training: Mapping[str, Any], control: Mapping[str, A
 
 def bpo(kind: str) -> Experiment:
     """(b) BPO against SFT on the same positives."""
-    training = {**_DPO, **_LORA, "lr": 1e-3, "epochs": 2}
+    training = {**_DPO, **_LORA, "lr": 2e-3, "epochs": 2}
     control = {"loss": {"type": "SftLoss"}, **_LORA, "lr": 1e-3, "epochs": 2}
+    changes = _bpo_changes(kind, _negatives(500, 0.2), training, control)
     models = {f"bpo {kind}": "stage1", f"sft {kind}": "stage1_control"}
     return Experiment(
         title=f"BPO, {kind} positives",
-        arms=(Arm(name=f"bpo-{kind}", changes=_bpo_changes(kind, training, control), models=models),),
+        arms=(Arm(name=f"bpo-{kind}", changes=changes, models=models),),
         comparisons=(Comparison(method=f"bpo {kind}", control=f"sft {kind}", counts=kind == "noisy"),),
     )
 
@@ -172,8 +179,8 @@ def filtered() -> Experiment:
     training = {**_DPO, **_LORA, "lr": 1e-3, "epochs": 1, "steps": 25}
     chosen = {"type": "GainedPairs", "keep_share": 0.5}
     masked = {"type": "MaskedPairs", "min_gain": 0.0}
-    blind = {"vig": {"blind": {"type": "Blur", "radius": 0.2}}, "stage1_control": None}
-    changes = _bpo_changes("noisy", training, {})
+    blind = {"vig": {"blind": {"type": "Blur", "radius": 0.2}}}
+    changes = _bpo_changes("noisy", _negatives(900, 0.5), training, None)
     return Experiment(
         title="Pairs filtered by VIG",
         arms=(
@@ -192,6 +199,7 @@ def filtered() -> Experiment:
         comparisons=(
             Comparison(method="filtered", control="unfiltered"),
             Comparison(method="masked", control="unfiltered", counts=False),
+            Comparison(method="masked", control="sft noisy", counts=False),
         ),
     )
 
@@ -290,6 +298,7 @@ def main() -> int:
         (name, comparison): compare(runs, comparison, *truth)
         for name, experiment in experiments.items()
         for comparison in experiment.comparisons
+        if {comparison.method, comparison.control} <= runs[0].predictions.keys()
     }
     bars = _bars(arguments, found, words)
     figures = {
