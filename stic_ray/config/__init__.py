@@ -37,6 +37,7 @@ from stic_ray.config.execution import (
 from stic_ray.config.negatives import (
     Annotated,
     ColorJitter,
+    Contrast,
     CorruptedImage,
     Corruption,
     Downsize,
@@ -94,6 +95,7 @@ __all__ = [
     "ColorJitter",
     "Config",
     "ConstantImage",
+    "Contrast",
     "CorruptedImage",
     "Corruption",
     "Downsize",

@@ -47,6 +47,24 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Contrastive decoding (VCD, arXiv 2311.16922, as in BPO's reference code): it moves answers away from the prior.
+
+    A token's score is (1 + strength) * its logit - strength * its logit on the image under diffusion noise of `step`,
+    among the tokens that are at least `cutoff` times as likely as the likeliest.
+    """
+
+    step: int = 900
+    strength: float = 1.0
+    cutoff: float = 0.2
+
+    def __post_init__(self) -> None:
+        require(0 <= self.step < 1000, "step", self.step, "between 0 and 999")
+        require(self.strength > 0, "strength", self.strength, "above 0")
+        require(0 < self.cutoff <= 1, "cutoff", self.cutoff, "above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Weighted:
     """How often a kind of negative is drawn, against the other kinds' weights."""
 

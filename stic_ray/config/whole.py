@@ -7,7 +7,7 @@ from stic_ray.config.checks import require
 from stic_ray.config.data import Duplicates, ExactDuplicates, ImageSource, ImportedPairs, Instructions, Model, Prompts
 from stic_ray.config.evaluation import Evaluation
 from stic_ray.config.execution import Auto, EngineSettings, Execution
-from stic_ray.config.negatives import Annotated, ErrorInjection, Negatives, Sampling
+from stic_ray.config.negatives import Annotated, Contrast, ErrorInjection, Negatives, Sampling
 from stic_ray.config.training import DpoLoss, PairSelection, SampleSelection, SftLoss, Training, Vig
 
 
@@ -15,11 +15,11 @@ from stic_ray.config.training import DpoLoss, PairSelection, SampleSelection, Sf
 class Config:
     """A whole run: preference training (stage 1) on pairs, then fine-tuning (stage 2) on instruction samples.
 
-    Pairs come from `unlabeled` images, which the model describes itself (STIC: `prompts`, `negatives`, `sampling`),
-    from `annotated` data (BPO), are `imported`, or all of these; null for none. A stage is left out by null;
-    `stage1_control` and `stage2_control` are the controls beside them. `vig` is how gains are measured for the stages'
-    `selection`. Stage 1 runs in `rounds`: the model of each writes the next one's pairs about the same images, is its
-    reference and trained on.
+    Pairs come from `unlabeled` images, which the model describes itself (STIC: `prompts`, `negatives`, `sampling`, and
+    `contrast` for preferred descriptions that are decoded contrastively), from `annotated` data (BPO), are `imported`,
+    or all of these; null for none. A stage is left out by null; `stage1_control` and `stage2_control` are the controls
+    beside them. `vig` is how gains are measured for the stages' `selection`. Stage 1 runs in `rounds`: the model of
+    each writes the next one's pairs about the same images, is its reference and trained on.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Config:
     imported: ImportedPairs | None = None
     evaluation: Evaluation | None = None
     vig: Vig | None = None
+    contrast: Contrast | None = None
     duplicates: Duplicates = field(default_factory=ExactDuplicates)
     engine: EngineSettings = field(default_factory=Auto)
     execution: Execution = field(default_factory=Execution)
@@ -75,6 +76,8 @@ class Config:
         has_pairs = any(source is not None for source in (self.unlabeled, self.annotated, self.imported))
         wanted = "null, or unlabeled, annotated or imported set: it needs pairs"
         require(self.stage1 is None or has_pairs, "stage1", "set", wanted)
+        wanted = "null, where unlabeled is: it is of the model's own descriptions"
+        require(self.contrast is None or self.unlabeled is not None, "contrast", "set", wanted)
         wanted = "a positive number" if self.stage1 is not None else "1, where stage1 is null"
         require(self.rounds == 1 or (self.rounds > 0 and self.stage1 is not None), "rounds", self.rounds, wanted)
         require(

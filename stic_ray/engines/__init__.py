@@ -55,7 +55,13 @@ def _check_installed() -> None:
 
 
 def _missing_noise(config: Config) -> str:
-    """What keeps vLLM from adding noise to processed images, "" where nothing does: it takes them whole only."""
+    """What keeps vLLM from adding noise to processed images, "" where nothing does: it takes them whole only, and not
+    two for one answer."""
+    if config.contrast is not None:
+        return (
+            "engine.type is Vllm, which cannot decode contrastively (contrast): set engine.type=Transformers, or "
+            "contrast=null"
+        )
     every = config.negatives.kinds if config.unlabeled else ()
     every += config.annotated.negatives.kinds if config.annotated else ()
     if any(isinstance(kind, NoisedImage) for kind in every) and cuts_into_tiles(config.model.path):

@@ -12,12 +12,21 @@ from stic_ray.records import Turn, make_seed
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contrasted:
+    """Contrastive decoding against the image under this noise: see `config.Contrast`."""
+
+    noise: Noise
+    strength: float
+    cutoff: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One prompt on one image (None: text only). `seed` alone decides what is drawn, whatever the batch.
 
     `adapter` is the URI of a directory with a LoRA adapter of peft for the model; "" asks the model as it is.
     `image_hash` is that of the image's pixels (`images.hash_pixels`), "" where nobody has taken it yet. `noise` is
-    added to what the image processor makes of the image.
+    added to what the image processor makes of the image. `contrast` needs an image.
     """
 
     prompt: str
@@ -27,6 +36,7 @@ class Request:
     adapter: str = ""
     image_hash: str = ""
     noise: Noise | None = None
+    contrast: Contrasted | None = None
 
 
 def draws(request: Request, number: int) -> list[Request]:

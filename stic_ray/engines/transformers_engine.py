@@ -14,7 +14,7 @@ from stic_ray import storage, vlm
 from stic_ray.config import Sampling
 from stic_ray.engines import adapters
 from stic_ray.engines.counters import Counters
-from stic_ray.engines.protocol import Completion, Request, refused
+from stic_ray.engines.protocol import Completion, Contrasted, Request, refused
 from stic_ray.noise import Noise
 
 
@@ -38,6 +38,37 @@ class GumbelSampling(LogitsProcessor):  # type: ignore[misc]
         uniform_BV = torch.stack([torch.rand(size, generator=g, dtype=torch.float64) for g in self._generators])
         noise_BV = -torch.log(-torch.log(uniform_BV.clamp_min(1e-300)))
         return scaled_BV + noise_BV.to(scaled_BV)
+
+
+class ContrastiveDecoding(LogitsProcessor):  # type: ignore[misc]
+    """(1 + strength) * logits - strength * logits on noised images, `prompts`; see `config.Contrast`."""
+
+    def __init__(self, model: Any, prompts: vlm.PromptBatch, contrast: Sequence[Contrasted]) -> None:
+        self._model = model
+        self._mask_BT = prompts.attention_mask.to(model.device)
+        self._cache = vlm.read_beginnings(model, prompts)
+        self._strength_B1 = torch.tensor([[each.strength] for each in contrast], device=model.device)
+        self._cutoff_B1 = torch.tensor([[each.cutoff] for each in contrast], device=model.device)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [B, V] of the next token; what is cut off has -inf."""
+        ones_BT = self._mask_BT.new_ones(input_ids.shape[0], input_ids.shape[1] - self._mask_BT.shape[1])
+        self._mask_BT = torch.cat([self._mask_BT, ones_BT], dim=1)
+        read = self._cache.get_seq_length()
+        positions_BT = (self._mask_BT.cumsum(dim=1) - 1).clamp_min(0)
+        noised_BV = self._model(
+            input_ids=input_ids[:, read:],
+            attention_mask=self._mask_BT,
+            position_ids=positions_BT[:, read:],
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        clean_BV = scores.float()
+        contrasted_BV = (1 + self._strength_B1) * clean_BV - self._strength_B1 * noised_BV.float()
+        least_B1 = clean_BV.amax(dim=1, keepdim=True) + self._cutoff_B1.log()
+        bent_BV: Tensor = contrasted_BV.masked_fill(clean_BV < least_B1, float("-inf"))
+        return bent_BV
 
 
 def _nucleus(logits_BV: Tensor, top_p: float) -> Tensor:
@@ -111,9 +142,9 @@ class TransformersEngine:
 
         Batches hold prompts of one sampling and like length, those on one image side by side, so that it is read once.
         """
-        first: dict[tuple[int, Noise | None, str, Sampling, int, str], int] = {}
+        first: dict[tuple[int, Noise | None, Contrasted | None, str, Sampling, int, str], int] = {}
         same = [
-            first.setdefault((id(r.image), r.noise, r.prompt, r.sampling, r.seed, r.adapter), i)
+            first.setdefault((id(r.image), r.noise, r.contrast, r.prompt, r.sampling, r.seed, r.adapter), i)
             for i, r in enumerate(requests)
         ]
         texts = [vlm.render_prompt(self._processor, r.prompt, has_image=r.image is not None) for r in requests]
@@ -125,9 +156,9 @@ class TransformersEngine:
             if text.count(marker) != (request.image is not None)
         }
 
-        def likeness(index: int) -> tuple[str, bool, float, float, int]:
-            s = requests[index].sampling
-            return (requests[index].adapter, requests[index].image is None, s.temperature, s.top_p, s.max_new_tokens)
+        def likeness(index: int) -> tuple[str, bool, bool, float, float, int]:
+            r, s = requests[index], requests[index].sampling
+            return (r.adapter, r.image is None, r.contrast is None, s.temperature, s.top_p, s.max_new_tokens)
 
         accepted = [index for index in first.values() if index not in completions]
         seen: dict[int, int] = {}
@@ -157,9 +188,13 @@ class TransformersEngine:
         too_long = [length + sampling.max_new_tokens > self._limit for length in lengths]
         if any(too_long):
             return self._without_too_long(requests, texts, lengths, too_long)
-        noise = LogitsProcessorList()
+        bent = LogitsProcessorList()
+        contrast = [request.contrast for request in requests if request.contrast is not None]
+        if contrast:  # of all of a batch or of none
+            noised = vlm.encode_prompts(self._processor, texts, images, [each.noise for each in contrast])
+            bent.append(ContrastiveDecoding(self._model, noised, contrast))
         if sampling.temperature > 0:
-            noise.append(GumbelSampling(sampling, [request.seed for request in requests]))
+            bent.append(GumbelSampling(sampling, [request.seed for request in requests]))
         output_BT = self._model.generate(
             input_ids=inputs.input_ids.to(self._device),
             attention_mask=inputs.attention_mask.to(self._device),
@@ -170,7 +205,7 @@ class TransformersEngine:
                 eos_token_id=self._ends,
                 pad_token_id=self._processor.tokenizer.pad_token_id or 0,
             ),
-            logits_processor=noise,
+            logits_processor=bent,
         )
         new_BT = output_BT[:, inputs.input_ids.shape[1] :].tolist()
         return [self._completion(ids, length) for ids, length in zip(new_BT, lengths, strict=True)]

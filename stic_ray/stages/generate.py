@@ -17,6 +17,7 @@ from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import (
     Annotated,
     Config,
+    Contrast,
     CorruptedImage,
     ErrorInjection,
     MisleadingPrompt,
@@ -29,7 +30,7 @@ from stic_ray.config import (
     to_tree,
 )
 from stic_ray.engines import EngineStart, engine_for, engine_identity, start_engine
-from stic_ray.engines.protocol import Completion, Engine, Request
+from stic_ray.engines.protocol import Completion, Contrasted, Engine, Request
 from stic_ray.flow import Inputs, Outcome, Prepared, Task, Unit, Work, image_alone, one_by_one, run_stage
 from stic_ray.images import BadImageError, corrupt, decode, draw_corruption, encode, hash_bytes, hash_pixels
 from stic_ray.noise import Noise
@@ -143,6 +144,8 @@ def _draw_negative(ask: _Ask, index: int, pool: Prompts, kind: Negative, given: 
 def plan(config: Config, images: str, model: str) -> Plan:
     """The artifact of responses to images; `images` and `model` are the parents' fingerprints."""
     identity = _identity(config, config.negatives, config.sampling, ("detailed", "simple", "misleading"))
+    if config.contrast is not None:
+        identity["contrast"] = to_tree(config.contrast)
     parents = {"images": images, "model": model}
     return Plan(
         stage="responses", code_version=CODE_VERSION, identity=identity, parents=parents, kind=Response.__name__
@@ -200,6 +203,7 @@ def _work(config: Config, negatives: Negatives, sampling: Sampling, plan: Plan) 
             "sampling": sampling,
             "negatives": negatives,
             "pool": config.prompts,
+            "contrast": config.contrast,
             "model": plan.parents["model"],
         },
         concurrent_batches=engine.concurrent_batches,
@@ -309,12 +313,14 @@ class Responder:
         sampling: Sampling,
         negatives: Negatives,
         pool: Prompts,
+        contrast: Contrast | None,
         model: str,
     ) -> None:
         self._engine: Engine = start_engine(engine)
         self._sampling = sampling
         self._negatives = negatives
         self._pool = pool
+        self._contrast = contrast
         self._model = model
 
     def figures(self) -> Mapping[str, float]:
@@ -356,7 +362,10 @@ class Responder:
         return Draw(**{**vars(draw), "prompt": prompt})
 
     def _request(self, one: _Asked, sampling: Sampling) -> Request:
-        noise = None
+        noise = contrast = None
+        if self._contrast is not None and one.draw.role == PREFERRED:
+            against = Noise(step=self._contrast.step, seed=make_seed(one.draw.seed, "contrast"))
+            contrast = Contrasted(noise=against, strength=self._contrast.strength, cutoff=self._contrast.cutoff)
         if isinstance(self._kind(one.draw), NoisedImage):
             drawn = json.loads(one.draw.corruption)
             noise = Noise(step=drawn["step"], seed=drawn["seed"])
@@ -370,6 +379,7 @@ class Responder:
             seed=one.draw.seed,
             image_hash=clean,
             noise=noise,
+            contrast=contrast,
         )
 
     def _answer(self, asked: Sequence[_Asked], requests: Sequence[Request]) -> None:

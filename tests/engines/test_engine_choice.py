@@ -10,7 +10,7 @@ import pytest
 from e2e_project import configuration
 
 from stic_ray import engines
-from stic_ray.config import Config, Negatives, NoisedImage, Transformers, Vllm, parse_config
+from stic_ray.config import Config, Contrast, Negatives, NoisedImage, Transformers, Vllm, parse_config
 
 
 @pytest.fixture
@@ -144,3 +144,11 @@ def test_noise_takes_vllm_only_where_images_are_whole(
     if family != "llava":
         with pytest.raises(ValueError, match=r"engine\.type is Vllm, which cannot add the noise of NoisedImage"):
             engines.resolve_engine(replace(config, engine=Vllm()))
+
+
+def test_contrast_never_takes_vllm(tiny_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch, "0.32.0+cpu")
+    config = replace(_config(tiny_llava, {"type": "Auto"}), contrast=Contrast())
+    assert engines.resolve_engine(config) == Transformers()
+    with pytest.raises(ValueError, match=r"engine\.type is Vllm, which cannot decode contrastively"):
+        engines.resolve_engine(replace(config, engine=Vllm()))

@@ -14,8 +14,9 @@ from PIL import Image
 from random_models import save_random_adapter
 from stic_ray import engines, vlm
 from stic_ray.config import Sampling, Transformers
-from stic_ray.engines.protocol import Completion, Request, draws
+from stic_ray.engines.protocol import Completion, Contrasted, Request, draws
 from stic_ray.engines.transformers_engine import GumbelSampling, TransformersEngine
+from stic_ray.noise import Noise
 
 _GREEDY = Sampling(temperature=0.0, max_new_tokens=5)
 _WARM = Sampling(temperature=1.5, max_new_tokens=5)
@@ -80,6 +81,44 @@ def test_generate_greedy_equals_a_plain_loop_over_the_model(engine: Transformers
     assert answer.text == engine._processor.tokenizer.decode(expected, skip_special_tokens=True).strip()
     assert answer.num_prompt_tokens == inputs["input_ids"].shape[1]
     assert answer.finish_reason == ("stop" if end in new else "length")
+
+
+def _contrasted(number: int, strength: float = 1.0, sampling: Sampling = _GREEDY) -> Request:
+    contrast = Contrasted(noise=Noise(step=700, seed=number), strength=strength, cutoff=0.2)
+    return replace(_request(number, sampling), contrast=contrast)
+
+
+def test_generate_contrasted_equals_a_plain_loop_over_whole_forwards(engine: TransformersEngine) -> None:
+    request = _contrasted(2, strength=1.5)
+    assert request.contrast is not None
+    text = vlm.render_prompt(engine._processor, request.prompt, has_image=True)
+    inputs = engine._processor(text=[text], images=[_image(2)], return_tensors="pt", add_special_tokens=False)
+    ids = inputs["input_ids"]
+    clean = inputs["pixel_values"]
+    noised = vlm.noised_pixels(engine._processor, _image(2), request.contrast.noise)[None]
+    with torch.inference_mode():
+        for _ in range(_GREEDY.max_new_tokens):
+            seen, blurred = (
+                engine._model(input_ids=ids, pixel_values=pixels).logits[0, -1].double() for pixels in (clean, noised)
+            )
+            scores = 2.5 * seen - 1.5 * blurred
+            scores[seen.softmax(0) < 0.2 * seen.softmax(0).max()] = float("-inf")
+            ids = torch.cat([ids, scores.argmax()[None, None]], dim=1)
+    new = ids[0, inputs["input_ids"].shape[1] :].tolist()
+    end = engine._processor.tokenizer.eos_token_id
+    expected = new[: new.index(end)] if end in new else new
+    (answer,) = engine.generate([request])
+    assert answer.text == engine._processor.tokenizer.decode(expected, skip_special_tokens=True).strip()
+    assert answer.text != engine.generate([replace(request, contrast=None)])[0].text
+
+
+def test_generate_contrasted_in_a_batch_equals_each_alone(engine: TransformersEngine) -> None:
+    requests = [_contrasted(number, 0.5 + number, _GREEDY if number % 2 else _WARM) for number in range(5)]
+    requests += [replace(request, contrast=None) for request in requests]
+    requests.append(replace(requests[0], contrast=replace(_contrasted(0).contrast, cutoff=1.0)))  # type: ignore[type-var]
+    answers = engine.generate(requests)
+    assert answers == _one_by_one(engine, requests)
+    assert answers[:5] != answers[5:10]
 
 
 def test_generate_does_not_depend_on_batch_order_or_company(engine: TransformersEngine) -> None:

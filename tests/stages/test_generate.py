@@ -16,6 +16,7 @@ from PIL import Image
 from stic_ray import flow
 from stic_ray.config import (
     ColorJitter,
+    Contrast,
     CorruptedImage,
     Downsize,
     ErrorInjection,
@@ -130,10 +131,12 @@ def _task(unit: Unit) -> Task:
     return Task(id=unit.id, images=[decode(data) for data in prepared.images], payload=prepared.payload)
 
 
-def _responder(tiny_llava: Path) -> Responder:
+def _responder(tiny_llava: Path, contrast: Contrast | None = None) -> Responder:
     sampling = Sampling(temperature=1.0, max_new_tokens=6)
     engine = EngineStart(settings=Transformers(), model_uri=str(tiny_llava), dtype="float32", batch_size=4)
-    return Responder(engine=engine, sampling=sampling, negatives=_NEGATIVES, pool=_POOL, model="base-1")
+    return Responder(
+        engine=engine, sampling=sampling, negatives=_NEGATIVES, pool=_POOL, contrast=contrast, model="base-1"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +150,17 @@ def responses(tiny_llava: Path, units: list[Unit]) -> list[Response]:
     outcomes = _responder(tiny_llava)([_task(unit) for unit in units])
     assert [(outcome.id, outcome.reason) for outcome in outcomes] == [(unit.id, "") for unit in units]
     return [row for outcome in outcomes for row in outcome.rows]
+
+
+def test_contrast_changes_the_preferred_answers_alone(
+    tiny_llava: Path, units: list[Unit], responses: list[Response]
+) -> None:
+    contrasted = _responder(tiny_llava, Contrast(step=800, strength=2.0))([_task(unit) for unit in units])
+    rows = [row for outcome in contrasted for row in outcome.rows]
+    assert [row.id for row in rows] == [row.id for row in responses]
+    others = [row for row in rows if row.role == DISPREFERRED]
+    assert others == [row for row in responses if row.role == DISPREFERRED]
+    assert [row.text for row in rows] != [row.text for row in responses]
 
 
 def test_corrupted_image_was_really_seen(responses: list[Response]) -> None:
@@ -317,7 +331,9 @@ def _respond(monkeypatch: pytest.MonkeyPatch, units: list[Unit], negatives: Nega
     prepare = Prepare(seed=0, pool=_REWRITES, negatives=negatives)
     start = EngineStart(settings=Transformers(), model_uri="", dtype="float32", batch_size=4)
     sampling = Sampling(temperature=1.0, max_new_tokens=6)
-    responder = Responder(engine=start, sampling=sampling, negatives=negatives, pool=_REWRITES, model="base-1")
+    responder = Responder(
+        engine=start, sampling=sampling, negatives=negatives, pool=_REWRITES, contrast=None, model="base-1"
+    )
     tasks = []
     for unit in units:
         prepared = prepare(unit)
