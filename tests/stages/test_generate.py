@@ -155,7 +155,7 @@ def responses(tiny_llava: Path, units: list[Unit]) -> list[Response]:
 def test_contrast_changes_the_preferred_answers_alone(
     tiny_llava: Path, units: list[Unit], responses: list[Response]
 ) -> None:
-    contrasted = _responder(tiny_llava, Contrast(step=800, strength=2.0))([_task(unit) for unit in units])
+    contrasted = _responder(tiny_llava, Contrast(step=800, strength=100.0))([_task(unit) for unit in units])
     rows = [row for outcome in contrasted for row in outcome.rows]
     assert [row.id for row in rows] == [row.id for row in responses]
     others = [row for row in rows if row.role == DISPREFERRED]
