@@ -40,6 +40,7 @@ LEASE_S = 60.0
 _READERS = 8  # files read at once
 _WAIT = "wait for it, or end it and start again"
 _SETTLE_S = 2.0  # longer than another taker needs from reading a dead lease to replacing it
+ROUND = "_round"  # in a run's names stands before the number of a round of stage 1; the last round has none
 BASE_PREFIX = "base-"  # of the fingerprint of a model that no stage made
 
 

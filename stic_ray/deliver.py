@@ -1,6 +1,7 @@
 """What a run leaves in `runs/NAME/`: references, configuration, metrics, models, summary and report."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,15 +11,15 @@ from typing import Any
 import yaml
 
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import REFERENCES, Artifact
+from stic_ray.artifacts import REFERENCES, ROUND, Artifact
 from stic_ray.config import Config, to_tree
 from stic_ray.evaluate.intervals import Bootstrap
 from stic_ray.evaluate.metrics import Vocabulary
 from stic_ray.evaluate.summary import paired_difference, questions_by_group, split_block
 from stic_ray.records import Pair, Prediction
+from stic_ray.report import vig_page
 from stic_ray.report.markdown import (
     CONTROLS,
-    ROUND,
     Comparison,
     DescribedImage,
     Report,
@@ -53,7 +54,7 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
     lineage = {role: artifact.uri for role, artifact in run.artifacts.items()}
     report = Report(
         name=config.name,
-        command=" ".join(command),
+        command=shlex.join(command),
         summary=summary,
         stages=[_stage_line(run, role, artifact) for role, artifact in run.artifacts.items()],
         samples=_samples(run, measured),
@@ -62,20 +63,22 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
         groups=_groups(measured),
         artifacts=lineage,
     )
-    run.deliver()
     _write_config(run, home, command)
     storage.write_bytes(storage.join(home, METRICS), _metrics(run).encode())
     _write_models(run, home)
     _write_json(storage.join(home, "summary.json"), summary)
     storage.write_bytes(storage.join(home, "report.md"), render_report(report).encode())
+    for page in (vig_page.HTML, vig_page.JSON):  # of the run that had this name before
+        storage.remove(storage.join(home, page))
+    run.deliver()  # last: until then the run is not finished
     return _closing(run, home, summary)
 
 
 def write_stages(run: Run, command: list[str]) -> str:
     """Write what stages that ran without the rest leave in `runs/NAME/`, and return the closing lines."""
     home = run.home
-    run.deliver()
     _write_config(run, home, command)
+    run.deliver()
     lines = []
     for role, made in run.artifacts.items():
         counts = made.record["counts"]
@@ -86,7 +89,7 @@ def write_stages(run: Run, command: list[str]) -> str:
 
 def _write_config(run: Run, home: str, command: list[str]) -> None:
     """Every setting, below the command that they were given to."""
-    head = "".join(f"# {line}\n" for line in " ".join(command).splitlines())
+    head = "".join(f"# {line}\n" for line in shlex.join(command).splitlines())
     text = head + yaml.safe_dump(to_tree(run.config), sort_keys=False)
     storage.write_bytes(storage.join(home, "config.yaml"), text.encode())
 
@@ -97,13 +100,29 @@ def _summary(config: Config, measured: Mapping[str, Measured], bootstrap: Bootst
         split: split_block(found.predictions, found.objects, found.vocabulary, bootstrap=bootstrap)
         for split, found in measured.items()
     }
+    controls = _controls(config)
+    if controls != CONTROLS:
+        for block in blocks.values():
+            block["controls"] = controls
+    summary: dict[str, Any] = blocks.get("test", {})
+    return {**summary, "dev": blocks["dev"]} if "dev" in blocks else summary
+
+
+def _controls(config: Config) -> dict[str, str]:
+    """What the controls are trained on, by the stage that they stand beside."""
+    told = dict(CONTROLS)
+    if config.annotated is not None or config.imported is not None:
+        told["stage1"] = "SFT on the preferred answers only"
+    if config.rounds > 1:
+        told["stage1"] += ", of the last round and from the model of the one before"
+    stage1, control = config.stage1, config.stage1_control
+    if stage1 is not None and control is not None and stage1.selection != control.selection:
+        told["stage1"] += ", with another selection of pairs"
     stage2, control = config.stage2, config.stage2_control
     if stage2 is not None and control is not None and stage2.selection != control.selection:
         plain = "without descriptions and " if config.prompts.infused else ""
-        for block in blocks.values():
-            block["controls"] = {**CONTROLS, "stage2": f"the same training {plain}with another selection of samples"}
-    summary: dict[str, Any] = blocks.get("test", {})
-    return {**summary, "dev": blocks["dev"]} if "dev" in blocks else summary
+        told["stage2"] = f"the same training {plain}with another selection of samples"
+    return told
 
 
 def _comparisons(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> list[Comparison]:
@@ -234,6 +253,7 @@ def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
     models += [
         f"adapter       {storage.join(home, stage, ADAPTER)} (on {start})"
         for stage, start in zip(trained, starts, strict=False)
+        if storage.exists(storage.join(home, stage, ADAPTER))
     ]
     return "\n".join(
         [

@@ -202,6 +202,7 @@ def _only(config: Config, method: str) -> Config:
     return replace(
         config,
         unlabeled=config.unlabeled if method == "stic" else None,
+        contrast=config.contrast if method == "stic" else None,
         annotated=config.annotated if method == "bpo" else None,
         imported=None,
     )

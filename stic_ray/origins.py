@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 ORIGIN = "stic_ray"  # the key of a record under which its origin stands
+EMPTY = "an answer is empty"
 AGAIN = "its id stands before in the file"
 _ID = re.compile(r"[0-9a-f]{32}")
 _MAX_SEED = 2**63 - 1

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from stic_ray import artifacts, deliver
-from stic_ray.artifacts import Artifact
+from stic_ray.artifacts import ROUND, Artifact
 from stic_ray.cluster import check_pool, check_training
 from stic_ray.config import (
     MAX_LENGTH,
-    Annotated,
     Config,
     ImageSource,
     ImportedPairs,
@@ -25,7 +24,6 @@ from stic_ray.deliver import Measured
 from stic_ray.evaluate import predict
 from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
 from stic_ray.records import Prediction, make_seed
-from stic_ray.report.markdown import ROUND
 from stic_ray.run import Run, Step
 from stic_ray.stages import (
     describe,
@@ -65,9 +63,10 @@ def run(config: Config, command: list[str], name: str = "") -> str:
 
         # Stage 1: preference pairs, by the model itself or from annotations, then regularised DPO; in rounds.
         if config.stage1 is not None:
+            source = list_sources(this)
             for number in range(1, config.rounds + 1):
                 now = _round(this, number, models)
-                models |= train_on_pairs(this, now, make_pairs(this, now))
+                models |= train_on_pairs(this, now, make_pairs(this, now, source))
 
         # Stage 2: (description-infused) fine-tuning on instruction samples, from the stage-1 model.
         if config.stage2 is not None:
@@ -155,53 +154,77 @@ def _train(this: Run, steps: Sequence[Step]) -> dict[str, Model]:
     return {role: this.made_model(driver.model_of(artifact), artifact) for role, artifact in made.items()}
 
 
-def make_pairs(this: Run, now: Round) -> dict[str, Artifact]:
-    """Preference pairs by kind: of the model's own answers to unlabeled images, of annotated data, imported, or all."""
-    config = now.config
-    found = {}
-    if config.unlabeled is not None:
-        found["pairs"] = make_described_pairs(this, now, config.unlabeled)
-    if config.annotated is not None:
-        found["annotated_pairs"] = make_annotated_pairs(this, now, config.annotated)
-    if config.imported is not None:
-        found["imported_pairs"] = make_imported_pairs(this, config.imported)
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What pairs are made of: the same in every round, whatever happens to the folders meanwhile."""
+
+    images: Artifact | None
+    annotations: Artifact | None
+    pairs: Artifact | None
 
 
-def make_described_pairs(this: Run, now: Round, source: ImageSource) -> Artifact:
-    """STIC: the model describes unlabeled images, well and badly; every round the same images."""
+def list_sources(this: Run) -> Sources:
+    """Unlabeled images that are fit for use, annotated samples, and pairs of another tool, of those that are set."""
+    config = this.config
+    return Sources(
+        images=list_images(this, config.unlabeled) if config.unlabeled else None,
+        annotations=make_samples(this, "annotations", config.annotated.data) if config.annotated else None,
+        pairs=make_imported_pairs(this, config.imported) if config.imported else None,
+    )
+
+
+def list_images(this: Run, source: ImageSource) -> Artifact:
+    """Unlabeled images that can be read, each once."""
     config = this.config
     listed = this.make("listing", listing.plan(config, source), partial(listing.run, config, source))
     readable = this.make("images", images.plan(listed.fingerprint), partial(images.run, config, listed))
     looks = None
     if isinstance(config.duplicates, NearDuplicates):
         looks = this.make("hashes", hashes.plan(readable.fingerprint), partial(hashes.run, config, readable))
-    distinct = this.make(
+    return this.make(
         "unique",
         unique.plan(config, readable.fingerprint, looks.fingerprint if looks else ""),
         partial(unique.run, config, readable, looks),
     )
+
+
+def make_pairs(this: Run, now: Round, source: Sources) -> dict[str, Artifact]:
+    """Preference pairs by kind: of the model's own answers to unlabeled images, of annotated data, imported, or all."""
+    found = {}
+    if source.images is not None:
+        found["pairs"] = make_described_pairs(this, now, source.images)
+    if source.annotations is not None:
+        found["annotated_pairs"] = make_annotated_pairs(this, now, source.annotations)
+    if source.pairs is not None:
+        found["imported_pairs"] = source.pairs
+    return found
+
+
+def make_described_pairs(this: Run, now: Round, distinct: Artifact) -> Artifact:
+    """STIC: the model describes unlabeled images, well and badly."""
+    config = now.config
     responses = this.make(
         f"responses{now.suffix}",
-        generate.plan(now.config, distinct.fingerprint, this.fingerprint_of(now.config.model)),
-        partial(generate.run, now.config, distinct),
+        generate.plan(config, distinct.fingerprint, this.fingerprint_of(config.model)),
+        partial(generate.run, config, distinct),
     )
     return _pair(this, now, "pairs", responses)
 
 
-def make_annotated_pairs(this: Run, now: Round, annotated: Annotated) -> Artifact:
+def make_annotated_pairs(this: Run, now: Round, annotations: Artifact) -> Artifact:
     """BPO: the data's own answers, and worse ones by the model."""
-    annotations = make_samples(this, "annotations", annotated.data)
+    config = now.config
+    assert config.annotated is not None  # whose annotations they are
     responses = this.make(
         f"annotated_responses{now.suffix}",
-        generate.plan_annotated(now.config, annotated, annotations.fingerprint, this.fingerprint_of(now.config.model)),
-        partial(generate.run_annotated, now.config, annotated, annotations),
+        generate.plan_annotated(config, config.annotated, annotations.fingerprint, this.fingerprint_of(config.model)),
+        partial(generate.run_annotated, config, config.annotated, annotations),
     )
     return _pair(this, now, "annotated_pairs", responses)
 
 
 def _pair(this: Run, now: Round, name: str, responses: Artifact) -> Artifact:
-    plan = pair.plan(now.config, responses.fingerprint)
+    plan = pair.plan(now.config, responses.fingerprint, annotated=name == "annotated_pairs")
     return this.make(f"{name}{now.suffix}", plan, partial(pair.run, now.config, responses))
 
 
@@ -277,7 +300,7 @@ def build_preferences(config: Config, command: list[str]) -> str:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
     with Run(config, name=f"{config.name}-preferences", checks=(check_pool,)) as this:
-        make_pairs(this, Round(config=config))
+        make_pairs(this, Round(config=config), list_sources(this))
         return deliver.write_stages(this, command)
 
 
@@ -323,7 +346,7 @@ def score_samples(config: Config, command: list[str]) -> str:
         if config.instructions is not None:
             make_gains(this, now, _samples(make_samples(this, "samples", config.instructions)), config.vig)
         else:
-            for kind, pairs in make_pairs(this, now).items():
+            for kind, pairs in make_pairs(this, now, list_sources(this)).items():
                 make_gains(this, now, Items(kind=score.PAIRS, name=kind, artifact=pairs), config.vig)
         return deliver.write_stages(this, command)
 
@@ -354,6 +377,7 @@ def train_sft(config: Config, command: list[str]) -> str:
     control = None if config.stage2_control == config.stage2 else config.stage2_control
     alone = replace(
         config,
+        rounds=1,
         stage1=None,
         stage1_control=None,
         stage2_control=control,

@@ -10,6 +10,7 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
+_MAX_WIDE = 4  # characters of a first word where no space ends it
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int32]
 
@@ -53,10 +54,16 @@ def merge_small(counts_S: npt.NDArray[np.int64], minimum: int) -> Codes:
     return np.where(large, codes, large.sum()).astype(np.int32)
 
 
+def same_texts(tokens: Sequence[int], starts: Sequence[int], stops: Sequence[int]) -> list[list[int]]:
+    """Tokens in order, those together that stand for the same characters: one that is cut into bytes has several."""
+    alike = groupby(tokens, key=lambda t: (starts[t], stops[t]) if starts[t] < stops[t] else t)
+    return [list(run) for _, run in alike]
+
+
 def word_numbers(pieces_T: Sequence[str]) -> list[int]:
     """The number of the word that each token is of, from 0; -1 for a separator, a token without a letter or a digit.
 
-    A word ends at a space, a separator, or around a wide character (Chinese, Japanese and Korean write no spaces).
+    A word ends at a space, a separator, or around a wide character (Chinese and Japanese write no spaces, Korean does).
     """
     numbers: list[int] = []
     last, after = -1, True  # the newest word; whether the next token begins one
@@ -77,7 +84,17 @@ def _is_of_word(character: str) -> bool:
 
 
 def _is_wide(character: str) -> bool:
-    return unicodedata.east_asian_width(character) in "WF"
+    return unicodedata.east_asian_width(character) in "WF" and not unicodedata.name(character, "").startswith("HANGUL")
+
+
+def first_word(text: str) -> str:
+    """What an answer begins with, in lower case: up to a space or a wide stop, of wide characters at most four."""
+    word = next(iter(text.split()), "")
+    inside = [place for place, character in enumerate(word) if _is_of_word(character)]
+    word = word[inside[0] : inside[-1] + 1] if inside else ""
+    stop = next((n for n, each in enumerate(word) if _is_wide(each) and not _is_of_word(each)), len(word))
+    word = word[:stop].lower()
+    return word[:_MAX_WIDE] if word and _is_wide(word[0]) else word
 
 
 def keep_phrases(pieces_T: Sequence[str], gains_T: Sequence[float], min_gain: float) -> list[bool]:

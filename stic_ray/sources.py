@@ -12,7 +12,7 @@ from typing import Any
 from stic_ray import members, storage
 from stic_ray.config import ImageFolder, ImageSource, LlavaImages, LlavaJson, ParquetImages, SavedDataset, WebDataset
 from stic_ray.images import MAX_BYTES, SUFFIXES, BadImageError
-from stic_ray.origins import AGAIN, SampleOrigin, read_origin
+from stic_ray.origins import AGAIN, EMPTY, SampleOrigin, read_origin
 from stic_ray.records import Found, Reject, Sample, Turn, make_id
 
 SAVED_STATE = "state.json"  # of a data set that save_to_disk wrote: which files it is
@@ -340,10 +340,12 @@ def _sample(source: LlavaJson, index: int, entry: Any) -> Sample:
             raise ValueError("a text holds half of a character (a lone surrogate)")
         turns.append(Turn(role=_ROLES[turn["from"]], text=text))
     category = entry.get(source.category, "") if source.category else ""
-    if not isinstance(category, str):
+    if not isinstance(category, str) or _SURROGATE.search(category):
         raise ValueError(f"{source.category} is no text")
     if not turns or [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError("turns must alternate human and gpt and end with an answer")
+    if not all(turn.text.strip() for turn in turns if turn.role == "assistant"):
+        raise ValueError(EMPTY)
     origin = read_origin(entry, SampleOrigin)
     return Sample(
         id=origin.id if origin else _key(index, entry),

@@ -22,9 +22,8 @@ from stic_ray.config import Config, parse_config, read_yaml
 from stic_ray.images import BadImageError
 from stic_ray.records import Gain, Pair, Sample, Selected, Turn, from_table, make_id
 from stic_ray.report.gains import SELECTED_COLUMNS, Figures, GainTally, SelectionTally
-from stic_ray.report.vig_page import Block, Shown, ShownTurn, Token, VigPage, render_page
+from stic_ray.report.vig_page import HTML, JSON, Block, Shown, ShownTurn, Token, VigPage, render_page
 
-HTML, JSON = "vig.html", "vig.json"
 _GAINS, _SELECTION = "_gains", "_selection"  # how the stages' names end
 _PAIRS = "pair_gains"
 _OF_PAIRS = (
@@ -227,6 +226,7 @@ def _tokens(gain: Gain, answer: str, places: Sequence[int], trained: Sequence[bo
             logp=gain.logp[t],
             blind_logp=gain.blind_logp[t],
             is_trained=trained[t],
+            is_end=gain.starts[t] >= len(answer),
         )
         for number, t in enumerate(places)
     ]

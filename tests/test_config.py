@@ -404,6 +404,19 @@ def test_recipes_read_unknown_name_lists_those_there_are() -> None:
         recipes.read("embeded")
 
 
+def test_control_of_pairs_has_no_weights() -> None:
+    training = "{loss: {type: SftLoss}, weights: {type: FullFinetune}, lr: 1e-3, epochs: 1, global_batch: 8, SELECTION}"
+    selection = "selection: {type: WeightedPairs, temperature: 1}"
+    given = ("vig={blind: {type: NoImage}}", f"stage1_control={training.replace('SELECTION', selection)}")
+    assert _message(*given).startswith("stage1_control.selection.type is 'WeightedPairs': it must be null, GainedPairs")
+
+
+def test_contrast_needs_images_to_describe() -> None:
+    assert _message("unlabeled=null", "stage1=null", "contrast={}").startswith(
+        "contrast is 'set': it must be null, where"
+    )
+
+
 def test_rounds_need_a_first_stage() -> None:
     given = ("unlabeled=null", "stage1=null", "rounds=2")
     assert _message(*given).startswith("rounds is 2: it must be 1, where stage1 is null")

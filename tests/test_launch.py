@@ -214,7 +214,7 @@ def test_resolve_config_leaves_a_folder_of_images_that_is_not_given() -> None:
 
 def test_method_leaves_one_source_of_pairs(capsys: pytest.CaptureFixture[str]) -> None:
     for method, kept in (("bpo", "annotated"), ("stic", "unlabeled")):
-        recipe = ["--recipe", "embedded-together", "--method", method, "--show-config"]
+        recipe = ["--recipe", "embedded-together", "--method", method, "--show-config", "contrast={}"]
         assert launch.build_preferences(recipe) == 0
         shown = yaml.safe_load(capsys.readouterr().out)
         assert [name for name in ("unlabeled", "annotated", "imported") if shown[name] is not None] == [kept]

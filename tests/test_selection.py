@@ -58,6 +58,7 @@ def test_merge_small_leaves_large_strata_and_puts_the_others_together() -> None:
         (["the ", "dog", "'", "s", " tail"], [0, 1, -1, 2, 3]),  # the space may stand at a token's end
         (["▁", "un"], [-1, 0]),
         (["猫", "在", "桌子", "上", "。"], [0, 1, 2, 3, -1]),
+        (["안녕", "하세요", " 세계"], [0, 0, 1]),  # Korean writes spaces
         (["नम", "स्", "ते", " दुनिया"], [0, 0, 0, 1]),  # vowel signs are of a word
         (["3", ".", "5", " km"], [0, -1, 1, 2]),
         ([" (", "red", ")", "\n"], [-1, 0, -1, -1]),
@@ -66,6 +67,29 @@ def test_merge_small_leaves_large_strata_and_puts_the_others_together() -> None:
 )
 def test_word_numbers_in_several_scripts(pieces: list[str], numbers: list[int]) -> None:
     assert selection.word_numbers(pieces) == numbers
+
+
+def test_same_texts_are_the_tokens_of_one_character() -> None:
+    starts, stops = [0, 0, 0, 1, 2, 2], [1, 1, 1, 2, 2, 2]
+    assert selection.same_texts(range(6), starts, stops) == [[0, 1, 2], [3], [4], [5]]  # the last two stand for none
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("Red circle top", "red"),
+        ('"No", it is', "no"),
+        ("top-right .", "top-right"),
+        ("没有。", "没有"),
+        ("没有\uff0c图中只有猫。", "没有"),  # a wide comma
+        ("图中只有一只黑色的猫", "图中只有"),
+        ("네, 있습니다", "네"),
+        ("...", ""),
+        ("", ""),
+    ],
+)
+def test_first_word_in_several_scripts(text: str, word: str) -> None:
+    assert selection.first_word(text) == word
 
 
 def _kept(text: str, gains: dict[str, float], min_gain: float = 0.5) -> str:

@@ -362,6 +362,7 @@ _TALK = [_human("<image>\nq"), _gpt("a")]
         ({"image": "a\0.png", "conversations": _TALK}, "cannot be the name of a file"),
         ({"image": "a.png", "conversations": [_human("q"), _gpt("\ud83d")]}, "half of a character"),
         ({"id": "\ud83d", "conversations": [_human("q")]}, "turns must alternate"),
+        ({"conversations": [_human("q"), _gpt(" ")]}, "an answer is empty"),
     ],
 )
 def test_read_instructions_bad_entry_is_a_reject_with_its_reason(tmp_path: Path, entry: Any, reason: str) -> None:

@@ -69,7 +69,7 @@ class Pool:
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """Where and how it runs. Nothing here enters a fingerprint or changes a result, but that `engine: Auto` takes vLLM
-    or transformers by what the pool gives."""
+    or transformers by what the pool gives, and `OtherImage` looks beside an image in its file of `rows_per_file`."""
 
     pool: Pool = field(default_factory=Pool)
     task_cpus: float = 0.5

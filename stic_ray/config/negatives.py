@@ -118,7 +118,8 @@ class ErrorInjection(_Weighted):
 
 @dataclass(frozen=True, kw_only=True)
 class OtherImage(_Weighted):
-    """The answer to another image: the next one by id in its file of the store."""
+    """The answer to another image: the next one by id in its file of the store, so that which one it is depends on
+    `execution.rows_per_file`; the pair's `corruption` names it."""
 
 
 Negative = MisleadingPrompt | CorruptedImage | NoisedImage | ErrorInjection | OtherImage

@@ -62,7 +62,8 @@ Blind = Blur | ConstantImage | NoImage
 class Vig:
     """Visual information gain (VIG, arXiv 2602.17186): what stands for "without the image", and who scores.
 
-    `scorer` is the checkpoint after alignment and before instruction tuning; null for the base, `model`.
+    `scorer` is the checkpoint after alignment and before instruction tuning; null for the base, `model`, or in a later
+    round of stage 1 for the model that the round starts from.
     """
 
     blind: Blind
@@ -125,7 +126,7 @@ class RandomSelection:
 
 @dataclass(frozen=True, kw_only=True)
 class GainedPairs:
-    """Pairs whose chosen answer is among the top `keep_share` by its gain."""
+    """Pairs whose chosen answer is among the top `keep_share` by its gain, of each source of pairs for itself."""
 
     keep_share: float
 
@@ -135,7 +136,10 @@ class GainedPairs:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedPairs:
-    """Each pair weighs sigmoid((gain of chosen - gain of rejected) / temperature), divided by the mean of all."""
+    """Each pair weighs sigmoid((gain of chosen - gain of rejected) / temperature), divided by the mean of all.
+
+    Of each source of pairs for itself.
+    """
 
     temperature: float
 

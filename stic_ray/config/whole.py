@@ -8,7 +8,7 @@ from stic_ray.config.data import Duplicates, ExactDuplicates, ImageSource, Impor
 from stic_ray.config.evaluation import Evaluation
 from stic_ray.config.execution import Auto, EngineSettings, Execution
 from stic_ray.config.negatives import Annotated, Contrast, ErrorInjection, Negatives, Sampling
-from stic_ray.config.training import DpoLoss, PairSelection, SampleSelection, SftLoss, Training, Vig
+from stic_ray.config.training import DpoLoss, PairSelection, SampleSelection, SftLoss, Training, Vig, WeightedPairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,9 @@ class Config:
                 require(bool(getattr(self.prompts, name)), f"prompts.{name}", "", "set, since ErrorInjection needs it")
 
     def _check_selections(self) -> None:
+        control = self.stage1_control and self.stage1_control.selection
+        wanted = "null, GainedPairs or MaskedPairs: fine-tuning has no pairs to weight"
+        require(not isinstance(control, WeightedPairs), "stage1_control.selection.type", "WeightedPairs", wanted)
         for name, kinds in (("stage1", PairSelection), ("stage2", SampleSelection)):
             for training in (name, f"{name}_control"):
                 chosen = getattr(self, training) and getattr(self, training).selection

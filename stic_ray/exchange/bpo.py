@@ -1,6 +1,7 @@
-"""BPO: a `prompt` on an `image` with scored `completions`, the best of which each worse one is compared with."""
+"""BPO: a `prompt` on an `image` with scored `completions`, of which every two whose scores differ are a pair."""
 
 import math
+from itertools import combinations
 from typing import Any
 
 import pyarrow as pa
@@ -41,23 +42,23 @@ def _read(tree: Tree) -> list[PairItem]:
     texts = [read_text(entry.get("response"), "the response of a completion") for entry in completions]
     kinds = [read_text(entry.get("type") or IMPORTED, "the type of a completion") for entry in completions]
     (asked, *_) = unmarked([question(prompt), *map(answer, texts)], image)
-    best = max(scores, default=0.0)
-    worse = [number for number, score in enumerate(scores) if score < best]
-    if not worse:
+    ranked = sorted(range(len(scores)), key=lambda number: -scores[number])
+    pairs = [(one, other) for one, other in combinations(ranked, 2) if scores[one] > scores[other]]
+    if not pairs:
         raise ValueError("no two completions differ in their score")
     origin = read_origin(tree, PairOrigin)
-    if origin is not None and len(worse) > 1:
-        raise ValueError(f"{ORIGIN} is that of one pair, and there are {len(worse)} worse completions: remove it")
+    if origin is not None and len(pairs) > 1:
+        raise ValueError(f"{ORIGIN} is that of one pair, and the completions make {len(pairs)}: remove it")
     return [
         PairItem(
             image=image,
             prompt=asked.text,
-            chosen=texts[scores.index(best)],
-            rejected=texts[number],
-            negative=_NEGATIVES.get(kinds[number], kinds[number]),
+            chosen=texts[better],
+            rejected=texts[worse],
+            negative=_NEGATIVES.get(kinds[worse], kinds[worse]),
             origin=origin,
         )
-        for number in worse
+        for better, worse in pairs
     ]
 
 

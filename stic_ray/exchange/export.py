@@ -12,12 +12,12 @@ from itertools import islice
 from typing import Any
 
 from stic_ray import artifacts, members, sources, storage
-from stic_ray.artifacts import RECORD, Artifact
+from stic_ray.artifacts import RECORD, ROUND, Artifact
 from stic_ray.exchange import llama_factory, writing
 from stic_ray.exchange.format import Format, Samples
 from stic_ray.exchange.formats import FORMATS
 from stic_ray.exchange.items import Picture, item_of_pair, item_of_sample
-from stic_ray.images import BadImageError, suffix_of
+from stic_ray.images import BadImageError, hash_bytes, suffix_of
 from stic_ray.records import Pair, Sample
 
 PAIRS, SAMPLES = "pairs", "samples"
@@ -68,7 +68,8 @@ def find_artifacts(uri: str, what: str) -> list[Artifact]:
         found = [artifacts.load(uri)]
     else:
         references = artifacts.read_references(uri)
-        unique = dict.fromkeys(references[role] for role in ROLES[what] if role in references)
+        made = [role for role in references if role.partition(ROUND)[0] in ROLES[what]]
+        unique = dict.fromkeys(references[role] for role in made)
         found = [artifacts.load(one) for one in unique]
     found = [artifact for artifact in found if artifact.record["kind"] == kind]
     if not found:
@@ -138,7 +139,7 @@ def _picture(order: Order, row: Any, copied: set[str]) -> Picture | BadImageErro
         return Picture(path=row.image_uri)
     try:
         data = sources.read_image(row.image_uri)
-        name = f"{row.image_id}{suffix_of(data)}"
+        name = f"{hash_bytes(data)}{suffix_of(data)}"  # two sources may hold different images of one path
     except BadImageError as error:
         return error
     if order.images == EMBEDDED:

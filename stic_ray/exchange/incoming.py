@@ -11,10 +11,9 @@ from stic_ray.exchange.conversations import read_text
 from stic_ray.exchange.formats import FORMATS
 from stic_ray.exchange.items import PairItem, Picture
 from stic_ray.exchange.reading import Record
-from stic_ray.origins import AGAIN, PairOrigin, SampleOrigin, is_unicode
+from stic_ray.origins import AGAIN, EMPTY, PairOrigin, SampleOrigin, is_unicode
 from stic_ray.records import Pair, Reject, Sample, make_id
 
-EMPTY = "an answer is empty"
 SAME = "both answers are the same"
 _DATA = "a file of records (.jsonl, .json, .parquet), or the folder that save_to_disk wrote"
 

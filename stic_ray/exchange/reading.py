@@ -217,7 +217,7 @@ def _table_rows(key: str, uri: str) -> Iterator[Record]:
             for values in zip(*columns.values(), strict=True):
                 yield _record(f"{key} row {number + 1}", key, number, dict(zip(columns, values, strict=True)))
                 number += 1
-    except BadImageError as error:
+    except (BadImageError, UnicodeDecodeError) as error:
         raise ValueError(f"{key} from row {number + 1} on: {error}") from None
 
 

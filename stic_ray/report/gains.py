@@ -54,11 +54,13 @@ def units(gain: Gain) -> Iterator[Unit]:
     for number, answer in enumerate(answers):
         mine = [t for t, of in enumerate(gain.answers) if of == number]
         spoken = [t for t in mine if gain.starts[t] < len(answer)]
-        words = zip(selection.word_numbers(_pieces(gain, answer, spoken)), spoken, strict=True)
+        texts = selection.same_texts(spoken, gain.starts, gain.stops)
+        words = zip(selection.word_numbers(_pieces(gain, answer, [one[0] for one in texts])), texts, strict=True)
         for word, run in groupby(words, key=lambda pair: pair[0]):
-            places = [t for _, t in run]
+            parts = [one for _, one in run]
+            places = [t for one in parts for t in one]
             if word < 0:
-                yield from (Unit(kind=SEPARATOR, text=_text(gain, answer, [t]), places=[t]) for t in places)
+                yield from (Unit(kind=SEPARATOR, text=_text(gain, answer, one), places=one) for one in parts)
             else:
                 yield Unit(kind=WORD, text=_bare(_text(gain, answer, places)), places=places)
         yield from (Unit(kind=END, text="", places=[t]) for t in mine[len(spoken) :])
@@ -211,8 +213,8 @@ class TokenHistogram:
         width = max(1, (last - first) // NUM_BINS)
         first, last = (_ZERO + (place - _ZERO) // width * width for place in (first, last + width))  # 0 is a cut
         cuts = [first, *range(first + width, last, width), last]
-        counts = [int(self._counts[a:b].sum()) for a, b in pairwise(cuts)]
-        counts[0] += int(self._counts[:first].sum())
+        counts = [int(self._counts[max(a, 0) : max(b, 0)].sum()) for a, b in pairwise(cuts)]
+        counts[0] += int(self._counts[: max(first, 0)].sum())
         counts[-1] += int(self._counts[last:].sum())
         return {
             "mean": self._total / self.num,

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stic_ray.artifacts import ROUND
+
 Path = tuple[str, ...]
 
 MODELS = {
@@ -54,7 +56,6 @@ _TABLE_FIGURES: Mapping[Path, str] = {
 _QUESTION_TASKS = {"questions": "direct", "questions_dar": "describe-and-respond"}
 _TRAINING_METRICS = ("loss", "accuracy", "margin")
 _MAX_SAMPLE_CHARACTERS = 1200
-ROUND = "_round"  # stands before the number of a round of stage 1 in a run's names; the last round has none
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # As entities these characters can neither open a tag nor structure markdown, in a table cell or outside one.
 _FORMATTING = re.compile(r"[&<>\"`*_{}\[\]()#+=|~!$@:\\^]|(?<=www)\.|^[-.]", re.IGNORECASE)

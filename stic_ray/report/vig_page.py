@@ -14,6 +14,7 @@ from stic_ray.report.gains import FUNCTION_LIKE
 from stic_ray.report.markdown import MODELS, escape
 from stic_ray.report.svg import Bar, Mark, Range, Series
 
+HTML, JSON = "vig.html", "vig.json"  # in a run's folder
 LEVELS = 9  # shades on each side of 0
 _MAX_MARKS = 12
 _NUM_BARS = 12  # words or groups in a chart; the tables have all
@@ -69,6 +70,7 @@ class Token:
     logp: float
     blind_logp: float
     is_trained: bool
+    is_end: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,8 +313,9 @@ def _tokens(tokens: Sequence[Token], scale: float) -> Iterator[str]:
             yield f"<span class=soft> ... and {len(tokens) - number} more tokens</span>"
             return
         kinds = " ".join(filter(None, ["t", _shade(token.gain, scale), "u" if token.is_trained else ""]))
+        empty = "&nbsp;&#9632;" if token.is_end else "&#183;"  # part of a character, or a space that shows as none
         title = f"gain {token.gain:+z.2f}: log p {token.logp:z.2f} with the image, {token.blind_logp:z.2f} without"
-        yield f'<span class="{kinds}" tabindex="-1" title="{title}">{_lines(token.text) or "&nbsp;&#9632;"}</span>'
+        yield f'<span class="{kinds}" tabindex="-1" title="{title}">{_lines(token.text) or empty}</span>'
 
 
 def _lines(text: str) -> str:

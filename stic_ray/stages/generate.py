@@ -6,7 +6,7 @@ Every draw (which prompt, which negative, which corruption, which seed) is a fun
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -154,7 +154,8 @@ def plan(config: Config, images: str, model: str) -> Plan:
 
 def plan_annotated(config: Config, annotated: Annotated, samples: str, model: str) -> Plan:
     """The artifact of responses beside the data's own answers; `samples` and `model` are the parents' fingerprints."""
-    identity = _identity(config, annotated.negatives, annotated.sampling, ("misleading",))
+    misleads = any(isinstance(kind, MisleadingPrompt) for kind in annotated.negatives.kinds)
+    identity = _identity(config, annotated.negatives, annotated.sampling, ("misleading",) if misleads else ())
     return Plan(
         stage="annotated_responses",
         code_version=CODE_VERSION,
@@ -248,6 +249,7 @@ class Prepare:
             data = sources.read_image(unit.image_uri)
             if row.get("content_hash", "") not in ("", hash_bytes(data)):
                 raise BadImageError("the image file has changed since it was listed")
+            draws = [self._with_other(draw, other_uri) for draw in draws]
             seen = [self._weakened(draw, data, other_uri) for draw in draws]
         except BadImageError as error:
             return Prepared(id=unit.id, images=[], payload="", reason=str(error))
@@ -259,6 +261,12 @@ class Prepare:
         story: dict[str, Any] = {"image_id": image_id, "image_uri": unit.image_uri, "images": numbers}
         story |= {"draws": [vars(draw) for draw in draws], "given": vars(given) if given else None}
         return Prepared(id=unit.id, images=images, payload=json.dumps(story), reason="")
+
+    def _with_other(self, draw: Draw, other_uri: str) -> Draw:
+        """A draw that says which other image is answered for it, where one is."""
+        if draw.kind < 0 or not isinstance(self.negatives.kinds[draw.kind], OtherImage):
+            return draw
+        return replace(draw, corruption=json.dumps({"type": OtherImage.__name__, "uri": other_uri}, sort_keys=True))
 
     def _weakened(self, draw: Draw, data: bytes, other_uri: str) -> bytes:
         """The bytes of what a draw sees in the place of the clean image; b"" for the clean one.

@@ -15,19 +15,19 @@ from stic_ray import prompts
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, Prompts, to_tree
 from stic_ray.flow import Inputs, Outcome, TaskWork, Unit, by_column, run_stage
+from stic_ray.origins import EMPTY
 from stic_ray.records import Pair, Response, make_id, make_seed
 from stic_ray.stages.generate import GIVEN, PREFERRED
 
 CODE_VERSION = 2
 SAME = "both answers are the same"
-EMPTY = "an answer is empty"
 AGAIN = "the same as another dispreferred answer"
 _NO_WORD = re.compile(r"[\W_]+")
 
 
-def plan(config: Config, responses: str) -> Plan:
-    """The artifact of pairs; `responses` is the parent's fingerprint."""
-    identity = {"seed": config.seed, "simple": to_tree(config.prompts.simple)}
+def plan(config: Config, responses: str, *, annotated: bool = False) -> Plan:
+    """The artifact of pairs; `responses` is the parent's fingerprint. Prompts of annotated data are the data's."""
+    identity = {} if annotated else {"seed": config.seed, "simple": to_tree(config.prompts.simple)}
     return Plan(
         stage="pairs",
         code_version=CODE_VERSION,

@@ -10,7 +10,7 @@ from stic_ray.exchange import incoming
 from stic_ray.flow import finish_stage
 from stic_ray.records import Sample
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def plan(config: Config, source: Instructions) -> Plan:

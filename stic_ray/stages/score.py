@@ -6,13 +6,14 @@ there. What is longer than training allows is rejected here, before training: no
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from stic_ray import sources, vig
+from stic_ray import selection, sources, vig
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Blind, Config, Model, NoImage, to_tree
 from stic_ray.engines import start_scorer
@@ -22,6 +23,8 @@ from stic_ray.images import BadImageError, blind, decode, encode
 from stic_ray.records import Gain, Pair, Score, Turn, make_id, read_sample, read_turns
 
 CODE_VERSION = 1
+GAINS_VERSION = 2
+NOT_FINITE = "a log-probability is not finite: the scorer's weights or its dtype are at fault"
 CHOSEN, REJECTED, ANSWER = "chosen", "rejected", "answer"
 PAIRS, SAMPLES = "pair", "sample"
 
@@ -56,7 +59,7 @@ def plan_gains(kind: str, scores: Artifact, view: Blind) -> Plan:
     identity = {"blind": to_tree(view)}
     parents = {"scores": scores.fingerprint}
     return Plan(
-        stage=f"{kind}_gains", code_version=CODE_VERSION, identity=identity, parents=parents, kind=Gain.__name__
+        stage=f"{kind}_gains", code_version=GAINS_VERSION, identity=identity, parents=parents, kind=Gain.__name__
     )
 
 
@@ -164,8 +167,13 @@ def _with(row: Score, scored: Scored) -> Score:
     return Score(**{**vars(row), **lists})
 
 
+def _is_finite(scored: Scored) -> bool:
+    return all(map(math.isfinite, scored.logp))
+
+
 def _outcome(key: str, scored: Sequence[Scored], rows: list[Any]) -> Outcome:
     reason = next((each.error for each in scored if each.error), "")
+    reason = reason or ("" if all(map(_is_finite, scored)) else NOT_FINITE)
     return Outcome(id=key, rows=[] if reason else rows, reason=reason)
 
 
@@ -217,18 +225,17 @@ class GainScorer:
 
 
 def _mismatch(row: Score, scored: Scored) -> str:
-    if scored.error:
-        return scored.error
+    if scored.error or not _is_finite(scored):
+        return scored.error or NOT_FINITE
     return "" if row.token_ids == scored.token_ids else "without its image the answer is cut into other tokens"
 
 
 def _gain(row: Score, scored: Scored) -> Gain:
     gains = vig.token_gains(row.logp, scored.logp)
     first = next((turn.text for turn in row.turns if turn.role == "assistant"), "")
-    word = next(iter(first.split()), "").strip(".,;:!?\"'").lower()
     return Gain(
         **{**vars(row), "id": make_id("gain", row.id)},
-        first_word=word,
+        first_word=selection.first_word(first),
         blind_logp=scored.logp,
         gains=gains.tolist(),
         mean_gain=vig.mean_gain(gains),

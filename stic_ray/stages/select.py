@@ -36,6 +36,7 @@ from stic_ray.stages.score import CHOSEN, by_item
 CODE_VERSION = 1
 BELOW = "its gain is below the threshold"
 NOT_DRAWN = "not drawn"
+UNUSED = "none of its tokens reaches min_gain"
 _BETWEEN = ", "
 _Array = np.ndarray[Any, Any]
 
@@ -70,11 +71,12 @@ def run(config: Config, gains: Artifact, chosen: Selection, like: Artifact | Non
 class Rule:
     """What only all rows together decide.
 
-    `tau` is each stratum's threshold (`name_stratum`); `merged` are the strata that are too small for one of their own.
+    `tau` is each stratum's threshold (`name_stratum`); `merged` are the strata that are too small for one of their own:
+    theirs is that of None.
     `last_draw` is the largest that is still taken at random, `mean_weight` that of all pairs.
     """
 
-    tau: Mapping[str, float] = field(default_factory=dict)
+    tau: Mapping[str | None, float] = field(default_factory=dict)
     merged: frozenset[str] = frozenset()
     last_draw: float = 0.0
     mean_weight: float = 1.0
@@ -93,7 +95,13 @@ def make_rule(files: Sequence[str], chosen: Selection, like_files: Sequence[str]
         return Rule()
     if isinstance(chosen, WeightedPairs):
         chosen_P, rejected_P = _gains_of_pairs(files)
-        return Rule(mean_weight=float(_weights(chosen_P - rejected_P, chosen.temperature).mean()))
+        with np.errstate(over="ignore"):
+            mean = float(_weights(chosen_P - rejected_P, chosen.temperature).mean()) if len(chosen_P) else 0.0
+        if not mean > 0:
+            raise ValueError(
+                f"stage1.selection.temperature is {chosen.temperature:g}: at it every pair's weight is 0: raise it"
+            )
+        return Rule(mean_weight=mean)
     if isinstance(chosen, GainedPairs):
         return Rule(tau={"": selection.threshold(_gains_of_pairs(files)[0], chosen.keep_share)})
     if isinstance(chosen, RandomSelection):
@@ -102,12 +110,13 @@ def make_rule(files: Sequence[str], chosen: Selection, like_files: Sequence[str]
     if not len(gains_N):  # all are text only, and stay
         return Rule()
     counts_S = np.bincount(codes_N, minlength=len(names))
-    small_S = counts_S < chosen.min_stratum
-    codes_N = selection.merge_small(counts_S, chosen.min_stratum)[codes_N]
+    minimum = chosen.min_stratum if chosen.strata else 0
+    small_S = counts_S < minimum
+    codes_N = selection.merge_small(counts_S, minimum)[codes_N]
     tau = selection.thresholds(gains_N, codes_N, chosen.keep_share).tolist()
     large = [name for name, is_small in zip(names, small_S, strict=True) if not is_small]
     return Rule(
-        tau=dict(zip([*large, MERGED][: len(tau)], tau, strict=True)),
+        tau=dict(zip([*large, None][: len(tau)], tau, strict=True)),
         merged=frozenset(name for name, is_small in zip(names, small_S, strict=True) if is_small),
     )
 
@@ -204,10 +213,14 @@ def _select_sample(self: Select, gains: list[Gain], rule: Rule) -> _Done:
     if not gain.image_uri:
         return [_selected(gain, used=[])], ""
     name = name_stratum(self.chosen.strata, vars(gain))
-    stratum = MERGED if name in rule.merged else name
-    if gain.mean_gain < rule.tau[stratum]:
+    merged = name in rule.merged
+    tau = rule.tau[None if merged else name]
+    if gain.mean_gain < tau:
         return [], BELOW
-    return [replace(_selected(gain, used=use_tokens(gain, self.chosen.tokens, rule.tau[stratum])), stratum=stratum)], ""
+    used = use_tokens(gain, self.chosen.tokens, tau)
+    if used and not any(used):
+        return [], UNUSED
+    return [replace(_selected(gain, used=used), stratum=MERGED if merged else name)], ""
 
 
 def _select_random(self: Select, gains: list[Gain], rule: Rule) -> _Done:
@@ -277,8 +290,14 @@ def _use_phrases(gain: Gain, min_gain: float) -> list[bool]:
         mine = [t for t, of in enumerate(gain.answers) if of == number]
         spoken = [t for t in mine if gain.starts[t] < len(answer)]
         # From where the token before ended: many tokenizers leave the space between out of both.
-        begins = [0, *(gain.stops[t] for t in spoken)]
-        pieces = [answer[min(begin, gain.starts[t]) : gain.stops[t]] for begin, t in zip(begins, spoken, strict=False)]
-        used += selection.keep_phrases(pieces, [gain.gains[t] for t in spoken], min_gain)
+        texts = selection.same_texts(spoken, gain.starts, gain.stops)
+        begins = [0, *(gain.stops[one[0]] for one in texts)]
+        pieces = [
+            answer[min(begin, gain.starts[one[0]]) : gain.stops[one[0]]]
+            for begin, one in zip(begins, texts, strict=False)
+        ]
+        best = [max(gain.gains[t] for t in one) for one in texts]
+        kept = selection.keep_phrases(pieces, best, min_gain)
+        used += [keep for keep, one in zip(kept, texts, strict=True) for _ in one]
         used += [True] * (len(mine) - len(spoken))
     return used

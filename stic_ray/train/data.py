@@ -30,6 +30,10 @@ class Known:
         return math.fsum(value for value, is_used in zip(self.logp, used, strict=True) if is_used)
 
 
+_OTHER_TOKENS = (
+    "its answer has other tokens here than when it was scored: score it (vig.scorer too) with the tokenizer and the "
+    "chat template of the model that is trained"
+)
 _NOTHING = Known(token_ids=[], logp=[], used=[])
 
 
@@ -56,10 +60,7 @@ class Item:
 
     def _checked(self, example: vlm.Example, known: Known) -> vlm.Example:
         if known.token_ids and known.token_ids != example.answer_ids:
-            raise ValueError(
-                f"{self.id}: its answer has other tokens here than when it was scored: score it with the tokenizer and "
-                "the chat template of the model that is trained"
-            )
+            raise ValueError(f"{self.id}: {_OTHER_TOKENS}")
         if not known.used:
             return example
         used = iter(known.used)
@@ -86,6 +87,9 @@ def _pair_items(data: ScoredPairs) -> list[Item]:
         chosen = [selected.get((key, row.role)) if data.selection else None for row in roles]
         if data.selection and None in chosen:
             continue
+        masks = [(row, found) for row, found in zip(roles, chosen, strict=True) if found and found.used]
+        if any(found.token_ids != row.token_ids for row, found in masks):
+            raise ValueError(f"{key}: {_OTHER_TOKENS}")
         items.append(
             Item(
                 id=key,

@@ -1,13 +1,17 @@
 """Rounds of stage 1: each is by the model of the one before, and none is done twice."""
 
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 from e2e_project import Project, audit
 
 from stic_ray import artifacts
-from stic_ray.records import Pair
+from stic_ray.records import Pair, Response
+from stic_ray.stages.generate import OTHER
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +47,50 @@ def test_every_round_is_written_referenced_and_started_by_the_one_before(finishe
     ]
     assert audit(project.run_home).returncode == 0
 
+    assert project.run("rounds=2", "vig={blind: {type: NoImage}}", job="train_sft.py").returncode == 0
+
     project.finish(*LEFT_OUT)
     assert not (project.run_home / "stage1_round1").exists()
     assert json.loads((project.run_home / "artifacts.json").read_text())["stage1"] == lineage["stage1_round1"]
+
+
+def test_rounds_of_annotated_pairs_go_on_with_the_same_samples_whatever_happens_meanwhile(
+    finished: Project, tmp_path: Path
+) -> None:
+    project = finished.copy(tmp_path / "annotated")
+    config = yaml.safe_load((project.home / "own.yaml").read_text())
+    source = config["instructions"]
+    samples = project.home / "mine.json"
+    samples.write_bytes(Path(source["uri"]).read_bytes())
+    config |= {
+        "rounds": 2,
+        "unlabeled": None,
+        "annotated": {
+            "data": {"type": "LlavaJson", "uri": str(samples), "images": source["images"]},
+            "negatives": {"kinds": [{"type": "NoisedImage"}, {"type": "OtherImage"}], "per_positive": 2},
+            "sampling": config["sampling"],
+        },
+        "vig": {"blind": {"type": "NoImage"}},
+        "stage1_control": {**config["stage1"], "loss": {"type": "SftLoss"}},
+        "stage2": None,
+    }
+    config["stage1"]["selection"] = {"type": "GainedPairs", "keep_share": 0.9}
+    (project.home / "own.yaml").write_text(yaml.safe_dump(config))
+    before = project.made()
+    with (project.home / "log").open("w") as log:
+        process = subprocess.Popen(project.command(), cwd=project.home, stdout=log, stderr=log)
+        while process.poll() is None and not any(name.startswith("stage1-") for name in project.made() - before):
+            time.sleep(0.1)
+        samples.write_text(samples.read_text().replace("hello there", "hello you"))
+        assert process.wait(timeout=600) == 0, (project.home / "log").read_text()[-4000:]
+    assert audit(project.run_home).returncode == 0
+    lineage = json.loads((project.run_home / "artifacts.json").read_text())
+    one_round = ["annotated_responses", "annotated_pairs", "annotated_pairs_scores", "annotated_pairs_gains"]
+    one_round += ["stage1_selection_of_annotated_pairs", "stage1", "stage1_control"]
+    assert list(lineage) == ["annotations", *(f"{role}{suffix}" for suffix in ("_round1", "") for role in one_round)]
+    for suffix in ("_round1", ""):
+        responses = artifacts.load(lineage[f"annotated_responses{suffix}"])
+        assert responses.record["parents"]["samples"] == artifacts.load(lineage["annotations"]).fingerprint
+        rows = artifacts.read(responses.uri, Response)
+        others = [(row, json.loads(row.corruption)["uri"]) for row in rows if row.negative == OTHER]
+        assert others and all(uri != row.image_uri for row, uri in others)

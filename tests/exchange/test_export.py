@@ -33,6 +33,30 @@ def test_run_gives_all_its_pairs_or_samples(
         assert capsys.readouterr().out.split() == ["trl", str(len(rows)), what, str(out)]
 
 
+def test_run_of_rounds_gives_the_pairs_of_all(pairs: list[Pair], artifact_of: Made, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    references = {"pairs_round1": artifact_of(pairs[:2]).uri, "pairs": artifact_of(pairs[2:]).uri}
+    storage.write_bytes(str(run / REFERENCES), json.dumps(references).encode())
+    out = tmp_path / "x.jsonl"
+    assert export.main([str(run), "--format", "trl", "--out", str(out)]) == 0
+    assert _lines(out) == sorted(row.id for row in pairs)
+
+
+def test_copies_of_different_images_of_one_name_stay_apart(
+    pairs: list[Pair], artifact_of: Made, photos: Path, tmp_path: Path
+) -> None:
+    same = []
+    files = [(photos / name).read_bytes() for name in ("a.png", "b.png")]
+    for pair, data, folder in zip(pairs, files, ("one", "two"), strict=False):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").write_bytes(data)
+        same.append(replace(pair, image_id=make_id("1.png"), image_uri=str(tmp_path / folder / "1.png")))
+    out = tmp_path / "x.jsonl"
+    assert export.main([artifact_of(same).uri, "--format", "trl", "--out", str(out), "--images", "copy"]) == 0
+    copies = [json.loads(line)["images"][0] for line in out.read_text().splitlines()]
+    assert {(tmp_path / copy).read_bytes() for copy in copies} == set(files)
+
+
 def test_left_out_rows_are_counted_by_reason(
     pairs: list[Pair], artifact_of: Made, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

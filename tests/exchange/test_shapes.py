@@ -167,6 +167,16 @@ def test_bpo_record_of_several_worse_completions_is_several_pairs(imported: Impo
     assert len({*(pair.id for pair in pairs), *(reject.id for reject in rejects)}) == 5
 
 
+def test_bpo_record_pairs_every_two_completions_whose_scores_differ(imported: Imported, tmp_path: Path) -> None:
+    scores = {"b": 1, "a": 2, "c": 0, "d": 1}
+    completions = [{"score": score, "response": text, "type": text} for text, score in scores.items()]
+    (tmp_path / "x.jsonl").write_text(json.dumps({"prompt": "q", "image": "a.png", "completions": completions}))
+    pairs, rejects = imported(tmp_path / "x.jsonl", "bpo", tmp_path)
+    found = [(pair.chosen, pair.rejected) for pair in pairs]
+    assert sorted(found) == [("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("d", "c")] and not rejects
+    assert all(pair.negative == pair.rejected for pair in pairs)
+
+
 # Samples
 
 

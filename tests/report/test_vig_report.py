@@ -6,6 +6,7 @@ import re
 import statistics
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,25 @@ def test_token_quantiles_are_within_half_a_bin_and_outliers_in_the_outer_bins() 
     for share in (0.1, 0.5, 0.9):
         assert found.quantile(share) == pytest.approx(np.quantile(values, share), abs=0.03)
     assert sum(found.figures()["histogram"]["counts"]) == 10_002
+
+
+def test_token_histogram_counts_each_once_also_far_out() -> None:
+    found = TokenHistogram()
+    found.add([*[-30.0] * 20, *np.linspace(0, 5, 980)])
+    figures = found.figures()["histogram"]
+    assert sum(figures["counts"]) == 1000 and figures["counts"][0] == 20
+    assert len(figures["edges"]) == len(figures["counts"]) + 1
+
+
+def test_character_cut_into_bytes_is_one_unit() -> None:
+    gain = _gain("s", [["鳯", "猫", "."]])
+    cut = replace(
+        gain,
+        **{name: [getattr(gain, name)[0]] * 2 + getattr(gain, name) for name in ("starts", "stops", "answers", "logp")},
+        gains=[0.5, 0.25, 0.125, 1.0, 2.0, 3.0],
+        token_ids=list(range(6)),
+    )
+    assert [(unit.text, unit.places) for unit in units(cut)] == [("鳯", [0, 1, 2]), ("猫", [3]), (".", [4]), ("", [5])]
 
 
 def test_gain_that_is_not_finite_is_an_error() -> None:

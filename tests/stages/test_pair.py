@@ -9,6 +9,7 @@ import pytest
 from stic_ray import artifacts, recipes
 from stic_ray.config import Config, parse_config, read_yaml
 from stic_ray.flow import Unit
+from stic_ray.origins import EMPTY
 from stic_ray.records import Pair, Response, make_id
 from stic_ray.stages import pair
 from stic_ray.stages.generate import CORRUPTED, DISPREFERRED, GIVEN, PREFERRED
@@ -112,7 +113,11 @@ def test_several_negatives_give_a_pair_each_and_what_is_no_worse_is_a_reject_of_
     config = _config(Path())
     outcome = pair.Join(seed=0, pool=config.prompts)(Unit(id=item, image_uri="", payload=payload))
     assert [row.rejected for row in outcome.rows] == ["a cat", "two dogs"]
-    assert outcome.refused == {make_id(item, 1): pair.SAME, make_id(item, 2): pair.EMPTY, make_id(item, 3): pair.AGAIN}
+    assert outcome.refused == {
+        make_id(item, 1): pair.SAME,
+        make_id(item, 2): EMPTY,
+        make_id(item, 3): pair.AGAIN,
+    }
     assert outcome.reason == "" and len({row.id for row in outcome.rows}) == 2
 
 

@@ -1,6 +1,7 @@
 """Selection: thresholds by stratum over all files, token masks, pairs filtered, weighted, masked; counted rejects."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,35 @@ def test_tokens_by_the_samples_threshold_or_a_constant_or_by_phrase(tmp_path: Pa
         assert found[key].token_ids == list(range(7)) and found[key].num_used == sum(expected)
 
 
+def test_sample_of_which_no_token_is_used_is_a_reject(tmp_path: Path) -> None:
+    rows = [_gain("s0", [0.9] * 7), _gain("s1", [2.0] + [0.9] * 6)]
+    found, reasons = _run(tmp_path, rows, VigSelection(keep_share=1.0, tokens=ThresholdTokens(min_gain=1.0)))
+    assert {item for item, _ in found} == {make_id("s1")}
+    assert reasons == {make_id("s0"): select.UNUSED}
+
+
+def test_all_bytes_of_a_character_are_used_or_none(tmp_path: Path) -> None:
+    row = _gain("s", [2.0, -1.0, 0.0, -1.0])
+    turns = [row.turns[0], Turn(role="assistant", text="鳯猫")]
+    row = replace(row, turns=turns, starts=[0, 0, 1, 2], stops=[1, 1, 2, 2])
+    found, _ = _run(tmp_path, [row], VigSelection(keep_share=1.0, tokens=PhraseTokens(min_gain=0.5)))
+    assert found[make_id("s"), "answer"].used == [True, True, False, True]
+
+
+def test_category_of_the_name_of_small_strata_has_a_threshold_of_its_own(tmp_path: Path) -> None:
+    rows = [_gain(f"a{n}", [n + 0.0], category=select.MERGED) for n in range(10)]
+    rows += [_gain(f"c{n}", [-5.0], category=f"c{n}") for n in range(3)]
+    chosen = VigSelection(keep_share=0.3, tokens=AllTokens(), strata=("category",), min_stratum=5)
+    found, _ = _run(tmp_path, rows, chosen)
+    assert {item for item, _ in found} == {make_id(name) for name in ("a7", "a8", "a9", "c0", "c1", "c2")}
+
+
+def test_few_samples_without_strata_are_no_small_stratum(tmp_path: Path) -> None:
+    rows = [_gain(f"s{n}", [float(n)]) for n in range(4)]
+    found, _ = _run(tmp_path, rows, VigSelection(keep_share=0.5, tokens=AllTokens()))
+    assert {row.stratum for row in found.values()} == {""} and len(found) == 2
+
+
 def test_random_selection_has_as_many_tokens_in_whole_samples(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [_gain(f"s{n}", rng.normal(size=7).tolist()) for n in range(200)]
@@ -154,6 +184,12 @@ def test_weighted_pairs_weigh_their_difference_and_one_in_the_mean(tmp_path: Pat
     average = sum(raw.values()) / len(raw)
     for (item, _), row in found.items():
         assert row.weight == pytest.approx(raw[item] / average, rel=1e-9)
+
+
+def test_weights_that_are_all_zero_are_refused(tmp_path: Path) -> None:
+    rows = [_gain("p", [gain] * 7, role=role) for role, gain in ((CHOSEN, 0.0), (REJECTED, 9.0))]
+    with pytest.raises(Exception, match=r"stage1\.selection\.temperature is 0\.005: .*raise it"):
+        _run(tmp_path, rows, WeightedPairs(temperature=0.005), PAIRS)
 
 
 def test_masked_pairs_keep_the_words_that_need_the_image_in_both_answers(tmp_path: Path) -> None:

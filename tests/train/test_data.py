@@ -84,6 +84,16 @@ def test_read_items_of_pairs_are_the_selected_ones_with_their_weights_and_tokens
     assert references_of([weighted, masked]).tolist() == [[-2.0, -11.0], [-3.0, -10.0]]
 
 
+def test_read_items_of_pairs_refuse_a_mask_of_other_tokens(part: ScoredPairs, tmp_path: Path) -> None:
+    rows = [_selected(1, "chosen", used=[True, False]), _selected(1, "rejected", used=[True, True])]
+    rows[1] = replace(rows[1], token_ids=[1, 7])
+    artifacts.write_rows(str(tmp_path / "c"), rows, Selected, [])
+    masked = replace(part, selection=str(tmp_path / "c"))
+    for data in (PairData(parts=(masked,)), ChosenData(parts=(masked,))):
+        with pytest.raises(ValueError, match=r"has other tokens here than when it was scored.*vig\.scorer"):
+            read_items(data)
+
+
 def test_read_items_of_several_artifacts_of_pairs_stand_together(part: ScoredPairs, tmp_path: Path) -> None:
     artifacts.write_rows(str(tmp_path / "t"), [_score(9, role) for role in _ROLES], Score, [])
     items = read_items(PairData(parts=(part, ScoredPairs(scores=str(tmp_path / "t")))))
