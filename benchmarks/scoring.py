@@ -128,8 +128,8 @@ def run_way(way: str, setting: Setting) -> dict[str, Any]:
         score = partial(_plain, vlm.load_processor(setting.model), vlm.load_model(setting.model, DTYPE))
     size = 1 if way == "single" else BATCH
     samples = samples[: max(8, len(samples) // 8)] if way == "single" else samples
-    score(samples[:size])
     before = _reset_peak()
+    score(samples[:size])
     begin = time.perf_counter()
     gains: list[list[float]] = []
     for start in range(0, len(samples), size):
