@@ -213,6 +213,7 @@ def render(
         )
     if lines[-1] == "":
         lines.append("Every bar of this benchmark is met.")
+    lines += ["", "VIG and BPO against their controls, on three bases, with what was tried: [science.md](science.md)."]
     return "\n".join(lines) + "\n"
 
 
