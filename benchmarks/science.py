@@ -86,7 +86,8 @@ def vig() -> Experiment:
         "type": "VigSelection",
         "keep_share": 0.7,
         "strata": ["category", "first_word"],
-        "tokens": {"type": "PhraseTokens", "min_gain": 0.0},
+        "min_stratum": 2,
+        "tokens": {"type": "PhraseTokens", "min_gain": -0.05},
     }
     like = {name: value for name, value in selection.items() if name != "type"}
     training = {**_SFT, "lr": 5e-4, "epochs": 1, "steps": 50}
