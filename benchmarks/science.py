@@ -410,8 +410,9 @@ base unless said otherwise:
 - from a model that was fine-tuned on the same positives before, against going on with SFT: +0.2 / +2.8 (three runs);
 - chosen: one negative a positive, 80% injected errors and 20% noise at step 500, learning rate 2e-3, alpha 3.
 
-Injected errors name more objects than the right captions (2.95 against 2.67), answers under noise of step 500 fewer (2.63
-against 3.05): together they leave the length alone, which may be why a little noise helps and much of either hurts.
+Injected errors name more objects than the right captions (2.95 against 2.67), answers under noise of step 500 fewer
+(2.63 against 3.05): together they leave the length alone, which may be why a little noise helps and much of either
+hurts.
 """
 
 
