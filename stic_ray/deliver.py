@@ -229,8 +229,7 @@ def _metrics(run: Run) -> str:
 def _write_models(run: Run, home: str) -> None:
     """Copies, not links: whoever edits a file of a run must not change the store."""
     delivered = _delivered(run)
-    there = [name.rpartition("/")[2] for name in storage.list_directories(home)] if storage.exists(home) else []
-    for stage in there:
+    for stage in (uri.rpartition("/")[2] for uri in storage.list_directories(home)):
         # Not trained this time: an earlier run's would be taken for its own.
         if stage.partition(ROUND)[0] in ("stage1", "stage2") and stage not in delivered:
             storage.remove(storage.join(home, stage))

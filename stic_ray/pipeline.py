@@ -208,7 +208,8 @@ def make_described_pairs(this: Run, now: Round, distinct: Artifact) -> Artifact:
         generate.plan(config, distinct.fingerprint, this.fingerprint_of(config.model)),
         partial(generate.run, config, distinct),
     )
-    return _pair(this, now, "pairs", responses)
+    plan = pair.plan(config, responses.fingerprint)
+    return this.make(f"pairs{now.suffix}", plan, partial(pair.run, config, responses))
 
 
 def make_annotated_pairs(this: Run, now: Round, annotations: Artifact) -> Artifact:
@@ -220,12 +221,8 @@ def make_annotated_pairs(this: Run, now: Round, annotations: Artifact) -> Artifa
         generate.plan_annotated(config, config.annotated, annotations.fingerprint, this.fingerprint_of(config.model)),
         partial(generate.run_annotated, config, config.annotated, annotations),
     )
-    return _pair(this, now, "annotated_pairs", responses)
-
-
-def _pair(this: Run, now: Round, name: str, responses: Artifact) -> Artifact:
-    plan = pair.plan(now.config, responses.fingerprint, annotated=name == "annotated_pairs")
-    return this.make(f"{name}{now.suffix}", plan, partial(pair.run, now.config, responses))
+    plan = pair.plan_annotated(responses.fingerprint)
+    return this.make(f"annotated_pairs{now.suffix}", plan, partial(pair.run, config, responses))
 
 
 def make_imported_pairs(this: Run, source: ImportedPairs) -> Artifact:

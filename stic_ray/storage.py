@@ -77,7 +77,7 @@ def split(uri: str) -> tuple[Any, str]:
         kind = fsspec.get_filesystem_class(protocol)
         # Not fsspec.core.url_to_fs: to it `::` in a name chains filesystems.
         filesystem = fsspec.filesystem(protocol, **kind._get_kwargs_from_urls(uri))
-    except (ImportError, OSError, ValueError) as error:  # OSError: it needs a library or a server that is not there
+    except (ImportError, ValueError) as error:
         raise ValueError(f"cannot open {uri}: {error}") from None
     return filesystem, kind._strip_protocol(uri)
 

@@ -67,7 +67,10 @@ class _Root:
             return sources.image_id(path), storage.join_inside(self.folder, path)
         if "\0" in path or not is_unicode(path):
             raise ValueError(f"{path!r} cannot be the name of a file")
-        storage.split(members.file_of(path))  # else every later stage would stumble over it
+        try:
+            storage.split(members.file_of(path))  # else every later stage would stumble over it
+        except OSError as error:  # a library or a server that its protocol needs is not there
+            raise ValueError(f"cannot open {path}: {error}") from None
         return sources.image_id(path), path
 
 

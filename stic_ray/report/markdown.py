@@ -371,11 +371,9 @@ def _present_models(split: Mapping[str, Any]) -> list[str]:
 def model_title(model: str) -> str:
     """What a model is called: "stage 1", or of a round before the last "stage 1, round 2"."""
     name, _, number = model.partition(ROUND)
-    return (
-        f"{MODELS[name]}, round {number}"
-        if name in MODELS and number.isdecimal()
-        else MODELS.get(model) or escape(model)
-    )
+    if name not in MODELS or not (number.isdecimal() or name == model):
+        return escape(model)
+    return f"{MODELS[name]}, round {number}" if number else MODELS[name]
 
 
 def _number(value: float | None) -> str:

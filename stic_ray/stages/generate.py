@@ -36,7 +36,7 @@ from stic_ray.images import BadImageError, corrupt, decode, draw_corruption, enc
 from stic_ray.noise import Noise
 from stic_ray.records import Response, make_id, make_seed, read_sample
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 PREFERRED = "preferred"
 DISPREFERRED = "dispreferred"
 MISLEADING = "misleading_prompt"

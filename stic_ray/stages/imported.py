@@ -18,7 +18,7 @@ from stic_ray.flow import finish_stage, on_worker
 from stic_ray.progress import Progress
 from stic_ray.records import Pair, Reject, reason_kind
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def plan(source: ImportedPairs) -> Plan:

@@ -8,6 +8,7 @@ it is the data's question (BPO).
 import json
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -25,9 +26,17 @@ AGAIN = "the same as another dispreferred answer"
 _NO_WORD = re.compile(r"[\W_]+")
 
 
-def plan(config: Config, responses: str, *, annotated: bool = False) -> Plan:
-    """The artifact of pairs; `responses` is the parent's fingerprint. Prompts of annotated data are the data's."""
-    identity = {} if annotated else {"seed": config.seed, "simple": to_tree(config.prompts.simple)}
+def plan(config: Config, responses: str) -> Plan:
+    """The artifact of pairs; `responses` is the parent's fingerprint."""
+    return _plan(responses, {"seed": config.seed, "simple": to_tree(config.prompts.simple)})
+
+
+def plan_annotated(responses: str) -> Plan:
+    """The same of responses beside the data's own answers, whose prompts are the data's too."""
+    return _plan(responses, {})
+
+
+def _plan(responses: str, identity: dict[str, Any]) -> Plan:
     return Plan(
         stage="pairs",
         code_version=CODE_VERSION,

@@ -177,6 +177,16 @@ def test_bpo_record_pairs_every_two_completions_whose_scores_differ(imported: Im
     assert all(pair.negative == pair.rejected for pair in pairs)
 
 
+def test_image_at_a_place_that_cannot_be_opened_is_a_reject(imported: Imported, tmp_path: Path) -> None:
+    places = ["zip://x.jpg", "a.png"]
+    completions = [{"score": score, "response": text, "type": "x"} for text, score in (("a", 1), ("b", 0))]
+    records = [{"prompt": "q", "image": place, "completions": completions} for place in places]
+    (tmp_path / "x.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    pairs, rejects = imported(tmp_path / "x.jsonl", "bpo")
+    assert len(pairs) == 1 and len(rejects) == 1
+    assert rejects[0].reason.startswith("x.jsonl line 1: cannot open zip://x.jpg: ")
+
+
 # Samples
 
 
