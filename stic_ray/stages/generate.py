@@ -321,7 +321,7 @@ class Responder:
         sampling: Sampling,
         negatives: Negatives,
         pool: Prompts,
-        contrast: Contrast | None,
+        contrast: Contrast | None = None,
         model: str,
     ) -> None:
         self._engine: Engine = start_engine(engine)
