@@ -213,7 +213,11 @@ def render(
         )
     if lines[-1] == "":
         lines.append("Every bar of this benchmark is met.")
-    lines += ["", "VIG and BPO against their controls, on three bases, with what was tried: [science.md](science.md)."]
+    lines += [
+        "",
+        "VIG and BPO against their controls, on three bases, with what was tried: [science.md](science.md); of its "
+        "bases, base0 is this page's.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -130,7 +130,9 @@ def read_references(run: str) -> dict[str, str]:
     except (FileNotFoundError, NotADirectoryError):
         if storage.exists(storage.join(run, UNDERWAY)):
             raise ValueError(f"{run} is not finished: let it end, or give its command again") from None
-        raise ValueError(f"{run} holds no {REFERENCES}: give the directory of a run, like runs/NAME") from None
+        raise ValueError(
+            f"{run} holds no {REFERENCES}: give the directory of a run, like runs/NAME{_near(run)}"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         references = None
     if (
@@ -140,6 +142,16 @@ def read_references(run: str) -> dict[str, str]:
     ):
         raise ValueError(f"{run}/{REFERENCES} is damaged: run the job again, it writes it anew")
     return references
+
+
+def _near(run: str) -> str:
+    """The runs whose names begin like this one's, as parts of a method write them: a hint."""
+    parent, _, name = run.rstrip("/").rpartition("/")
+    if not parent or not name or not storage.is_directory(parent):
+        return ""
+    found = [uri.rpartition("/")[2] for uri in storage.list_directories(parent)]
+    near = sorted(each for each in found if each.startswith(f"{name}-"))
+    return f"; there is {', '.join(near[:4])}" if near else ""
 
 
 def _belongs(record: Any, uri: str) -> bool:

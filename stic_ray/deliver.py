@@ -243,7 +243,13 @@ def _write_models(run: Run, home: str) -> None:
 
 
 def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
-    rejects = sum(artifact.record["counts"]["rejects"] for artifact in run.artifacts.values())
+    distinct = {artifact.uri: artifact.record for artifact in run.artifacts.values()}
+    rejects, left_out = 0, 0
+    for record in distinct.values():
+        selects = record["stage"].endswith("_selection")
+        rejects += 0 if selects else record["counts"]["rejects"]
+        left_out += record["counts"]["rejects"] if selects else 0
+    told = f"{rejects} inputs rejected" + (f", {left_out} not selected" if left_out else "")
     made = len(run.artifacts) - len(run.reused)
     seconds = time.monotonic() - run.started
     trained = _delivered(run)
@@ -259,7 +265,7 @@ def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
             "",
             render_table(summary),
             "",
-            f"{made} artifacts made, {len(run.reused)} reused, {rejects} inputs rejected, {seconds:.0f} s",
+            f"{made} artifacts made, {len(run.reused)} reused, {told}, {seconds:.0f} s",
             f"report        {storage.join(home, 'report.md')}",
             *models,
             f"next          {sys.executable} -m stic_ray.audit {home}    proves that no input was lost",

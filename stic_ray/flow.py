@@ -233,11 +233,14 @@ def finish_stage(
     """
     uri = storage.join(store, plan.name)
     counts = artifacts.count(uri)
-    if counts["rejects"] and (counts["rejects"] > max_reject_rate * num_units or not counts["rows"]):
+    # Where all may be rejected, an input may be one in several parts, each a reject of its own.
+    too_many = max_reject_rate < 1 and counts["rejects"] > max_reject_rate * num_units
+    if counts["rejects"] and (too_many or not counts["rows"]):
         reason, count = Counter(counts["rejects_by_reason"]).most_common(1)[0]
+        number = min(counts["rejects"], num_units)
         storage.remove(storage.join(uri, "rejects"))  # so that the same command tries them again when they are mended
         raise ValueError(
-            f"{plan.stage}: {counts['rejects']} of {num_units} inputs were rejected, most often: {reason} ({count}). "
+            f"{plan.stage}: {number} of {num_units} inputs were rejected, most often: {reason} ({count}). "
             f"Mend the inputs; up to {max_reject_rate:.0%} are accepted (execution.max_reject_rate), but never all"
         )
     return artifacts.commit(store, plan, {"inputs": num_units, **figures}, counts)

@@ -13,7 +13,7 @@ import yaml
 
 from stic_ray import recipes, sources, storage
 from stic_ray.checkpoint import check_checkpoint
-from stic_ray.config import Benchmark, Config, Instructions, parse_config, read_yaml, to_tree
+from stic_ray.config import Benchmark, Config, Instructions, Training, parse_config, read_yaml, to_tree
 from stic_ray.engines import check_engine
 from stic_ray.exchange import incoming
 
@@ -42,6 +42,8 @@ _PLACES = (
     "imported.uri",
     "imported.images",
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,8 @@ SCORES = Job(
         "vig='{blind: {type: Blur, radius: 0.2}}'     what stands for no image",
         "instructions.uri=samples.json         whose answers, with instructions.images=FOLDER",
         "instructions.category=dataset         the samples' field that says their data set",
-        "instructions=null                     score the pairs (unlabeled, annotated, imported) instead",
+        "instructions=null                     score the pairs (unlabeled, annotated, imported) instead, as with",
+        "                                      --recipe embedded-together",
     ),
 )
 SELECTION = Job(
@@ -167,7 +170,7 @@ def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Nam
         )
     parser.add_argument("--show-config", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the configuration")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def resolve_config(arguments: argparse.Namespace) -> Config:
@@ -206,6 +209,10 @@ def _only(config: Config, method: str) -> Config:
         annotated=config.annotated if method == "bpo" else None,
         imported=None,
     )
+
+
+def _trainings(config: Config) -> list[Training | None]:
+    return [config.stage1, config.stage1_control, config.stage2, config.stage2_control]
 
 
 def _refuse_relative_when_submitted(config: Config) -> None:
@@ -344,6 +351,8 @@ def main(argv: list[str] | None = None, job: Job = PIPELINE) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("stic_ray").setLevel(logging.INFO)
     try:
+        if job is SCORES and "instructions=null" in arguments.overrides:
+            arguments.overrides.append("stage2=null")  # which needs them; this job trains nothing
         config = resolve_config(arguments)
         if getattr(arguments, "method", None):
             config = _only(config, arguments.method)
@@ -351,11 +360,13 @@ def main(argv: list[str] | None = None, job: Job = PIPELINE) -> int:
             sys.stdout.write(yaml.safe_dump(to_tree(config), sort_keys=False))
             return 0
         check_places(config, job)
+        if job is PIPELINE and config.vig is not None and not any(t and t.selection for t in _trainings(config)):
+            logger.warning("vig is set, and no stage has a selection that uses it: nothing is scored for it")
         from stic_ray import pipeline
 
         # As it was called: the job of a checkout, or the command that the package installs.
-        program = f"python {job.script}" if sys.argv[0].endswith(".py") else job.console
-        sys.stdout.write(getattr(pipeline, job.function)(config, command=[program, *(argv or sys.argv[1:])]))
+        program = ["python", job.script] if sys.argv[0].endswith(".py") else [job.console]
+        sys.stdout.write(getattr(pipeline, job.function)(config, command=[*program, *(argv or sys.argv[1:])]))
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -228,8 +228,11 @@ def read_image(uri: str) -> bytes:
 def _read(uri: str) -> bytes:
     if members.is_inside(uri):
         return members.read(uri)
-    if storage.is_local(uri) and (too_large := _too_large(storage.size(uri))):
-        raise BadImageError(too_large)
+    if storage.is_local(uri):
+        if storage.exists(uri) and not storage.is_plain_file(uri):
+            raise BadImageError("it is no file, but a folder, a pipe or a device")
+        if too_large := _too_large(storage.size(uri)):
+            raise BadImageError(too_large)
     return storage.read_bytes(uri)
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -77,7 +78,9 @@ def split(uri: str) -> tuple[Any, str]:
         kind = fsspec.get_filesystem_class(protocol)
         # Not fsspec.core.url_to_fs: to it `::` in a name chains filesystems.
         filesystem = fsspec.filesystem(protocol, **kind._get_kwargs_from_urls(uri))
-    except (ImportError, ValueError) as error:
+        if protocol in ("http", "https"):
+            urlsplit(uri)  # what is no address is found out here, and not where it is opened
+    except Exception as error:  # noqa: BLE001 - packages raise whatever they like for what is missing in an address
         raise ValueError(f"cannot open {uri}: {error}") from None
     return filesystem, kind._strip_protocol(uri)
 
@@ -171,6 +174,11 @@ def size(uri: str) -> int:
 def is_directory(uri: str) -> bool:
     """Whether a directory is there."""
     return _is_directory(*split(uri))
+
+
+def is_plain_file(uri: str) -> bool:
+    """Whether what is on a local disk there, or what a link there leads to, is a file with bytes of its own."""
+    return os.path.isfile(split(uri)[1])
 
 
 def write_bytes(uri: str, data: bytes) -> None:

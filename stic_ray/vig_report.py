@@ -330,6 +330,8 @@ def main(argv: list[str] | None = None) -> int:
             models = measure_models(run, arguments.probe) if arguments.models else None
             page, figures = make_report(run, num_samples=arguments.samples, models=models)
         out = storage.absolute(arguments.out or arguments.run)
+        if storage.exists(out) and not storage.is_directory(out):
+            raise ValueError(f"--out {out} is a file: give the folder that the two files go to")
         with storage.reaching(f"--out {out}"):
             storage.write_bytes(storage.join(out, HTML), page.encode())
             storage.write_bytes(storage.join(out, JSON), (json.dumps(figures, indent=1) + "\n").encode())

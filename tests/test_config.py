@@ -399,6 +399,23 @@ def test_to_tree_whole_config_reads_back_equal_and_is_json() -> None:
     }
 
 
+def test_stage_that_is_left_out_leaves_out_its_control() -> None:
+    parsed = _parse("stage2=null")
+    assert parsed.stage2 is None and parsed.stage2_control is None
+
+
+def test_yaml_that_holds_itself_is_one_clear_error() -> None:
+    with pytest.raises(ValueError, match="an alias"):
+        read_yaml("stage1: &a {b: *a}", "mine.yaml")
+
+
+def test_strata_by_category_need_the_field_that_says_it() -> None:
+    selection = "{type: VigSelection, keep_share: 0.5, tokens: {type: AllTokens}, strata: [category]}"
+    given = ["vig={blind: {type: NoImage}}", f"stage2.selection={selection}", "stage2_control=null"]
+    assert _message(*given).startswith("instructions.category is '': it must be the field")
+    assert _parse(*given, "instructions.category=kind").stage2 is not None
+
+
 def test_recipes_read_unknown_name_lists_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"there is no recipe 'embeded': choose one of .*embedded"):
         recipes.read("embeded")

@@ -70,6 +70,14 @@ def test_finish_stage_refuses_more_rejects_than_allowed_and_commits_nothing(
     assert (artifacts.find(str(tmp_path), _PLAN) is not None) is allowed
 
 
+def test_finish_stage_where_all_may_be_rejected_takes_parts_of_inputs_as_rejects(tmp_path: Path) -> None:
+    """An input of six parts, one of them good: five rejects of one input."""
+    bad = [Reject(id=make_id(n), stage="hashes", reason="the same") for n in range(5)]
+    artifacts.write_rows(str(tmp_path / _PLAN.name), [_row(make_id("good"))], PerceptualHash, bad)
+    finish_stage(store=str(tmp_path), plan=_PLAN, num_units=1, figures={}, max_reject_rate=1.0)
+    assert artifacts.find(str(tmp_path), _PLAN) is not None
+
+
 def _prepare(unit: Unit) -> Prepared:
     if unit.payload == "deadly to prepare":
         os._exit(1)

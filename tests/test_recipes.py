@@ -26,6 +26,13 @@ PLACES = [
 ]
 
 
+def test_settings_on_a_recipe_keep_its_type_unless_they_say_another() -> None:
+    own = {"extends": "embedded", "unlabeled": {"sample": 7}, "stage1": {"weights": {"type": "FullFinetune"}}}
+    tree = recipes.expand(own)
+    assert (tree["unlabeled"]["type"], tree["unlabeled"]["sample"]) == ("ImageFolder", 7)
+    assert tree["stage1"]["weights"] == {"type": "FullFinetune"}
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_recipe_loads_and_round_trips(name: str) -> None:
     tree = recipes.expand(read_yaml(recipes.read(name), name))

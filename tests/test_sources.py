@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -464,8 +465,13 @@ def test_read_image_that_is_not_there_or_cannot_be_read_is_given_up_at_once(
         with pytest.raises(BadImageError, match=r"^the image file is missing$"):
             sources.read_image(missing)
     for unreadable in (str(tmp_path), str(tmp_path / ("x" * 5000))):
-        with pytest.raises(BadImageError, match=r"^cannot be read: "):
+        with pytest.raises(BadImageError, match=r"^(cannot be read: |it is no file, but a folder)"):
             sources.read_image(unreadable)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("pipe.png")
+    for endless in (str(tmp_path / "pipe.png"), str(tmp_path / "link.png"), "/dev/zero"):
+        with pytest.raises(BadImageError, match="it is no file"):
+            sources.read_image(endless)
 
 
 def test_read_instructions_takes_ids_that_an_export_told_once_each(tmp_path: Path) -> None:

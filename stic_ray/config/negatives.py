@@ -41,7 +41,8 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or more")
+        sensible = self.temperature == 0 or 1e-3 <= self.temperature <= 1e3
+        require(sensible, "temperature", self.temperature, "0 (greedy), or between 0.001 and 1000")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "a positive number")
 
@@ -60,7 +61,7 @@ class Contrast:
 
     def __post_init__(self) -> None:
         require(0 <= self.step < 1000, "step", self.step, "between 0 and 999")
-        require(self.strength > 0, "strength", self.strength, "above 0")
+        require(0 < self.strength <= 1000, "strength", self.strength, "above 0 and at most 1000")
         require(0 < self.cutoff <= 1, "cutoff", self.cutoff, "above 0 and at most 1")
 
 
@@ -71,7 +72,7 @@ class _Weighted:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.weight > 0, "weight", self.weight, "above 0")
+        require(1e-6 <= self.weight <= 1e6, "weight", self.weight, "between 0.000001 and 1000000")
 
 
 @dataclass(frozen=True, kw_only=True)

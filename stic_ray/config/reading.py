@@ -1,6 +1,7 @@
 """Configurations from YAML and dotted overrides, strictly, and back to plain data."""
 
 import difflib
+import json
 import math
 import types
 from collections.abc import Mapping
@@ -40,6 +41,9 @@ def parse_config(tree: Mapping[str, Any], overrides: list[str]) -> Config:
     merged = _deep_copy(tree)
     for override in overrides:
         _apply(merged, override)
+    for stage in ("stage1", "stage2"):  # one that is left out leaves out its control
+        if merged.get(stage, stage) is None:
+            merged[f"{stage}_control"] = None
     config: Config = _build(Config, merged, "")
     return config
 
@@ -54,6 +58,10 @@ def read_yaml(text: str, origin: str) -> dict[str, Any]:
         tree = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
         raise ValueError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        json.dumps(tree, default=str)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{origin}: an alias (*name) stands inside of what it names: write it out") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{origin}: the top level must be a mapping of settings, not {type(tree).__name__}")
     return tree

@@ -47,8 +47,8 @@ class Config:
     runs: str = "./runs"
 
     def __post_init__(self) -> None:
-        plain = self.name.strip(".") != "" and "/" not in self.name and ".." not in self.name
-        require(plain and len(self.name) <= 100, "name", self.name, "a plain name of at most 100 characters")
+        plain = self.name.strip(".") != "" and ".." not in self.name and not set(self.name) & {"/", "\0"}
+        require(plain and len(self.name.encode()) <= 100, "name", self.name, "a plain name of at most 100 bytes")
         preference = self.stage1 is None or isinstance(self.stage1.loss, DpoLoss)
         require(preference, "stage1.loss", self.stage1 and self.stage1.loss, "type: DpoLoss")
         for name in ("stage1_control", "stage2", "stage2_control"):
@@ -99,6 +99,10 @@ class Config:
                 types_of = ", ".join(kind.__name__ for kind in get_args(kinds))
                 fits = chosen is None or isinstance(chosen, kinds)
                 require(fits, f"{training}.selection.type", type(chosen).__name__, f"one of {types_of}")
+                strata = getattr(getattr(chosen, "like", chosen), "strata", ())
+                named = self.instructions is not None and self.instructions.category
+                wanted = "the field that says a sample's kind, since the selection has strata by it"
+                require("category" not in strata or bool(named), "instructions.category", "", wanted)
                 require(
                     chosen is None or self.vig is not None, "vig", None, f"set, since {training}.selection needs it"
                 )

@@ -63,7 +63,7 @@ def _read(tree: Tree) -> list[PairItem]:
 
 
 def _score(value: Any) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError("the score of a completion is no number")
     return float(value)
 

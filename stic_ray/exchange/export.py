@@ -38,9 +38,14 @@ class Order:
     uri: str
 
     @property
+    def file_name(self) -> str:
+        """The file's name."""
+        return self.uri.rpartition("/")[2]
+
+    @property
     def name(self) -> str:
         """The file's name without its ending."""
-        return re.sub(r"\.(jsonl|json|parquet)$", "", self.uri.rpartition("/")[2])
+        return re.sub(r"\.(jsonl|json|parquet)$", "", self.file_name)
 
     @property
     def copies(self) -> str:
@@ -154,10 +159,9 @@ def _picture(order: Order, row: Any, copied: set[str]) -> Picture | BadImageErro
 
 def _describe(order: Order) -> None:
     """LLaMA-Factory finds a file by an entry in the `dataset_info.json` beside it, which may hold others."""
-    folder, _, name = order.uri.rpartition("/")
-    uri = storage.join(folder, llama_factory.INFO)
+    uri = storage.join(order.uri.rpartition("/")[0], llama_factory.INFO)
     entries = json.loads(storage.read_text(uri)) if storage.exists(uri) else {}
-    entries[order.name] = llama_factory.info_entry(name, order.what)
+    entries[order.name] = llama_factory.info_entry(order.file_name, order.what)
     storage.write_bytes(uri, (json.dumps(entries, indent=2) + "\n").encode())
 
 
@@ -170,16 +174,23 @@ def check(order: Order) -> None:
             f"--out {order.uri}: JSON holds no images: end it in .parquet, leave the ending out for a data set on "
             "disk, or take --images copy"
         )
+    if order.name == order.file_name and re.search(r"\.(jsonl?|parquet|csv|tsv|arrow)$", order.name, re.IGNORECASE):
+        raise ValueError(
+            f"--out {order.uri}: end it in .jsonl, .json or .parquet, or leave the ending out for a data set on disk"
+        )
     if storage.exists(order.uri):
         raise ValueError(f"--out {order.uri} is there already: remove it, or give another place")
     if order.format.name == llama_factory.NAME:
         uri = storage.join(order.uri.rpartition("/")[0], llama_factory.INFO)
         try:
-            whole = not storage.exists(uri) or isinstance(json.loads(storage.read_text(uri)), dict)
+            entries = json.loads(storage.read_text(uri)) if storage.exists(uri) else {}
         except ValueError:
-            whole = False
-        if not whole:
+            entries = None
+        if not isinstance(entries, dict):
             raise ValueError(f"{uri} is damaged: mend or remove it, an entry has to be added there")
+        before = entries.get(order.name, {})
+        if not isinstance(before, dict) or before.get("file_name", order.file_name) != order.file_name:
+            raise ValueError(f"{uri} has an entry {order.name} of another file: give --out another name")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -94,10 +94,9 @@ def read_pairs(source: ImportedPairs) -> Iterator[Pair | Reject]:
         for number, item in enumerate(items):
             try:
                 pair = _pair(root, record, number, item)
-                if item.origin is not None:
-                    if pair.id in seen:
-                        raise ValueError(AGAIN)
-                    seen.add(pair.id)
+                if pair.id in seen:
+                    raise ValueError(AGAIN)
+                seen.add(pair.id)
             except ValueError as error:
                 yield _reject(record, number, str(error))
             else:
@@ -120,6 +119,8 @@ def _pair(root: _Root, record: Record, number: int, item: PairItem) -> Pair:
         raise ValueError(EMPTY)
     if item.chosen.strip() == item.rejected.strip():
         raise ValueError(SAME)
+    if not item.prompt.strip():
+        raise ValueError("its prompt is empty")
     if item.image is None:
         raise ValueError("it has no image")
     image_id, image_uri = root.place(item.image, record)

@@ -22,7 +22,8 @@ _PIECE = 1 << 20
 _BEGINNING = 4096  # bytes of JSON that say whether it is one list
 _ROWS = 64  # of a table, with their images, at a time
 _TABLES = (".parquet", members.ARROW)
-_SUFFIXES = (".parquet", ".jsonl")  # of a folder's files
+_SUFFIXES = (".parquet", ".jsonl", ".json")  # of a folder's files
+_NO_RECORDS = "dataset_info.json"  # of LLaMA-Factory: it says what the files beside it are
 _MAX_DIGITS = 20  # with a sign: of a seed
 _BOM = b"\xef\xbb\xbf"
 
@@ -57,12 +58,12 @@ def list_files(uri: str) -> Iterator[tuple[str, str]]:
         return
     empty = True
     for listed in storage.walk(uri):
-        if listed.key.lower().endswith(_SUFFIXES):
+        if listed.key.lower().endswith(_SUFFIXES) and listed.key.rpartition("/")[2] != _NO_RECORDS:
             empty = False
             yield listed.key, listed.uri
     if empty:
         raise ValueError(
-            f"{uri} is a folder without {' and '.join(_SUFFIXES)} files: give a file, or the folder that save_to_disk "
+            f"{uri} is a folder without {', '.join(_SUFFIXES)} files: give a file, or the folder that save_to_disk "
             "wrote"
         )
 
@@ -210,15 +211,29 @@ def _table_rows(key: str, uri: str) -> Iterator[Record]:
     number = 0
     try:
         for group, start, batch in members.table_batches(uri, _ROWS):
+            names = batch.schema.names
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(f"there are two columns {twice}: rename or remove one")
             columns = {}
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 at = [members.cell(group, start + row, name, uri) for row in range(batch.num_rows)]
-                columns[name] = _pictures(column, at) if members.holds_images(column.type) else column.to_pylist()
+                columns[name] = _pictures(column, at) if members.holds_images(column.type) else _values(name, column)
             for values in zip(*columns.values(), strict=True):
                 yield _record(f"{key} row {number + 1}", key, number, dict(zip(columns, values, strict=True)))
                 number += 1
-    except (BadImageError, UnicodeDecodeError) as error:
+    except (BadImageError, ValueError) as error:
         raise ValueError(f"{key} from row {number + 1} on: {error}") from None
+
+
+def _values(name: str, column: pa.Array) -> list[Any]:
+    """The values of a column; times are nobody's text, and some of them are none that Python has."""
+    if pa.types.is_temporal(column.type):
+        return [None] * len(column)
+    try:
+        return list(column.to_pylist())
+    except (ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"column {name} cannot be read: {error}") from None
 
 
 def _pictures(column: pa.Array, at: list[str]) -> list[Any]:

@@ -40,11 +40,13 @@ def expand(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merge(below: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings on top of others, key by key; what is of another `type` takes the place of all that was there."""
+    """Settings on top of others, key by key; what says another `type` takes the place of all that was there."""
     merged = dict(below)
     for name, value in own.items():
         before = merged.get(name)
-        if isinstance(value, Mapping) and isinstance(before, Mapping) and value.get("type") == before.get("type"):
+        if not (isinstance(value, Mapping) and isinstance(before, Mapping)):
+            merged[name] = value
+        elif value.get("type", before.get("type")) == before.get("type"):
             merged[name] = _merge(before, value)
         else:
             merged[name] = value

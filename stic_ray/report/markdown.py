@@ -181,8 +181,8 @@ def _headline(report: Report) -> str:
                 return _change(report, model, path)
     num_rejects = sum(stage.num_rejects for stage in report.stages)
     return (
-        f"**This run has no ground truth to be measured on.** Its {len(report.stages)} stages rejected {num_rejects} "
-        "inputs; the descriptions below stand side by side for you to judge."
+        f"**This run has no ground truth to be measured on.** Its {len(report.stages)} stages rejected or left out "
+        f"{num_rejects} inputs; what they made of some stands below for you to judge."
     )
 
 

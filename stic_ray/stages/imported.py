@@ -40,6 +40,8 @@ def run(config: Config, source: ImportedPairs, plan: Plan) -> Artifact:
             num_units += number
             first = first or example
             progress.add(number, Counter(reasons))
+    if not num_units:
+        raise ValueError(f"imported.uri {source.uri} holds no record: give another file")
     ray.get(on_worker(config.execution, artifacts.remove_duplicates, uri, "id"))
     try:
         return finish_stage(

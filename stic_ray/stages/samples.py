@@ -26,6 +26,10 @@ def run(config: Config, source: Instructions, plan: Plan) -> Artifact:
     """Make the artifact; samples of one image stand together in a file."""
     start = time.monotonic()
     samples, rejects = incoming.read_instructions(source, config.seed)
+    if not samples and not rejects:
+        raise ValueError(f"{source.uri} holds no sample: give another file")
+    if source.category and samples and not any(sample.category for sample in samples):
+        raise ValueError(f"category {source.category!r}: no sample of {source.uri} has such a field: mend the name")
     uri = storage.join(config.store, plan.name)
     step = config.execution.rows_per_file
     for offset in range(0, len(samples), step):

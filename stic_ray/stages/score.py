@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from stic_ray import selection, sources, vig
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Blind, Config, Model, NoImage, to_tree
+from stic_ray.config import Blind, Blur, Config, Model, NoImage, to_tree
 from stic_ray.engines import start_scorer
 from stic_ray.engines.protocol import Conversation, Scored
 from stic_ray.flow import Inputs, Outcome, Prepared, Task, Unit, Work, by_column, one_by_one, read_image, run_stage
@@ -25,6 +25,7 @@ from stic_ray.records import Gain, Pair, Score, Turn, make_id, read_sample, read
 CODE_VERSION = 1
 GAINS_VERSION = 2
 NOT_FINITE = "a log-probability is not finite: the scorer's weights or its dtype are at fault"
+_LEAST_BLUR_PX = 0.5
 CHOSEN, REJECTED, ANSWER = "chosen", "rejected", "answer"
 PAIRS, SAMPLES = "pair", "sample"
 
@@ -188,7 +189,12 @@ class Hide:
         if isinstance(self.view, NoImage) or not unit.image_uri:
             return Prepared(id=unit.id, images=[], payload=unit.payload, reason="")
         try:
-            hidden = encode(blind(decode(sources.read_image(unit.image_uri)), self.view))
+            image = decode(sources.read_image(unit.image_uri))
+            if isinstance(self.view, Blur) and self.view.radius * min(image.size) < _LEAST_BLUR_PX:
+                raise BadImageError(
+                    f"a blur of less than {_LEAST_BLUR_PX} px hides nothing of it: raise vig.blind.radius"
+                )
+            hidden = encode(blind(image, self.view))
         except BadImageError as error:
             return Prepared(id=unit.id, images=[], payload="", reason=str(error))
         return Prepared(id=unit.id, images=[hidden], payload=unit.payload, reason="")

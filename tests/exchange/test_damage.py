@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from stic_ray.config import TrlMessages
 from stic_ray.exchange import incoming, reading
+from stic_ray.origins import PairOrigin
 from stic_ray.records import Pair, Reject, make_id, reason_kind
 
 Imported = Callable[..., tuple[list[Pair], list[Reject]]]
@@ -175,6 +177,35 @@ def test_id_that_stands_twice_is_a_reject(imported: Imported, tmp_path: Path) ->
     assert reject.reason == "x.jsonl line 2: its id stands before in the file"
 
 
+def test_record_and_its_own_copy_that_was_exported_are_one_pair(imported: Imported, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(_line())
+    ((pair,), _) = imported(tmp_path / "x.jsonl", "ms_swift", tmp_path)
+    names = [field.name for field in fields(PairOrigin)]
+    copy = _line(stic_ray={name: getattr(pair, name) for name in names})
+    (tmp_path / "x.jsonl").write_bytes(_line() + b"\n" + copy)
+    (again,), (reject,) = imported(tmp_path / "x.jsonl", "ms_swift", tmp_path)
+    assert again == pair and reject.reason == "x.jsonl line 2: its id stands before in the file"
+
+
+def test_folder_of_lists_is_read_but_for_what_describes_them(imported: Imported, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"[" + _line() + b"]")
+    (tmp_path / "b.jsonl").write_bytes(_line())
+    (tmp_path / "dataset_info.json").write_text('{"a": {"file_name": "a.json"}}')
+    pairs, rejects = imported(tmp_path, "ms_swift", tmp_path)
+    assert (len(pairs), rejects) == (2, [])
+
+
+def test_columns_of_no_interest_do_no_harm_and_two_of_a_name_are_refused(imported: Imported, tmp_path: Path) -> None:
+    trees = pa.Table.from_pylist([json.loads(_line())])
+    late = pa.array([99_999_999], pa.int32()).cast(pa.date32())
+    pq.write_table(trees.append_column("t", late), tmp_path / "x.parquet")
+    pairs, rejects = imported(tmp_path / "x.parquet", "ms_swift", tmp_path)
+    assert (len(pairs), rejects) == (1, [])
+    pq.write_table(trees.append_column("images", trees.column("images")), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"^x\.parquet from row 1 on: there are two columns images"):
+        imported(tmp_path / "x.parquet", "ms_swift", tmp_path)
+
+
 def test_origin_of_nothing_is_none(imported: Imported, tmp_path: Path) -> None:
     lines = [_line(stic_ray=None), _line(stic_ray=dict.fromkeys(_ORIGIN)), _line()]
     (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
@@ -186,19 +217,21 @@ def test_whole_paths_are_taken_without_a_root_and_relative_ones_start_beside_the
     imported: Imported, tmp_path: Path
 ) -> None:
     paths = ["a.png", "/elsewhere/a.png", "s3://bucket/a.png", "row:0.1:image:/x.parquet"]
-    lines = [_line(images=[path]) for path in [*paths, "../a.png", "nosuch://x/a.png", "row:image"]]
+    bad = ["../a.png", "nosuch://x/a.png", "row:image", "github://x/a.png", "http://[::1/a.png"]
+    lines = [_line(images=[path]) for path in [*paths, *bad]]
     (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
     pairs, rejects = imported(tmp_path / "x.jsonl", "ms_swift")
     assert [pair.image_uri for pair in pairs] == [str(tmp_path / "a.png"), *paths[1:]]
     reasons = ["leaves its root", "cannot open nosuch://x/a.png", "is no location of an image"]
-    assert [why in reject.reason for why, reject in zip(reasons, rejects, strict=True)] == [True] * 3
+    reasons += ["cannot open github://x/a.png", "cannot open http://[::1/a.png"]
+    assert [why in reject.reason for why, reject in zip(reasons, rejects, strict=True)] == [True] * 5
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("none.jsonl", r"instructions\.uri .*none\.jsonl does not exist: give a file of records"),
-        ("empty", r"instructions\.uri .*empty is a folder without \.parquet and \.jsonl files"),
+        ("empty", r"instructions\.uri .*empty is a folder without \.parquet, \.jsonl, \.json files"),
         ("empty.jsonl", r"instructions\.uri .*empty\.jsonl is empty"),
         ("splits", r"instructions\.uri .*splits holds several splits \(\): give the folder of one"),
         ("saved", r"instructions\.uri .*saved names a file that is missing: data\.arrow"),

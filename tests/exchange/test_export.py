@@ -159,8 +159,9 @@ def test_write_that_is_cut_off_leaves_no_file(
 def test_export_to_a_bucket_is_whole(pairs: list[Pair], artifact_of: Made, s3_bucket: str) -> None:
     made = artifact_of(pairs)
     call = [made.uri, "--format", "llama_factory", "--images", "copy", "--out"]
-    for name in ("x.jsonl", "x.parquet"):
-        assert export.main([*call, f"{s3_bucket}/out/{name}"]) == 0
+    for name, status in (("x.jsonl", 0), ("x.parquet", 2), ("y.parquet", 0)):  # the entry x is x.jsonl's
+        assert export.main([*call, f"{s3_bucket}/out/{name}"]) == status
     assert len(storage.read_bytes(f"{s3_bucket}/out/x.jsonl").splitlines()) == len(pairs)
     assert len(storage.list_files(f"{s3_bucket}/out/x_images")) == 3
-    assert json.loads(storage.read_text(f"{s3_bucket}/out/dataset_info.json"))["x"]["file_name"] == "x.parquet"
+    entries = json.loads(storage.read_text(f"{s3_bucket}/out/dataset_info.json"))
+    assert {name: entry["file_name"] for name, entry in entries.items()} == {"x": "x.jsonl", "y": "y.parquet"}

@@ -138,7 +138,7 @@ def test_report_without_ground_truth_still_stands() -> None:
         ),
     )
     text = render_report(make_report({"base": {}, "stage1": {}, "intervals": {}}, samples=samples))
-    assert "**This run has no ground truth to be measured on.** Its 2 stages rejected 3 inputs;" in text
+    assert "**This run has no ground truth to be measured on.** Its 2 stages rejected or left out 3 inputs;" in text
     assert "## Test split" not in text
     assert "## Differences" not in text
     assert "| base | a dog |\n| stage 1 | one dog |" in text
