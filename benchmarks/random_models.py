@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from stic_ray import vlm
+from stic_ray.config import Lora
 
 _HEAD = 32
 _SENTENCES = (
@@ -43,17 +44,21 @@ _SENTENCES = (
 )
 _PART = "{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% endif %}"
 _CONTENT = "{% for part in message['content'] %}" + _PART + "{% endfor %}"
-_TEMPLATES = {
+TEMPLATES = {
     "llava": "{{ bos_token }}{% for message in messages %}{{ message['role'].upper() + ': ' }}"
     + _CONTENT
     + "{{ eos_token if message['role'] == 'assistant' else ' ' }}{% endfor %}"
     + "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}",
+    "qwen2_5_vl": "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    + _CONTENT.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
+    + "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
     "idefics3": "{{ bos_token }}{% for message in messages %}{{ message['role'] | capitalize + ':' }}"
     + _CONTENT
     + "{{ '<end_of_utterance>\n' }}{% endfor %}"
     + "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
 }
 _IDEFICS3 = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+_QWEN = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _TILES = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
 
 
@@ -72,10 +77,17 @@ class Size:
 def save_random_model(family: str, folder: Path, size: Size, *, seed: int = 0) -> Path:
     """Save a random checkpoint of a family; an Idefics3 cuts large images into up to 3 x 3 tiles, a LLaVA-NeXT every
     image into up to 2 x 2."""
-    extra = _IDEFICS3 + _TILES if family == "idefics3" else ()
+    extra = {"idefics3": _IDEFICS3 + _TILES, "smolvlm": _IDEFICS3 + _TILES, "qwen2_5_vl": _QWEN}.get(family, ())
     tokenizer = train_tokenizer(min(size.vocabulary, 500), ["<image>", *extra])
     torch.manual_seed(seed)  # some families draw vectors too
-    model, processor = {"llava": _llava, "llava_next": _llava_next, "idefics3": _idefics3}[family](tokenizer, size)
+    makers = {
+        "llava": _llava,
+        "llava_next": _llava_next,
+        "idefics3": _idefics3,
+        "smolvlm": _smolvlm,
+        "qwen2_5_vl": _qwen,
+    }
+    model, processor = makers[family](tokenizer, size)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -89,7 +101,7 @@ def save_random_model(family: str, folder: Path, size: Size, *, seed: int = 0) -
 
 def save_random_adapter(model: Path, folder: Path, *, seed: int, rank: int = 8) -> Path:
     """Save a LoRA adapter that changes answers, and the model with it merged beside it, whose folder is returned."""
-    adapted = vlm.add_lora(vlm.load_model(str(model), "float32"), rank=rank, lora_alpha=2 * rank, projector=False)
+    adapted = vlm.add_lora(vlm.load_model(str(model), "float32"), Lora(rank=rank, lora_alpha=2 * rank), projector=False)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -111,7 +123,7 @@ def _llava(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token="<image>",
-        chat_template=_TEMPLATES["llava"],
+        chat_template=TEMPLATES["llava"],
     )
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**_vision_sizes(size), projection_dim=64),
@@ -136,7 +148,7 @@ def _llava_next(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, An
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token="<image>",
-        chat_template=_TEMPLATES["llava"],
+        chat_template=TEMPLATES["llava"],
     )
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(**_vision_sizes(size), projection_dim=64),
@@ -156,7 +168,7 @@ def _idefics3(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]
         ),
         tokenizer=tokenizer,
         image_seq_len=(size.tile_px // 14) ** 2 // 4,
-        chat_template=_TEMPLATES["idefics3"],
+        chat_template=TEMPLATES["idefics3"],
     )
     config = Idefics3Config(
         vision_config=_vision_sizes(size),
@@ -167,6 +179,76 @@ def _idefics3(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]
         tie_word_embeddings=False,
     )
     return Idefics3ForConditionalGeneration(config), processor
+
+
+def _smolvlm(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:
+    from transformers import (  # its processors need torchvision
+        SmolVLMConfig,
+        SmolVLMForConditionalGeneration,
+        SmolVLMImageProcessor,
+        SmolVLMProcessor,
+        SmolVLMVideoProcessor,
+    )
+
+    sizes: dict[str, Any] = {
+        "size": {"longest_edge": 3 * size.tile_px},
+        "max_image_size": {"longest_edge": size.tile_px},
+    }
+    processor = SmolVLMProcessor(
+        image_processor=SmolVLMImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        video_processor=SmolVLMVideoProcessor(**sizes),
+        image_seq_len=(size.tile_px // 14) ** 2 // 4,
+        chat_template=TEMPLATES["idefics3"],
+    )
+    config = SmolVLMConfig(
+        vision_config=_vision_sizes(size),
+        text_config=_text_config(tokenizer, size).to_dict(),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    return SmolVLMForConditionalGeneration(config), processor
+
+
+def _qwen(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:
+    from transformers import (  # its processors need torchvision
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    pixels = {"shortest_edge": 28 * 28, "longest_edge": (2 * size.tile_px) ** 2}
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=pixels),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(size=pixels),
+        chat_template=TEMPLATES["qwen2_5_vl"],
+    )
+    text = _text_config(tokenizer, size).to_dict()
+    text |= {"model_type": "qwen2_5_vl_text", "rope_parameters": None}
+    sections = {"type": "default", "rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10_000.0}
+    config = Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "out_hidden_size": size.hidden,
+            "fullatt_block_indexes": [1],
+            "window_size": 56,
+        },
+        text_config={**text, "rope_parameters": sections},
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
 def _vision_sizes(size: Size) -> dict[str, int]:

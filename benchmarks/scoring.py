@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DTYPE = "float32"
 THREADS = len(os.sched_getaffinity(0))
 BATCH = 16
+ROW_TOKENS = 4096
 VIEW = Blur(radius=0.1)
 MAX_LENGTH = 2048
 SIZES = {"small": {"hidden": 256, "layers": 2}, "large": {"hidden": 512, "layers": 8}}
@@ -123,7 +124,7 @@ def run_way(way: str, setting: Setting) -> dict[str, Any]:
     if way == "ours":
         from stic_ray.engines import start_scorer
 
-        score = partial(_ours, start_scorer(model_uri=setting.model, dtype=DTYPE, batch_size=BATCH))
+        score = partial(_ours, start_scorer(model_uri=setting.model, dtype=DTYPE, row_tokens=ROW_TOKENS))
     else:
         score = partial(_plain, vlm.load_processor(setting.model), vlm.load_model(setting.model, DTYPE))
     size = 1 if way == "single" else BATCH
@@ -164,13 +165,23 @@ def _plain(processor: Any, model: Any, batch: Sequence[Sample]) -> list[list[flo
     found = []
     for seen in (images, [blind(image, VIEW) for image in images]):
         examples = [vlm.encode_example(processor, s.turns, i) for s, i in zip(batch, seen, strict=True)]
-        inputs = vlm.collate(processor, examples)
-        trained_BT = inputs.pop("trained")[:, 1:]
+        inputs, trained_BT = _padded(examples)
         with torch.inference_mode():
             logp_BTV = model(**inputs).logits[:, :-1].log_softmax(dim=-1)
         logp_BT = logp_BTV.gather(2, inputs["input_ids"][:, 1:, None])[:, :, 0]
         found.append([row[mask].tolist() for row, mask in zip(logp_BT, trained_BT, strict=True)])
     return [[a - b for a, b in zip(one, other, strict=True)] for one, other in zip(*found, strict=True)]
+
+
+def _padded(examples: Sequence[Any]) -> tuple[dict[str, Any], Any]:
+    """A batch padded on the right, and which tokens are answers but for the first position, which nothing predicts."""
+    import torch
+
+    rows = [torch.tensor([example.input_ids, [1] * len(example.input_ids), example.trained]) for example in examples]
+    padded = torch.nn.utils.rnn.pad_sequence([row.T for row in rows], batch_first=True)
+    pixels = torch.cat([example.image_inputs["pixel_values"] for example in examples])
+    inputs = {"input_ids": padded[..., 0], "attention_mask": padded[..., 1], "pixel_values": pixels}
+    return inputs, padded[:, 1:, 2].bool()
 
 
 def _reset_peak() -> int:
@@ -254,7 +265,7 @@ def run_pool(setting: Setting) -> dict[str, Any]:
                 "warm_up": Task(id=samples[0].id, images=[_read(samples[0])], payload=_payload(samples[0])),
                 "model_uri": setting.model,
                 "dtype": DTYPE,
-                "batch_size": BATCH,
+                "row_tokens": ROW_TOKENS,
                 "max_length": MAX_LENGTH,
                 "split": conversations_of_sample,
             },
@@ -280,7 +291,7 @@ def run_bare(setting: Setting) -> dict[str, Any]:
 
     torch.set_num_threads(THREADS)
     samples = setting.samples()
-    scorer = start_scorer(model_uri=setting.model, dtype=DTYPE, batch_size=BATCH)
+    scorer = start_scorer(model_uri=setting.model, dtype=DTYPE, row_tokens=ROW_TOKENS)
     scorer.score([Conversation(turns=samples[0].turns, image=_read(samples[0]))], MAX_LENGTH)
     begin = time.perf_counter()
     for start in range(0, len(samples), 4 * BATCH):

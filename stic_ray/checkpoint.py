@@ -6,10 +6,15 @@ import json
 from stic_ray import storage
 
 _MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
-SUPPORTED = ("idefics3", "llava", "llava_next")  # model_type of the families that vlm.py knows
-_CUT_INTO_TILES = ("idefics3", "llava_next")
+SUPPORTED = ("idefics3", "llava", "llava_next", "qwen2_5_vl", "smolvlm")  # model_type of the families that vlm/ knows
+_CUT_INTO_TILES = ("idefics3", "llava_next", "qwen2_5_vl", "smolvlm")
+_ANSWERS_WITH_VLLM_ALONE = ("qwen2_5_vl",)  # its positions have rows and columns, which our batches of prompts have not
 # What vLLM is compared on, and whether its own class of it imports torchvision.
-_SERVED_BY_VLLM = {"Idefics3ForConditionalGeneration": False, "LlavaForConditionalGeneration": True}
+_SERVED_BY_VLLM = {
+    "Idefics3ForConditionalGeneration": False,
+    "LlavaForConditionalGeneration": True,
+    "Qwen2_5_VLForConditionalGeneration": True,
+}
 
 
 def check_checkpoint(uri: str) -> None:
@@ -46,6 +51,11 @@ def is_served_by_vllm(uri: str) -> bool:
         ValueError: there is no config.json, or it is damaged.
     """
     return _architecture(uri) in _SERVED_BY_VLLM
+
+
+def answers_in_transformers(uri: str) -> bool:
+    """Whether the transformers engine answers for a checkpoint; any other is trained and scored there all the same."""
+    return _read(storage.join(uri, "config.json")).get("model_type") not in _ANSWERS_WITH_VLLM_ALONE
 
 
 def cuts_into_tiles(uri: str) -> bool:

@@ -78,11 +78,13 @@ def check_training(execution: Execution) -> None:
     Raises:
         ValueError: as `check_pool`.
     """
-    workers = execution.num_train_workers
+    fewest = execution.min_train_workers
+    name = "num_train_workers" if fewest is None else "min_train_workers"
+    workers = execution.num_train_workers if fewest is None else fewest
     _check(
         {
-            ("execution.num_train_workers x train_cpus", "CPU"): workers * execution.train_cpus,
-            ("execution.num_train_workers x train_gpus", "GPU"): workers * execution.train_gpus,
+            (f"execution.{name} x train_cpus", "CPU"): workers * execution.train_cpus,
+            (f"execution.{name} x train_gpus", "GPU"): workers * execution.train_gpus,
         }
     )
     _check_node("execution.train_*", {"CPU": execution.train_cpus, "GPU": execution.train_gpus})

@@ -29,9 +29,10 @@ from stic_ray.report.markdown import (
     render_report,
     render_table,
 )
+from stic_ray.report.model_card import add_scores
 from stic_ray.run import Run
 from stic_ray.train.driver import MODEL
-from stic_ray.train.job import ADAPTER, MERGED, METRICS
+from stic_ray.train.job import ADAPTER, CARD, MERGED, METRICS
 
 _NUM_SAMPLES = 6
 
@@ -65,7 +66,7 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
     )
     _write_config(run, home, command)
     storage.write_bytes(storage.join(home, METRICS), _metrics(run).encode())
-    _write_models(run, home)
+    _write_models(run, home, summary)
     _write_json(storage.join(home, "summary.json"), summary)
     storage.write_bytes(storage.join(home, "report.md"), render_report(report).encode())
     for page in (vig_page.HTML, vig_page.JSON):  # of the run that had this name before
@@ -226,7 +227,7 @@ def _metrics(run: Run) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _write_models(run: Run, home: str) -> None:
+def _write_models(run: Run, home: str, summary: Mapping[str, Any]) -> None:
     """Copies, not links: whoever edits a file of a run must not change the store."""
     delivered = _delivered(run)
     for stage in (uri.rpartition("/")[2] for uri in storage.list_directories(home)):
@@ -238,6 +239,8 @@ def _write_models(run: Run, home: str) -> None:
             source, target = storage.join(run.artifacts[stage].uri, part), storage.join(home, stage, part)
             if storage.exists(source):
                 storage.mirror_directory(source, target)
+                card = add_scores(storage.read_text(storage.join(source, CARD)), stage, summary)
+                storage.write_bytes(storage.join(target, CARD), card.encode())
             else:  # without an adapter, as above
                 storage.remove(target)
 

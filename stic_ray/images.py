@@ -12,7 +12,8 @@ import random
 import numpy as np
 from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
 
-from stic_ray.config import Blur, ColorJitter, ConstantImage, Corruption, Downsize, to_tree
+from stic_ray.config import Blur, ColorJitter, ConstantImage, Corruption, Crop, Downsize, to_tree
+from stic_ray.records import make_seed
 
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200  # an image processor that scales the short side to 336 px makes 336 x 67200 of it: 270 MB as floats
@@ -165,11 +166,21 @@ def corrupt(image: Image.Image, drawn: str) -> Image.Image:
     return _jitter(image, numbers["brightness"], numbers["hue"])
 
 
-def blind(image: Image.Image, view: Blur | ConstantImage) -> Image.Image:
-    """What stands for an image that is not seen (VIG, section 3.1): its blur, or one grey level of its size."""
+def blind(image: Image.Image, view: Blur | ConstantImage | Crop) -> Image.Image:
+    """What stands for an image that is not seen: its blur (VIG, section 3.1), one grey level of its size, or a part of
+    it (mDPO, arXiv 2406.11839, section 4)."""
     if isinstance(view, Blur):
         return image.filter(ImageFilter.GaussianBlur(view.radius * min(image.size)))
+    if isinstance(view, Crop):
+        return _crop(image, view.area)
     return Image.new("RGB", image.size, (view.level,) * 3)
+
+
+def _crop(image: Image.Image, area: float) -> Image.Image:
+    size = [max(1, round(side * area**0.5)) for side in image.size]
+    place = np.random.default_rng(make_seed(0, "crop", hash_pixels(image)))
+    left, top = (int(place.integers(0, whole - part + 1)) for whole, part in zip(image.size, size, strict=True))
+    return image.crop((left, top, left + size[0], top + size[1]))
 
 
 def _downsize(image: Image.Image, short_side_px: int) -> Image.Image:

@@ -19,6 +19,7 @@ from stic_ray.config import (
     RandomSelection,
     Training,
     Vig,
+    blind_of,
 )
 from stic_ray.deliver import Measured
 from stic_ray.evaluate import predict
@@ -90,9 +91,9 @@ def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict
     """Stage 1 and its control: supervised fine-tuning on the chosen answers alone."""
     config = now.config
     steps = []
-    for role, training, kind in (
-        ("stage1", config.stage1, PairData),
-        ("stage1_control", config.stage1_control, ChosenData),
+    for role, training, data in (
+        ("stage1", config.stage1, _pair_data),
+        ("stage1_control", config.stage1_control, _chosen_data),
     ):
         if training is None:
             continue
@@ -102,10 +103,20 @@ def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict
             items = Items(kind=score.PAIRS, name=name, artifact=made)
             scores = make_scores(this, now, items, config.model)
             selected = make_selection(this, now, role, items)
-            parts.append(ScoredPairs(scores=scores.uri, selection=_uri(selected)))
-            parents |= _numbered(number, {"scores": scores, "selection": selected})
-        steps.append(_training(now, role, training, kind(parts=tuple(parts)), parents))
+            hidden = blind_of(training.loss)
+            gains = make_gains(this, now, items, Vig(blind=hidden), "_of_loss") if hidden else None
+            parts.append(ScoredPairs(scores=scores.uri, selection=_uri(selected), gains=_uri(gains)))
+            parents |= _numbered(number, {"scores": scores, "selection": selected, "gains": gains})
+        steps.append(_training(now, role, training, data(tuple(parts), training), parents))
     return _train(this, steps)
+
+
+def _pair_data(parts: tuple[ScoredPairs, ...], training: Training) -> TrainingData:
+    return PairData(parts=parts, hidden=blind_of(training.loss))
+
+
+def _chosen_data(parts: tuple[ScoredPairs, ...], training: Training) -> TrainingData:
+    return ChosenData(parts=parts)
 
 
 def train_on_samples(this: Run, start: Model) -> dict[str, Model]:
@@ -258,14 +269,14 @@ def make_scores(this: Run, now: Round, items: Items, model: Model) -> Artifact:
     return this.make(f"{role}{now.suffix}", plan, partial(score.run, config, items.kind, items.artifact, model))
 
 
-def make_gains(this: Run, now: Round, items: Items, vig: Vig) -> Artifact:
-    """The visual information gain of every answer token of `items`."""
+def make_gains(this: Run, now: Round, items: Items, vig: Vig, whose: str = "") -> Artifact:
+    """The visual information gain of every answer token of `items`; `whose` is part of the role's name."""
     config = now.config
     model = vig.scorer or config.model
     scores = make_scores(this, now, items, model)
     plan = score.plan_gains(items.kind, scores, vig.blind)
     work = partial(score.run_gains, config, scores, model, vig.blind)
-    return this.make(f"{items.name}_gains{now.suffix}", plan, work)
+    return this.make(f"{items.name}_gains{whose}{now.suffix}", plan, work)
 
 
 def make_selection(this: Run, now: Round, stage: str, items: Items) -> Artifact | None:

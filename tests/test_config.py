@@ -120,9 +120,15 @@ def test_parse_config_yaml_exponent_without_point_is_a_number() -> None:
         ("execution.pool.max_sise=2", ["unknown setting execution.pool.max_sise", "did you mean max_size?"]),
         ("modle.path=x", ["unknown setting modle", "did you mean model?"]),
         ("zzzzzz=1", ["unknown setting zzzzzz (known here: name, seed"]),
-        ("stage1.loss.type=DpoLos", ["stage1.loss.type is 'DpoLos'", "DpoLoss, SftLoss", "did you mean DpoLoss?"]),
-        ("stage1.loss={type: [SftLoss]}", ["stage1.loss.type is ['SftLoss']", "must be one of DpoLoss, SftLoss"]),
-        ("stage1.loss=DpoLoss", ["stage1.loss.type is 'DpoLoss'", "must be one of DpoLoss, SftLoss"]),
+        (
+            "stage1.loss.type=DpoLos",
+            ["stage1.loss.type is 'DpoLos'", "DpoLoss, ", "did you mean DpoLoss?"],
+        ),
+        (
+            "stage1.loss={type: [SftLoss]}",
+            ["stage1.loss.type is ['SftLoss']", "must be one of DpoLoss, "],
+        ),
+        ("stage1.loss=DpoLoss", ["stage1.loss.type is 'DpoLoss'", "must be one of DpoLoss, "]),
     ],
 )
 def test_parse_config_unknown_names_the_field_and_the_nearest(override: str, expected: list[str]) -> None:
@@ -213,12 +219,21 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
         ("stage1.projector_lr=-1", "stage1.projector_lr is -1"),
         ("stage1.weight_decay=-1", "stage1.weight_decay is -1"),
         ("stage1.warmup_ratio=1", "stage1.warmup_ratio is 1"),
-        ("stage1.loss={type: SftLoss}", "stage1.loss is SftLoss(): it must be type: DpoLoss"),
+        ("stage1.loss={type: SftLoss}", "stage1.loss.type is 'SftLoss': it must be a loss of pairs"),
         ("stage2.loss={type: DpoLoss, beta: 1, alpha: 0, reduction: sum}", "type: SftLoss"),
+        ("execution.min_train_workers=2", "min_train_workers is 2: it must be null, or between 1 and num_train_work"),
+        ("execution.row_tokens=0", "execution.row_tokens is 0"),
+        ("execution.keep_checkpoints=0", "execution.keep_checkpoints is 0"),
+        ("stage1.max_skipped=-1", "stage1.max_skipped is -1"),
+        ("stage1.loss.label_smoothing=0.5", "stage1.loss.label_smoothing is 0.5: it must be at least 0 and below 0.5"),
+        ("stage1.weights.lora_dropout=1", "stage1.weights.lora_dropout is 1.0"),
+        ("stage1.weights={type: FullFinetune, frozen: ['']}", "stage1.weights.frozen is ''"),
+        ("stage1.loss={type: MdpoLoss, beta: 1, blind: {type: Crop, area: 1}}", "stage1.loss.blind.area is 1"),
         (
-            "execution.num_train_workers=3",
-            "stage1.global_batch is 8: it must be a multiple of execution.num_train_workers (3)",
+            "stage1.loss={type: WeightedLosses, terms: [{weight: 1, loss: {type: SftLoss}}]}",
+            "stage1.loss.terms is 'SftLoss': it must be losses of different types, one of them of pairs",
         ),
+        ("stage1.weights.quantize=true", "stage1.reference.type is 'ScoredReference': it must be AdapterOff"),
         ("execution.batch_size=0", "execution.batch_size is 0"),
         ("execution.max_reject_rate=2", "execution.max_reject_rate is 2"),
         (
@@ -320,10 +335,32 @@ _LEAVES: list[Any] = [
     ),
     Sampling(temperature=0.5, max_new_tokens=3, top_p=0.5),
     config.Contrast(step=3, strength=0.5, cutoff=0.25),
-    DpoLoss(beta=0.5, alpha=0.0, reduction="token_mean"),
+    DpoLoss(beta=0.5, alpha=0.0, reduction="token_mean", label_smoothing=0.1),
+    config.LengthNormalisedDpoLoss(beta=0.5),
+    config.RobustDpoLoss(beta=0.5, label_smoothing=0.1),
+    config.IpoLoss(beta=0.5),
+    config.HingeLoss(beta=0.5),
+    config.SimpoLoss(beta=0.5, gamma=0.25),
+    config.OrpoLoss(weight=0.5),
+    config.MdpoLoss(beta=0.5, blind=config.Crop(area=0.2), anchor=0.1),
+    config.Crop(area=0.5),
     SftLoss(),
-    Lora(rank=2, lora_alpha=3),
-    FullFinetune(),
+    config.LossTerm(weight=0.5, loss=SftLoss()),
+    config.WeightedLosses(
+        terms=(
+            config.LossTerm(weight=1.0, loss=config.HingeLoss(beta=1.0)),
+            config.LossTerm(weight=2.0, loss=SftLoss()),
+        )
+    ),
+    Lora(rank=2, lora_alpha=3, lora_dropout=0.1, use_rslora=True, use_dora=True, quantize=True),
+    FullFinetune(frozen=("embed_tokens",)),
+    config.Wandb(project="p"),
+    config.Mlflow(uri="u", experiment="e"),
+    config.Cosine(),
+    config.Linear(),
+    config.ScoredReference(),
+    config.AdapterOff(),
+    config.Validation(share=0.25, every=3),
     Training(
         loss=SftLoss(),
         weights=FullFinetune(),
@@ -376,6 +413,32 @@ _LEAVES: list[Any] = [
 @pytest.mark.parametrize("leaf", _LEAVES, ids=lambda leaf: type(leaf).__name__)
 def test_to_tree_every_dataclass_reads_back_equal(leaf: Any) -> None:
     assert config.reading._build(type(leaf), to_tree(leaf), "x") == leaf
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"weights": FullFinetune()}, "without adapters there is nothing to switch off"),
+        ({"projector_lr": 1.0}, "a projector that trains stays changed when adapters are off"),
+        (
+            {"loss": config.MdpoLoss(beta=1.0, blind=config.NoImage())},
+            "only scores know the chosen answers without their image",
+        ),
+    ],
+)
+def test_training_refuses_adapters_off_as_the_reference_where_they_are_not(
+    settings: dict[str, Any], reason: str
+) -> None:
+    training = Training(
+        loss=DpoLoss(beta=0.1, alpha=0.0, reduction="sum"),
+        weights=Lora(rank=2, lora_alpha=4),
+        lr=0.1,
+        epochs=1,
+        global_batch=1,
+        reference=config.AdapterOff(),
+    )
+    with pytest.raises(ValueError, match=f"reference.type is 'AdapterOff': .*{reason}"):
+        replace(training, **settings)
 
 
 def test_to_tree_round_trip_covers_every_dataclass_of_the_package() -> None:

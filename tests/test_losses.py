@@ -6,19 +6,38 @@ import pytest
 import torch
 from torch import Tensor
 
-from stic_ray.config import DpoLoss
-from stic_ray.losses import Counts, PairLogp, dpo, sft
+from stic_ray.config import (
+    Blur,
+    DpoLoss,
+    HingeLoss,
+    IpoLoss,
+    LengthNormalisedDpoLoss,
+    Loss,
+    LossTerm,
+    MdpoLoss,
+    OrpoLoss,
+    RobustDpoLoss,
+    SftLoss,
+    SimpoLoss,
+    WeightedLosses,
+)
+from stic_ray.losses import Counts, PairLogp, preference, sft
 
 
 def _tensor(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, requires_grad=True)
 
 
-def _logp(chosen: Tensor, rejected: Tensor, reference: Tensor) -> PairLogp:
-    return PairLogp(chosen_P=chosen, rejected_P=rejected, reference_P2=reference)
+def _logp(chosen: Tensor, rejected: Tensor, reference: Tensor, weight: Tensor | None = None) -> PairLogp:
+    """Chosen answers of 2 tokens, rejected ones of 4."""
+    return PairLogp(
+        policy=torch.stack([chosen, rejected], dim=1),
+        reference=reference,
+        num_tokens=torch.tensor([[2, 4]] * len(chosen)),
+        weight=torch.ones(len(chosen)) if weight is None else weight,
+    )
 
 
-_ONES = torch.ones(2)
 _CHOSEN = (-3.0, -5.0)
 _REJECTED = (-4.0, -2.0)
 _REFERENCE = torch.tensor([[-3.5, -3.0], [-6.0, -2.5]], dtype=torch.float64)
@@ -30,7 +49,7 @@ _PREFERENCE = (math.log1p(math.exp(-0.75)) + math.log1p(math.exp(-0.25))) / 2
 def test_dpo_equals_the_figure_worked_out_by_hand(reduction: str, regulariser: float) -> None:
     loss = DpoLoss(beta=0.5, alpha=0.25, reduction="sum" if reduction == "sum" else "token_mean")
     counts = Counts(num_items=2, num_tokens=5)
-    total, metrics = dpo(loss, _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE), _ONES, counts)
+    total, metrics = preference(loss, _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE), counts)
     assert total.item() == pytest.approx(_PREFERENCE + 0.25 * regulariser, abs=1e-12)
     found = {name: value.item() for name, value in metrics.items()}
     assert found == pytest.approx(
@@ -50,7 +69,7 @@ def test_dpo_accuracy_counts_positive_margins_alone() -> None:
     loss = DpoLoss(beta=1.0, alpha=0.0, reduction="sum")
     reference = torch.zeros(4, 2, dtype=torch.float64)
     counts = Counts(num_items=4, num_tokens=1)
-    _, metrics = dpo(loss, _logp(_tensor(-1, -1, -2, -3), _tensor(-2, -1, -1, -9), reference), torch.ones(4), counts)
+    _, metrics = preference(loss, _logp(_tensor(-1, -1, -2, -3), _tensor(-2, -1, -1, -9), reference), counts)
     assert metrics["accuracy"].item() == 0.5
 
 
@@ -76,7 +95,7 @@ def test_dpo_value_and_gradient_equal_the_slow_formula(loss: DpoLoss) -> None:
     chosen, rejected = (torch.randn(5, generator=generator, dtype=torch.float64) * 4 - 8 for _ in range(2))
     reference = torch.randn(5, 2, generator=generator, dtype=torch.float64) * 4 - 8
     inputs = [chosen.clone().requires_grad_(), rejected.clone().requires_grad_()]
-    total, _ = dpo(loss, _logp(inputs[0], inputs[1], reference), torch.ones(5), Counts(num_items=5, num_tokens=37))
+    total, _ = preference(loss, _logp(inputs[0], inputs[1], reference), Counts(num_items=5, num_tokens=37))
     total.backward()
     lists = [chosen.tolist(), rejected.tolist()]
     assert total.item() == pytest.approx(_slow_dpo(loss, lists[0], lists[1], reference.tolist(), 37), abs=1e-10)
@@ -95,9 +114,9 @@ def test_dpo_value_and_gradient_equal_the_slow_formula(loss: DpoLoss) -> None:
 def test_dpo_parts_of_a_batch_add_up_to_the_whole(reduction: str) -> None:
     loss = DpoLoss(beta=0.5, alpha=0.25, reduction="sum" if reduction == "sum" else "token_mean")
     counts = Counts(num_items=2, num_tokens=5)
-    whole, metrics = dpo(loss, _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE), _ONES, counts)
+    whole, metrics = preference(loss, _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE), counts)
     parts = [
-        dpo(loss, _logp(_tensor(_CHOSEN[i]), _tensor(_REJECTED[i]), _REFERENCE[i : i + 1]), torch.ones(1), counts)
+        preference(loss, _logp(_tensor(_CHOSEN[i]), _tensor(_REJECTED[i]), _REFERENCE[i : i + 1]), counts)
         for i in range(2)
     ]
     assert sum(part.item() for part, _ in parts) == pytest.approx(whole.item(), abs=1e-12)
@@ -107,17 +126,17 @@ def test_dpo_parts_of_a_batch_add_up_to_the_whole(reduction: str) -> None:
 
 def test_dpo_weights_the_preference_of_each_pair_alone() -> None:
     loss = DpoLoss(beta=0.5, alpha=0.25, reduction="sum")
-    logp = _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE)
-    total, _ = dpo(loss, logp, torch.tensor([1.5, 0.5]), Counts(num_items=2, num_tokens=5))
-    preference = (1.5 * math.log1p(math.exp(-0.75)) + 0.5 * math.log1p(math.exp(-0.25))) / 2
-    assert total.item() == pytest.approx(preference + 0.25 * 4.0, abs=1e-7)
+    logp = _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE, torch.tensor([1.5, 0.5]))
+    total, _ = preference(loss, logp, Counts(num_items=2, num_tokens=5))
+    expected = (1.5 * math.log1p(math.exp(-0.75)) + 0.5 * math.log1p(math.exp(-0.25))) / 2
+    assert total.item() == pytest.approx(expected + 0.25 * 4.0, abs=1e-7)
 
 
 def test_dpo_far_off_margins_stay_finite() -> None:
     loss = DpoLoss(beta=1.0, alpha=0.0, reduction="sum")
     chosen = _tensor(-2000.0)
     logp = _logp(chosen, _tensor(0.0), torch.zeros(1, 2, dtype=torch.float64))
-    total, _ = dpo(loss, logp, torch.ones(1), Counts(num_items=1, num_tokens=1))
+    total, _ = preference(loss, logp, Counts(num_items=1, num_tokens=1))
     total.backward()
     assert total.item() == pytest.approx(2000.0)
     assert chosen.grad is not None and chosen.grad.item() == pytest.approx(-1.0)
@@ -130,3 +149,86 @@ def test_sft_is_the_mean_over_the_tokens_of_the_global_batch() -> None:
     assert total.item() == metrics["cross_entropy"].item() == pytest.approx(0.25, abs=1e-12)
     assert logp.grad is not None and logp.grad.tolist() == pytest.approx([-1 / 30, -1 / 30])
     assert not metrics["cross_entropy"].requires_grad
+
+
+# The other losses, by hand: the first pair of the figures above, with answers of 2 and 4 tokens. Its gains over the
+# reference are 0.5 and -1.0, of means 0.25 and -0.25; means a token are -1.5 and -1.0.
+
+
+def _log_sigmoid(value: float) -> float:
+    return -math.log1p(math.exp(-value))
+
+
+def _odds(mean: float) -> float:
+    return math.log(math.exp(mean) / (1 - math.exp(mean)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (
+            DpoLoss(beta=0.5, alpha=0.0, reduction="sum", label_smoothing=0.1),
+            -0.9 * _log_sigmoid(0.75) - 0.1 * _log_sigmoid(-0.75),
+        ),
+        (LengthNormalisedDpoLoss(beta=2.0), -_log_sigmoid(2.0 * 0.5)),
+        (
+            RobustDpoLoss(beta=0.5, label_smoothing=0.1),
+            (-0.9 * _log_sigmoid(0.75) + 0.1 * _log_sigmoid(-0.75)) / 0.8,
+        ),
+        (IpoLoss(beta=0.25), (0.5 - 2.0) ** 2),
+        (HingeLoss(beta=0.5), 0.25),
+        (HingeLoss(beta=1.0), 0.0),
+        (SimpoLoss(beta=2.0, gamma=0.5), -_log_sigmoid(2.0 * (-1.5 + 1.0) - 0.5)),
+        (OrpoLoss(weight=0.5), 3.0 / 2 - 0.5 * _log_sigmoid(_odds(-1.5) - _odds(-1.0))),
+        (SftLoss(), 3.0 / 2),
+        (
+            WeightedLosses(
+                terms=(LossTerm(weight=2.0, loss=HingeLoss(beta=0.5)), LossTerm(weight=3.0, loss=SftLoss()))
+            ),
+            2.0 * 0.25 + 3.0 * 1.5,
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, float) else "",
+)
+def test_loss_equals_the_figure_worked_out_by_hand(loss: Loss, expected: float) -> None:
+    total, metrics = preference(
+        loss, _logp(_tensor(-3.0), _tensor(-4.0), _REFERENCE[:1]), Counts(num_items=1, num_tokens=2)
+    )
+    assert total.item() == pytest.approx(expected, abs=1e-9)
+    assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_robust_loss_without_wrong_labels_is_dpo() -> None:
+    logp, counts = _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE), Counts(num_items=2, num_tokens=4)
+    plain, _ = preference(DpoLoss(beta=0.5, alpha=0.0, reduction="sum"), logp, counts)
+    robust, _ = preference(RobustDpoLoss(beta=0.5, label_smoothing=0.0), logp, counts)
+    assert robust.item() == pytest.approx(plain.item(), abs=1e-12)
+
+
+def test_mdpo_is_the_sum_of_its_three_parts() -> None:
+    """The chosen answer without its image: -6 under the policy, -5 under the reference; so it gained 0.5 - (-1) = 1.5
+    more with its image than without."""
+    logp = _logp(_tensor(-3.0), _tensor(-4.0), _REFERENCE[:1])
+    hidden = torch.tensor([[-6.0, -5.0]], dtype=torch.float64)
+    logp = PairLogp(**{**vars(logp), "hidden": hidden})
+    loss = MdpoLoss(beta=0.5, blind=Blur(radius=0.2), anchor=0.1)
+    total, metrics = preference(loss, logp, Counts(num_items=1, num_tokens=2))
+    parts = {
+        "preference": -_log_sigmoid(0.75),
+        "conditional": -_log_sigmoid(0.5 * 1.5),
+        "anchored": -_log_sigmoid(0.5 * 0.5 - 0.1),
+    }
+    assert total.item() == pytest.approx(sum(parts.values()), abs=1e-7)
+    assert {name: metrics[name].item() for name in parts} == pytest.approx(parts, abs=1e-9)
+
+
+def test_weighted_losses_keep_the_metrics_of_each_apart() -> None:
+    terms = (
+        LossTerm(weight=1.0, loss=DpoLoss(beta=0.5, alpha=0.25, reduction="sum")),
+        LossTerm(weight=1.0, loss=SftLoss()),
+    )
+    logp, counts = _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), _REFERENCE), Counts(num_items=2, num_tokens=4)
+    _, metrics = preference(WeightedLosses(terms=terms), logp, counts)
+    assert metrics["DpoLoss/regulariser"].item() == pytest.approx(4.0)
+    assert metrics["SftLoss"].item() == metrics["SftLoss/cross_entropy"].item() == pytest.approx(2.0)
+    assert {"margin", "accuracy", "chosen_logp", "rejected_logp"} <= metrics.keys()

@@ -80,7 +80,13 @@ def test_paper_recipe_without_places_says_which_settings_are_missing() -> None:
 def test_paper_recipe_has_the_published_settings() -> None:
     config = parse_config(recipes.expand(read_yaml(recipes.read("llava-1.5-7b"), "")), PLACES)
     assert config.stage1 is not None
-    assert to_tree(config.stage1.loss) == {"type": "DpoLoss", "beta": 0.1, "alpha": 1 / 1024, "reduction": "sum"}
+    assert to_tree(config.stage1.loss) == {
+        "type": "DpoLoss",
+        "beta": 0.1,
+        "alpha": 1 / 1024,
+        "reduction": "sum",
+        "label_smoothing": 0.0,
+    }
     assert (config.stage1.lr, config.stage1.projector_lr, config.stage1.global_batch) == (1e-7, 2e-5, 8)
     assert [type(kind).__name__ for kind in config.negatives.kinds] == ["MisleadingPrompt", "CorruptedImage"]
     assert {kind.weight for kind in config.negatives.kinds} == {1.0}

@@ -56,7 +56,7 @@ def _slow_logp(model: Any, processor: Any, turns: list[Turn], image: Image.Image
 
 def _score(checkpoint: Path, samples: list[Sample], view: Blind) -> list[Outcome]:
     """Both stages' workers on all samples at once, in batches of three."""
-    arguments = {"model_uri": str(checkpoint), "dtype": "float32", "batch_size": 3, "max_length": 10_000}
+    arguments = {"model_uri": str(checkpoint), "dtype": "float32", "row_tokens": 100, "max_length": 10_000}
     tasks = []
     for number, sample in enumerate(samples):
         payload = json.dumps({**vars(sample), "turns": [vars(turn) for turn in sample.turns]})

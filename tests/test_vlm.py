@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from copy import copy as shallow_copy
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from PIL import Image
 from safetensors import safe_open
 
 from stic_ray import checkpoint, vlm
+from stic_ray.config import Lora
 from stic_ray.records import Turn
 from stic_ray.vlm import AnswerScorer, Example
+
+_LORA = Lora(rank=2, lora_alpha=4)
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +216,16 @@ def _examples(processor: Any) -> list[Example]:
     ]
 
 
+def _sums(model: Any, *groups: Sequence[Example]) -> torch.Tensor:
+    """What a scorer gives for each conversation of one row."""
+    row = vlm.pack(groups)
+    return row.sums(AnswerScorer(model)(row))
+
+
+def _each(examples: Sequence[Example]) -> list[list[Example]]:
+    return [[example] for example in examples]
+
+
 def _slow_logp(model: Any, example: Example) -> float:
     """From all logits, in float64, token by token."""
     with torch.inference_mode():
@@ -232,19 +246,19 @@ def test_answer_scorer_equals_the_slow_float64_reference(processor: Any, model: 
     """Tolerance 1e-5 relative: one float32 forward of a random model against float64."""
     examples = _examples(processor)
     with torch.inference_mode():
-        batched = AnswerScorer(model)(vlm.collate(processor, examples)).sum(dim=1)
+        batched = _sums(model, *_each(examples))
     reference = vlm.load_model(str(tiny_llava), "float32")
     assert batched.dtype == torch.float32
     assert batched.tolist() == pytest.approx([_slow_logp(reference, each) for each in examples], rel=1e-5)
 
 
-def test_answer_scorer_batched_equals_single(processor: Any, model: Any) -> None:
+def test_answer_scorer_gives_the_same_together_as_alone(processor: Any, model: Any) -> None:
     """Tolerance 1e-5 relative: other shapes sum in another order."""
-    scorer, examples = AnswerScorer(model), _examples(processor)
+    examples = _examples(processor)
     with torch.inference_mode():
-        batched = scorer(vlm.collate(processor, examples)).sum(dim=1).tolist()
-        single = [scorer(vlm.collate(processor, [example])).sum().item() for example in examples]
-    assert batched == pytest.approx(single, rel=1e-5)
+        together = _sums(model, *_each(examples)).tolist()
+        single = [_sums(model, [example]).item() for example in examples]
+    assert together == pytest.approx(single, rel=1e-5)
 
 
 def test_answer_scorer_sees_the_image(processor: Any, model: Any) -> None:
@@ -252,20 +266,8 @@ def test_answer_scorer_sees_the_image(processor: Any, model: Any) -> None:
     for seed in range(2):
         example = vlm.encode_example(processor, _talk("what ?", "a small dog"), _image(seed))
         with torch.inference_mode():
-            scores.append(AnswerScorer(model)(vlm.collate(processor, [example])).sum().item())
+            scores.append(_sums(model, [example]).item())
     assert abs(scores[0] - scores[1]) > 1e-4
-
-
-def test_collate_pads_on_the_right_and_trains_no_padding(processor: Any) -> None:
-    examples = _examples(processor)
-    batch = vlm.collate(processor, examples)
-    for row, example in enumerate(examples):
-        used = len(example.input_ids)
-        assert batch["input_ids"][row, :used].tolist() == example.input_ids
-        assert batch["attention_mask"][row].sum() == used and not batch["attention_mask"][row, used:].any()
-        assert batch["trained"][row].sum() == example.num_trained and not batch["trained"][row, used:].any()
-    assert batch["pixel_values"].shape[0] == 2
-    assert torch.equal(batch["pixel_values"][1:], examples[2].image_inputs["pixel_values"])
 
 
 # What trains
@@ -274,11 +276,11 @@ def test_collate_pads_on_the_right_and_trains_no_padding(processor: Any) -> None
 def test_add_lora_trains_adapters_of_the_language_blocks_alone_and_starts_as_the_base(
     processor: Any, model: Any
 ) -> None:
-    batch = vlm.collate(processor, _examples(processor))
+    groups = _each(_examples(processor))
     with torch.inference_mode():
-        before = AnswerScorer(model)(batch)
-        adapted = vlm.add_lora(model, rank=2, lora_alpha=4, projector=False)
-        assert torch.equal(AnswerScorer(adapted)(batch), before)
+        before = _sums(model, *groups)
+        adapted = vlm.add_lora(model, _LORA, projector=False)
+        assert torch.equal(_sums(adapted, *groups), before)
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     kinds = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     assert len(trained) == 2 * 2 * len(kinds)  # A and B, two layers
@@ -297,15 +299,15 @@ def test_unfreeze_language_model_leaves_vision_tower_and_projector_frozen(model:
 def test_projector_parameters_are_found_in_plain_and_adapted_models(model: Any) -> None:
     plain = vlm.projector_parameters(model)
     assert len(plain) == 4  # two linear layers with bias
-    assert {
-        id(each) for each in vlm.projector_parameters(vlm.add_lora(model, rank=2, lora_alpha=4, projector=False))
-    } == {id(each) for each in plain}
+    assert {id(each) for each in vlm.projector_parameters(vlm.add_lora(model, _LORA, projector=False))} == {
+        id(each) for each in plain
+    }
 
 
 def test_sharding_units_are_the_language_layers(model: Any) -> None:
     layers = list(model.model.language_model.layers)
     assert vlm.sharding_units(model) == layers
-    assert len(vlm.sharding_units(vlm.add_lora(model, rank=2, lora_alpha=4, projector=False))) == len(layers) == 2
+    assert len(vlm.sharding_units(vlm.add_lora(model, _LORA, projector=False))) == len(layers) == 2
 
 
 def test_add_lora_with_the_projector_saves_and_loads_it_with_the_adapter(
@@ -313,7 +315,7 @@ def test_add_lora_with_the_projector_saves_and_loads_it_with_the_adapter(
 ) -> None:
     from peft import PeftModel
 
-    adapted = vlm.add_lora(model, rank=2, lora_alpha=4, projector=True)
+    adapted = vlm.add_lora(model, _LORA, projector=True)
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert sum("multi_modal_projector" in name for name in trained) == len(vlm.projector_parameters(adapted)) == 4
     with torch.no_grad():
@@ -321,26 +323,25 @@ def test_add_lora_with_the_projector_saves_and_loads_it_with_the_adapter(
             parameter.mul_(2)
     adapted.save_pretrained(str(tmp_path))
     loaded = PeftModel.from_pretrained(vlm.load_model(str(tiny_llava), "float32"), str(tmp_path))
-    batch = vlm.collate(processor, _examples(processor))
+    groups = _each(_examples(processor))
     with torch.inference_mode():
-        assert torch.equal(AnswerScorer(loaded)(batch), AnswerScorer(adapted)(batch))
-        merged = AnswerScorer(adapted.merge_and_unload())(batch)
-        assert torch.allclose(merged, AnswerScorer(loaded)(batch), rtol=1e-6)
-        assert not torch.allclose(merged, AnswerScorer(vlm.load_model(str(tiny_llava), "float32"))(batch), rtol=1e-5)
+        assert torch.equal(_sums(loaded, *groups), _sums(adapted, *groups))
+        merged = _sums(adapted.merge_and_unload(), *groups)
+        assert torch.allclose(merged, _sums(loaded, *groups), rtol=1e-6)
+        assert not torch.allclose(merged, _sums(vlm.load_model(str(tiny_llava), "float32"), *groups), rtol=1e-5)
 
 
 def test_trained_in_float32_holds_exactly_what_trains_and_still_computes_in_bfloat16(
     processor: Any, tiny_llava: Path
 ) -> None:
     model = vlm.load_model(str(tiny_llava), "bfloat16")
-    batch = vlm.collate(processor, _examples(processor))
-    before = AnswerScorer(model)(batch).detach()
+    groups = _each(_examples(processor))
+    before = _sums(model, *groups).detach()
     vlm.unfreeze_language_model(model, projector=True)
     model = vlm.trained_in_float32(model)
     dtypes = {p.requires_grad: p.dtype for p in model.parameters()}
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
-    scorer = AnswerScorer(model)
-    after = scorer(batch)
+    after = _sums(model, *groups)
     assert after.dtype == torch.float32 and torch.allclose(after, before, rtol=0.02)
     after.sum().backward()
     weight = model.lm_head.weight
@@ -351,8 +352,7 @@ def test_trained_in_float32_holds_exactly_what_trains_and_still_computes_in_bflo
 
 def test_answer_scorer_without_an_image_gives_the_trained_projector_a_zero_gradient(processor: Any, model: Any) -> None:
     vlm.unfreeze_language_model(model, projector=True)
-    batch = vlm.collate(processor, [vlm.encode_example(processor, _talk("what ?", "no"), None)])
-    AnswerScorer(model)(batch).sum().backward()
+    _sums(model, [vlm.encode_example(processor, _talk("what ?", "no"), None)]).sum().backward()
     for parameter in vlm.projector_parameters(model):
         assert parameter.grad is not None and not parameter.grad.any()
 
@@ -372,11 +372,11 @@ def test_save_checkpoint_reloads_with_equal_logits_under_the_published_names(
     towers = {name for name in names if "vision_tower" in name}
     assert towers and all(name.startswith("vision_tower.vision_model.") for name in towers)
     assert {name.split(".")[0] for name in names} == {"vision_tower", "multi_modal_projector", "language_model"}
-    batch = vlm.collate(processor, _examples(processor))
-    batch.pop("trained")
+    (example, *_) = _examples(processor)
+    inputs = {"input_ids": torch.tensor([example.input_ids]), **example.image_inputs}
     with torch.inference_mode():
-        saved = vlm.load_model(str(tmp_path), "float32")(**batch).logits
-        assert torch.equal(saved, model(**batch).logits)
+        saved = vlm.load_model(str(tmp_path), "float32")(**inputs).logits
+        assert torch.equal(saved, model(**inputs).logits)
     assert vlm.load_processor(str(tmp_path)).chat_template == processor.chat_template
     assert vlm.render_prompt(vlm.load_processor(str(tmp_path)), "x", has_image=True) == vlm.render_prompt(
         processor, "x", has_image=True
@@ -396,10 +396,10 @@ def test_save_checkpoint_of_several_files_keeps_index_and_files_in_step(
     for name, file in index.items():
         with safe_open(tmp_path / file, "pt") as tensors:
             assert name in tensors.keys()  # noqa: SIM118 - no mapping
-    batch = vlm.collate(processor, _examples(processor)[:1])
-    batch.pop("trained")
+    (example, *_) = _examples(processor)
+    inputs = {"input_ids": torch.tensor([example.input_ids]), **example.image_inputs}
     with torch.inference_mode():
-        assert torch.equal(vlm.load_model(str(tmp_path), "float32")(**batch).logits, model(**batch).logits)
+        assert torch.equal(vlm.load_model(str(tmp_path), "float32")(**inputs).logits, model(**inputs).logits)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 
 from random_models import Size, save_random_model
 from stic_ray import checkpoint, vlm
-from stic_ray.config import Sampling
+from stic_ray.config import Lora, Sampling
 from stic_ray.engines.protocol import Request
 from stic_ray.engines.transformers_engine import TransformersEngine
 from stic_ray.records import Turn
@@ -81,11 +81,13 @@ def test_prompts_of_images_of_all_sizes_together_equal_each_alone_and_a_plain_lo
 
 def test_answers_about_images_of_all_sizes_score_together_as_each_alone(processor: Any, model: Any) -> None:
     examples = [vlm.encode_example(processor, _turns(number), _image(number)) for number in range(4)]
-    scorer = vlm.AnswerScorer(model)
     with torch.inference_mode():
-        together = scorer(vlm.collate(processor, examples)).sum(dim=1)
-        alone = torch.cat([scorer(vlm.collate(processor, [example])).sum(dim=1) for example in examples])
         logits = model(input_ids=torch.tensor([examples[1].input_ids]), **examples[1].image_inputs).logits[0]
+    scorer = vlm.AnswerScorer(model)
+    rows = [vlm.pack([[example] for example in examples]), *(vlm.pack([[example]]) for example in examples)]
+    with torch.inference_mode():
+        together, *alone_each = [row.sums(scorer(row)) for row in rows]
+    alone = torch.cat(alone_each)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
     targets = torch.tensor(examples[1].input_ids[1:])
     logp = logits[:-1].log_softmax(dim=1).gather(1, targets[:, None])[:, 0]
@@ -100,7 +102,7 @@ def test_adapters_and_full_training_touch_the_language_model_and_the_projector_a
     num_projector = len(vlm.projector_parameters(model))
     assert num_projector == (1 if model.config.model_type == "idefics3" else 4)
     assert len(vlm.sharding_units(model)) == 2
-    adapted = vlm.add_lora(model, rank=2, lora_alpha=4, projector=True)
+    adapted = vlm.add_lora(model, Lora(rank=2, lora_alpha=4), projector=True)
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert len(trained) == 2 * 2 * 7 + num_projector  # A and B of seven projections in two blocks, and the projector
     inside = (".text_model.layers.", ".language_model.layers.", ".connector.", ".multi_modal_projector.")

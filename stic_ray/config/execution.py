@@ -67,26 +67,66 @@ class Pool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wandb:
+    """Weights & Biases; who is logged in, and where, is its own matter (WANDB_API_KEY, WANDB_MODE)."""
+
+    project: str = "stic_ray"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mlflow:
+    """An MLflow tracking server, or a folder or database that it keeps itself."""
+
+    uri: str
+    experiment: str = "stic_ray"
+
+
+Tracker = Wandb | Mlflow
+
+
+@dataclass(frozen=True, kw_only=True)
 class Execution:
     """Where and how it runs. Nothing here enters a fingerprint or changes a result, but that `engine: Auto` takes vLLM
-    or transformers by what the pool gives, and `OtherImage` looks beside an image in its file of `rows_per_file`."""
+    or transformers by what the pool gives, and `OtherImage` looks beside an image in its file of `rows_per_file`.
+
+    Scoring and training put conversations together into rows of up to `row_tokens` tokens, images included: memory
+    grows with it. Training goes on with `min_train_workers` where no more can be had, null for all of them; with
+    `recompute_activations` it holds a fraction of the memory for about a third more work. A checkpoint is taken every
+    `checkpoint_every` steps and written while training goes on, unless it is to `wait_for_checkpoints`. TensorBoard is
+    written always, `trackers` are told too.
+    """
 
     pool: Pool = field(default_factory=Pool)
     task_cpus: float = 0.5
     batch_size: int = 64
     rows_per_file: int = 256
+    row_tokens: int = 4096
     num_train_workers: int = 1
+    min_train_workers: int | None = None
     train_cpus: float = 1.0
     train_gpus: float = 0.0
-    micro_batch: int = 8
+    recompute_activations: bool = False
     checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+    wait_for_checkpoints: bool = False
     max_train_failures: int = 3
     max_reject_rate: float = 0.5
+    trackers: tuple[Tracker, ...] = ()
 
     def __post_init__(self) -> None:
-        sizes = ("batch_size", "rows_per_file", "num_train_workers", "micro_batch", "checkpoint_every")
+        sizes = (
+            "batch_size",
+            "rows_per_file",
+            "row_tokens",
+            "num_train_workers",
+            "checkpoint_every",
+            "keep_checkpoints",
+        )
         for name in ("task_cpus", "train_cpus", *sizes):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("train_gpus", "max_train_failures"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        fits = self.min_train_workers is None or 1 <= self.min_train_workers <= self.num_train_workers
+        wanted = f"null, or between 1 and num_train_workers ({self.num_train_workers})"
+        require(fits, "min_train_workers", self.min_train_workers, wanted)
         require(0 <= self.max_reject_rate <= 1, "max_reject_rate", self.max_reject_rate, "between 0 and 1")

@@ -11,9 +11,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from stic_ray.config.data import Duplicates, ImageSource, Instructions
-from stic_ray.config.execution import EngineSettings
+from stic_ray.config.execution import EngineSettings, Tracker
+from stic_ray.config.losses import PlainLoss, WeightedLosses
 from stic_ray.config.negatives import ColorJitter, Downsize, Negative
-from stic_ray.config.training import Blind, DpoLoss, FullFinetune, Lora, Selection, SftLoss, TokenRule
+from stic_ray.config.training import FullFinetune, Lora, Reference, Schedule, Selection, TokenRule
+from stic_ray.config.views import Blind
 from stic_ray.config.whole import Config
 
 _MAX_INT = 2**62
@@ -82,12 +84,15 @@ _VARIANTS = {
     *get_args(Duplicates),
     *get_args(Instructions),
     *get_args(EngineSettings),
+    *get_args(Tracker),
     Downsize,
     ColorJitter,
-    DpoLoss,
-    SftLoss,
+    *get_args(PlainLoss),
+    WeightedLosses,
     Lora,
     FullFinetune,
+    *get_args(Schedule),
+    *get_args(Reference),
     *get_args(Blind),
     *get_args(Negative),
     *get_args(TokenRule),

@@ -1,61 +1,14 @@
 """How models are trained, and on what of the data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from stic_ray.config.checks import require
 from stic_ray.config.data import Model
+from stic_ray.config.losses import Loss, blind_of, needs_reference
+from stic_ray.config.views import Blind
 
 MAX_LENGTH = 4096  # tokens of a conversation with its image, unless a training says otherwise
-
-
-@dataclass(frozen=True, kw_only=True)
-class DpoLoss:
-    """Regularised DPO (STIC): -logsigmoid(margin) - alpha * log p(chosen), the latter reduced by `reduction`."""
-
-    beta: float
-    alpha: float
-    reduction: Literal["sum", "token_mean"]
-
-    def __post_init__(self) -> None:
-        require(self.beta > 0, "beta", self.beta, "above 0")
-        require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SftLoss:
-    """Cross-entropy, the mean over the answer tokens of the global batch; on pairs, over the chosen answers."""
-
-
-Loss = DpoLoss | SftLoss
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blur:
-    """A Gaussian blur whose radius (standard deviation) is that share of the image's short side."""
-
-    radius: float
-
-    def __post_init__(self) -> None:
-        require(0 < self.radius <= 1, "radius", self.radius, "above 0 and at most 1 (of the short side)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConstantImage:
-    """An image of the same size with one grey level, 0 to 255."""
-
-    level: int = 127
-
-    def __post_init__(self) -> None:
-        require(0 <= self.level <= 255, "level", self.level, "between 0 and 255")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoImage:
-    """The conversation as text only."""
-
-
-Blind = Blur | ConstantImage | NoImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,26 +114,84 @@ Selection = VigSelection | RandomSelection | GainedPairs | WeightedPairs | Maske
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """Low-rank adapters on the linear layers of the language model's blocks."""
+    """Low-rank adapters on the linear layers of the language model's blocks; fields as peft names them.
+
+    `quantize` keeps the weights that the adapters stand on in 4 bits (bitsandbytes, NF4; GPUs only).
+    """
 
     rank: int
     lora_alpha: int
+    lora_dropout: float = 0.0
+    use_rslora: bool = False
+    use_dora: bool = False
+    quantize: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rank", "lora_alpha"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FullFinetune:
-    """Every weight of the language model and its embeddings; the vision tower stays frozen."""
+    """Every weight of the language model and its embeddings; the vision tower stays frozen.
+
+    `frozen` are names, or dotted parts of them, of weights that stay frozen too, like `embed_tokens` or `layers.0`.
+    """
+
+    frozen: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(all(self.frozen), "frozen", "", "names that are not empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """After the warm-up the rate follows half a cosine down to 0 after the last step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """After the warm-up the rate falls by the same amount a step, to 0 after the last."""
+
+
+Schedule = Cosine | Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredReference:
+    """The reference's log-probabilities come from the scores of the pairs by the very model that training starts from:
+    no reference model is held, and no forward is made for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOff:
+    """The reference is the model with its adapters switched off, asked in every step: nothing but they may train."""
+
+
+Reference = ScoredReference | AdapterOff
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """A `share` of the images is held out with all that is on them: its loss is measured every `every` steps and at the
+    end, and the model is the one of the least loss."""
+
+    share: float
+    every: int
+
+    def __post_init__(self) -> None:
+        require(0 < self.share < 1, "share", self.share, "above 0 and below 1")
+        require(self.every > 0, "every", self.every, "a positive number of steps")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training stage. `projector_lr` None freezes the projector; a schedule is linear warm-up, then cosine.
+    """One training stage. `projector_lr` None freezes the projector; a schedule begins with a linear warm-up.
 
-    `steps` is the number of optimiser steps, null for as many as `epochs` take.
+    `steps` is the number of optimiser steps, null for as many as `epochs` take. `max_skipped` steps whose loss or
+    gradient is not finite are left out; one more ends the training.
+    Without `validation` all items are trained on, and the model is the one after the last step.
     `selection` says which of its samples or pairs, and which of their tokens, are trained on; null for all.
     """
 
@@ -190,11 +201,15 @@ class Training:
     epochs: int
     global_batch: int
     projector_lr: float | None = None
+    schedule: Schedule = field(default_factory=Cosine)
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_length: int = MAX_LENGTH
     steps: int | None = None
+    max_skipped: int = 0
+    validation: Validation | None = None
+    reference: Reference = field(default_factory=ScoredReference)
     selection: Selection | None = None
 
     def __post_init__(self) -> None:
@@ -204,5 +219,21 @@ class Training:
             self.projector_lr is None or self.projector_lr > 0, "projector_lr", self.projector_lr, "above 0, or null"
         )
         require(self.steps is None or self.steps > 0, "steps", self.steps, "above 0, or null")
+        require(self.max_skipped >= 0, "max_skipped", self.max_skipped, "0 or more")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "at least 0 and below 1")
+        self._check_reference()
+
+    def _check_reference(self) -> None:
+        """An adapter switched off is the reference only if nothing outside it trains."""
+        off = isinstance(self.reference, AdapterOff)
+        wanted = "ScoredReference: without adapters there is nothing to switch off"
+        require(not off or isinstance(self.weights, Lora), "reference.type", "AdapterOff", wanted)
+        wanted = "ScoredReference, or projector_lr null: a projector that trains stays changed when adapters are off"
+        require(not off or self.projector_lr is None, "reference.type", "AdapterOff", wanted)
+        wanted = "ScoredReference: only scores know the chosen answers without their image"
+        require(not off or blind_of(self.loss) is None, "reference.type", "AdapterOff", wanted)
+        quantized = isinstance(self.weights, Lora) and self.weights.quantize
+        wanted = "AdapterOff: the scores are by weights that are not quantized"
+        fits = not quantized or off or not needs_reference(self.loss)
+        require(fits, "reference.type", type(self.reference).__name__, wanted)

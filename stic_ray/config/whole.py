@@ -7,8 +7,9 @@ from stic_ray.config.checks import require
 from stic_ray.config.data import Duplicates, ExactDuplicates, ImageSource, ImportedPairs, Instructions, Model, Prompts
 from stic_ray.config.evaluation import Evaluation
 from stic_ray.config.execution import Auto, EngineSettings, Execution
+from stic_ray.config.losses import SftLoss
 from stic_ray.config.negatives import Annotated, Contrast, ErrorInjection, Negatives, Sampling
-from stic_ray.config.training import DpoLoss, PairSelection, SampleSelection, SftLoss, Training, Vig, WeightedPairs
+from stic_ray.config.training import PairSelection, SampleSelection, Training, Vig, WeightedPairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,8 @@ class Config:
     def __post_init__(self) -> None:
         plain = self.name.strip(".") != "" and ".." not in self.name and not set(self.name) & {"/", "\0"}
         require(plain and len(self.name.encode()) <= 100, "name", self.name, "a plain name of at most 100 bytes")
-        preference = self.stage1 is None or isinstance(self.stage1.loss, DpoLoss)
-        require(preference, "stage1.loss", self.stage1 and self.stage1.loss, "type: DpoLoss")
+        preference = self.stage1 is None or not isinstance(self.stage1.loss, SftLoss)
+        require(preference, "stage1.loss.type", "SftLoss", "a loss of pairs; fine-tuning on them is stage1_control")
         for name in ("stage1_control", "stage2", "stage2_control"):
             training = getattr(self, name)
             sft = training is None or isinstance(training.loss, SftLoss)
@@ -66,11 +67,6 @@ class Config:
             fits = control is None or control.max_length >= limit
             wanted = f"at least {name}.max_length ({limit}), since both train on the same data"
             require(fits, f"{name}_control.max_length", control and control.max_length, wanted)
-        workers = self.execution.num_train_workers
-        for name in ("stage1", "stage1_control", "stage2", "stage2_control"):
-            batch = getattr(self, name) and getattr(self, name).global_batch
-            wanted = f"a multiple of execution.num_train_workers ({workers})"
-            require(batch is None or batch % workers == 0, f"{name}.global_batch", batch, wanted)
 
     def _check_data(self) -> None:
         has_pairs = any(source is not None for source in (self.unlabeled, self.annotated, self.imported))

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from stic_ray.checkpoint import cuts_into_tiles, is_served_by_vllm
+from stic_ray.checkpoint import answers_in_transformers, cuts_into_tiles, is_served_by_vllm
 from stic_ray.config import Auto, Config, NoisedImage, Pool, Transformers, Vllm
 from stic_ray.engines.protocol import Engine, Scorer, TokenCounter
 
@@ -23,12 +23,14 @@ def resolve_engine(config: Config) -> Transformers | Vllm:
     """
     settings, model_uri = config.engine, config.model.path
     if isinstance(settings, Transformers):
-        return settings
+        return _only_if_it_answers(settings, model_uri)
     missing = _missing_gpus(settings, config.execution.pool) or _missing_noise(config)
     if isinstance(settings, Auto):
         serves = importlib.util.find_spec("vllm") and not missing and is_served_by_vllm(model_uri)
         share = min(config.execution.pool.num_gpus or 1.0, 1.0)  # several actors on one GPU share its memory
-        return Vllm(gpu_memory_share=_GPU_MEMORY_SHARE * share) if serves else Transformers()
+        if serves:
+            return Vllm(gpu_memory_share=_GPU_MEMORY_SHARE * share)
+        return _only_if_it_answers(Transformers(), model_uri)
     if missing:
         raise ValueError(missing)
     if not is_served_by_vllm(model_uri):
@@ -36,12 +38,26 @@ def resolve_engine(config: Config) -> Transformers | Vllm:
     return settings
 
 
+def _only_if_it_answers(settings: Transformers, model_uri: str) -> Transformers:
+    if not answers_in_transformers(model_uri):
+        raise ValueError(
+            f"engine.type is Transformers, which does not answer for {model_uri}, though it trains and scores it: "
+            "install vLLM and set engine.type=Vllm"
+        )
+    return settings
+
+
 def check_engine(config: Config) -> None:
     """Whether the engine can be started, as far as this machine can tell: a head may lack what its workers have.
+
+    Where nothing is generated, of pairs and samples that are there, none is needed.
 
     Raises:
         ValueError: as `resolve_engine`, or Ray will run on this machine alone and vLLM is not installed on it.
     """
+    infuses = config.stage2 is not None and config.prompts.infused
+    if not any((config.unlabeled, config.annotated, config.evaluation, infuses)):
+        return
     if isinstance(resolve_engine(config), Vllm) and "RAY_ADDRESS" not in os.environ:
         _check_installed()
 
@@ -149,11 +165,11 @@ def start_engine(start: EngineStart) -> Engine:
     return TransformersEngine(start.model_uri, start.dtype, start.batch_size)
 
 
-def start_scorer(*, model_uri: str, dtype: str, batch_size: int) -> Scorer:
+def start_scorer(*, model_uri: str, dtype: str, row_tokens: int) -> Scorer:
     """The scorer of given answers for a model, with its weights loaded."""
     from stic_ray.engines.transformers_scorer import TransformersScorer
 
-    return TransformersScorer(model_uri, dtype, batch_size)
+    return TransformersScorer(model_uri, dtype, row_tokens)
 
 
 def start_token_counter(*, model_uri: str) -> TokenCounter:

@@ -1,6 +1,7 @@
-"""Log-probabilities of given answers with transformers, in length-sorted batches; nothing is ever truncated."""
+"""Log-probabilities of given answers with transformers, in rows without padding; nothing is ever truncated."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 
@@ -9,44 +10,65 @@ from stic_ray.engines.protocol import Conversation, Scored
 
 
 class TransformersScorer:
-    """A scorer on one forward pass a batch; only answer positions meet the language-model head."""
+    """A scorer on one forward pass a row of at most `row_tokens`; only what predicts an answer meets the head.
 
-    def __init__(self, model_uri: str, dtype: str, batch_size: int) -> None:
+    Conversations on one image that follow each other, like the two of a pair, share what they begin with.
+    """
+
+    def __init__(self, model_uri: str, dtype: str, row_tokens: int) -> None:
         path = storage.local_copy(model_uri)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._processor = vlm.load_processor(path)
         self._scorer = vlm.AnswerScorer(vlm.load_model(path, dtype).to(self._device))
-        self._batch_size = batch_size
+        self._row_tokens = row_tokens
         self._num_tokens = 0
 
     def figures(self) -> dict[str, float]:
-        """Tokens read since the start, padding not counted."""
+        """Tokens read since the start."""
         return {"scored_tokens": float(self._num_tokens)}
 
     @torch.inference_mode()
     def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Scored]:
         """One score a conversation, in order; one that cannot be scored, like one that is too long, has an `error`."""
-        encoded = [self._encode(conversation, max_length) for conversation in conversations]
-        examples = {index: example for index, example in enumerate(encoded) if isinstance(example, vlm.Example)}
-        scores = {index: refused for index, refused in enumerate(encoded) if isinstance(refused, Scored)}
-        self._num_tokens += sum(len(example.input_ids) for example in examples.values())
-        by_length = sorted(examples, key=lambda index: len(examples[index].input_ids))
-        for start in range(0, len(by_length), self._batch_size):
-            indices = by_length[start : start + self._batch_size]
-            batch = vlm.collate(self._processor, [examples[index] for index in indices])
-            logp_BT = self._scorer({name: value.to(self._device) for name, value in batch.items()}).cpu()
-            for index, logp_T, trained_T in zip(indices, logp_BT, batch["trained"], strict=True):
-                scores[index] = _scored(examples[index], logp_T[trained_T].tolist())
-        return [scores[index] for index in range(len(encoded))]
+        scores: dict[int, Scored] = {}
+        groups: list[dict[int, vlm.Example]] = []
+        for _, run in groupby(enumerate(conversations), key=lambda numbered: _view(*numbered)):
+            numbered = dict(run)
+            encoded = dict(zip(numbered, self._encode(list(numbered.values()), max_length), strict=True))
+            scores |= {index: found for index, found in encoded.items() if isinstance(found, Scored)}
+            examples = {index: found for index, found in encoded.items() if isinstance(found, vlm.Example)}
+            groups += [examples] if examples else []
+        for numbers in vlm.fill_rows([[list(group.values())] for group in groups], self._row_tokens):
+            row = vlm.pack([list(groups[number].values()) for number in numbers])
+            self._num_tokens += row.input_ids.numel()
+            logp = self._scorer(row.to(self._device)).cpu().split(row.num_tokens)
+            found = [numbered for number in numbers for numbered in groups[number].items()]
+            for (index, example), logp_N in zip(found, logp, strict=True):
+                scores[index] = _scored(example, logp_N.tolist())
+        return [scores[index] for index in range(len(conversations))]
 
-    def _encode(self, conversation: Conversation, max_length: int) -> vlm.Example | Scored:
+    def _encode(self, conversations: Sequence[Conversation], max_length: int) -> list[vlm.Example | Scored]:
+        """Conversations on one image, which is processed once."""
+        first = conversations[0]
         try:
-            example = vlm.encode_example(self._processor, conversation.turns, conversation.image, conversation.noise)
+            examples = vlm.encode_group(self._processor, [c.turns for c in conversations], first.image, first.noise)
         except ValueError as error:
-            return _refused(str(error), 0)
-        if len(example.input_ids) <= max_length:
-            return example
-        return _refused(f"longer than max_length {max_length} tokens", len(example.input_ids))
+            if len(conversations) == 1:
+                return [_refused(str(error), 0)]
+            return [found for each in conversations for found in self._encode([each], max_length)]
+        return [
+            example
+            if len(example.input_ids) <= max_length
+            else _refused(f"longer than max_length {max_length} tokens", len(example.input_ids))
+            for example in examples
+        ]
+
+
+def _view(index: int, conversation: Conversation) -> tuple[object, ...]:
+    """What conversations that lie together have in common: what they see; those that see nothing lie alone."""
+    if conversation.image is None:
+        return (index,)
+    return (id(conversation.image), conversation.noise, None)
 
 
 def _scored(example: vlm.Example, logp: list[float]) -> Scored:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 MISLEADING = "The answer is {wrong}. {question}"
 STEPS = (*range(0, NUM_STEPS, 100), NUM_STEPS - 1)
 Figures = dict[str, Any]  # as vig.json has them
-_BATCH_SIZE = 8
+_ROW_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def measure(models: Mapping[str, str], dtype: str, probes: Probes) -> Figures:
     attention, misled, noise = dict[str, Figures](), dict[str, Figures](), dict[str, Figures]()
     for name, uri in models.items():
         logger.info("%s: %d samples, %d pairs", name, len(probes.samples), len(probes.pairs))
-        scorer = start_scorer(model_uri=uri, dtype=dtype, batch_size=_BATCH_SIZE)
+        scorer = start_scorer(model_uri=uri, dtype=dtype, row_tokens=_ROW_TOKENS)
         misled[name] = measure_misled(scorer, probes.questions)
         noise[name] = measure_noise(scorer, probes.pairs, probes.seed)
         del scorer  # its memory is the next model's

@@ -22,8 +22,8 @@ from stic_ray.flow import Inputs, Outcome, Prepared, Task, Unit, Work, by_column
 from stic_ray.images import BadImageError, blind, decode, encode
 from stic_ray.records import Gain, Pair, Score, Turn, make_id, read_sample, read_turns
 
-CODE_VERSION = 1
-GAINS_VERSION = 2
+CODE_VERSION = 2
+GAINS_VERSION = 3
 NOT_FINITE = "a log-probability is not finite: the scorer's weights or its dtype are at fault"
 _LEAST_BLUR_PX = 0.5
 CHOSEN, REJECTED, ANSWER = "chosen", "rejected", "answer"
@@ -81,7 +81,7 @@ def _scorer(config: Config, model: Model, max_length: int) -> dict[str, Any]:
     return {
         "model_uri": model.path,
         "dtype": model.dtype,
-        "batch_size": config.execution.batch_size,
+        "row_tokens": config.execution.row_tokens,
         "max_length": max_length,
     }
 
@@ -131,9 +131,9 @@ class AnswerScorer:
     """
 
     def __init__(
-        self, *, model_uri: str, dtype: str, batch_size: int, max_length: int, split: Callable[[str], list[Score]]
+        self, *, model_uri: str, dtype: str, row_tokens: int, max_length: int, split: Callable[[str], list[Score]]
     ) -> None:
-        self._scorer = start_scorer(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
+        self._scorer = start_scorer(model_uri=model_uri, dtype=dtype, row_tokens=row_tokens)
         self._max_length = max_length
         self._split = split
 
@@ -203,8 +203,8 @@ class Hide:
 class GainScorer:
     """An actor's work: all scores of a batch's items again, on what stands for no image."""
 
-    def __init__(self, *, model_uri: str, dtype: str, batch_size: int, max_length: int) -> None:
-        self._scorer = start_scorer(model_uri=model_uri, dtype=dtype, batch_size=batch_size)
+    def __init__(self, *, model_uri: str, dtype: str, row_tokens: int, max_length: int) -> None:
+        self._scorer = start_scorer(model_uri=model_uri, dtype=dtype, row_tokens=row_tokens)
         self._max_length = max_length
 
     def figures(self) -> Mapping[str, float]:

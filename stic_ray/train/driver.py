@@ -7,20 +7,28 @@ import time
 from typing import Any
 
 import pyarrow.fs
-import ray.train
 from fsspec.implementations.local import LocalFileSystem
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Config, Training, to_tree
-from stic_ray.train.job import ADAPTER, MERGED, METRICS, PROGRESS, Job, TrainingData, train_worker
+from stic_ray.config import Config, Execution, Training, to_tree
+from stic_ray.train.job import (
+    ADAPTER,
+    ATTEMPTS,
+    CHECKPOINTS,
+    MERGED,
+    METRICS,
+    PROGRESS,
+    Job,
+    TrainingData,
+    train_worker,
+)
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 MODEL = "model"
-_WORK = "checkpoints"
-SNAPSHOT = "checkpoint_manager_snapshot.json"  # of Ray Train, which does not export the name
+_WORK = "ray_train"
 logger = logging.getLogger(__name__)
 
 
@@ -52,62 +60,64 @@ def run(config: Config, training: Training, data: TrainingData, plan: Plan) -> A
         data=data,
         seed=config.seed,
         output=uri,
-        micro_batch=execution.micro_batch,
+        row_tokens=execution.row_tokens,
+        recompute_activations=execution.recompute_activations,
         checkpoint_every=execution.checkpoint_every,
+        keep_checkpoints=execution.keep_checkpoints,
+        wait_for_checkpoints=execution.wait_for_checkpoints,
         num_threads=max(1, int(execution.train_cpus)),
-    )
-    work = storage.join(uri, _WORK)
-    remove_damaged(work, plan)
-    path, filesystem = _ray_storage(work)
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job},
-        # The counts of a global batch are summed on the CPU, also where gradients are on GPUs.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if execution.train_gpus > 0 else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=execution.num_train_workers,
-            use_gpu=execution.train_gpus > 0,
-            resources_per_worker=_resources(execution.train_cpus, execution.train_gpus),
-        ),
-        run_config=RunConfig(
-            name=plan.fingerprint,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=execution.max_train_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        ),
+        trackers=execution.trackers,
+        origin={"artifact": plan.name, **plan.parents},
     )
     storage.remove(storage.join(uri, PROGRESS))  # of an earlier attempt
     with _Watch(plan.stage, storage.join(uri, PROGRESS)):
-        trainer.fit()
+        _fit(job, execution)
     lines = [json.loads(line) for line in storage.read_text(storage.join(uri, METRICS)).splitlines()]
     seconds = time.monotonic() - start
     logger.info("%s: %d steps in %.1f s, loss %.4f -> %.4f", plan.stage, len(lines), seconds, *_ends(lines))
+    attempts = storage.read_text(storage.join(uri, ATTEMPTS)).splitlines()
     figures = {
         "seconds": round(seconds, 3),
+        "attempts": [json.loads(line) for line in attempts],
         "steps": len(lines),
         "first": lines[0],
         "last": lines[-1],
         "manifest": artifacts.manifest(uri, (ADAPTER, MERGED, METRICS)),
     }
     artifact = artifacts.commit(config.store, plan, figures)
-    # Only now: a kill before the commit must find the checkpoints, and Ray Train's list must go before they do.
-    storage.remove(storage.join(work, plan.fingerprint, SNAPSHOT))
-    storage.remove(work)
+    # Only now: a kill before the commit must find the checkpoints.
+    storage.remove(storage.join(uri, CHECKPOINTS))
     storage.remove(storage.join(uri, PROGRESS))
     return artifact
 
 
-def remove_damaged(work: str, plan: Plan) -> None:
-    """Ray Train writes its list of checkpoints in place: cut off by a full disk or a kill, none of them can be used."""
-    snapshot = storage.join(work, plan.fingerprint, SNAPSHOT)
-    if not storage.exists(snapshot):
-        return
-    try:
-        json.loads(storage.read_text(snapshot))
-    except ValueError:
-        logger.warning("%s: the list of checkpoints of an earlier run was cut off: training starts anew", plan.stage)
-        storage.remove(work)
+def _fit(job: Job, execution: Execution) -> None:
+    """Ray Train's run, whose own files nobody needs: the checkpoints are ours, and it starts anew each time."""
+    work = storage.join(job.output, _WORK)
+    storage.remove(work)
+    path, filesystem = _ray_storage(work)
+    workers: int | tuple[int, int] = execution.num_train_workers
+    if execution.min_train_workers is not None:
+        workers = (execution.min_train_workers, execution.num_train_workers)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        # The counts of a global batch are summed on the CPU, also where gradients are on GPUs.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if execution.train_gpus > 0 else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=execution.train_gpus > 0,
+            resources_per_worker=_resources(execution.train_cpus, execution.train_gpus),
+        ),
+        run_config=RunConfig(
+            name="run",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=execution.max_train_failures),
+        ),
+    )
+    trainer.fit()
+    storage.remove(work)
 
 
 def _ends(lines: list[dict[str, Any]]) -> tuple[float, float]:

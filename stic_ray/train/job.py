@@ -1,30 +1,39 @@
 """What a training is told, without torch: the driver and Ray Train's controller only pass it on."""
 
 import gc
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from stic_ray.config import Training
+from stic_ray.config import Blind, Tracker, Training
 
 METRICS = "metrics.jsonl"
 PROGRESS = "progress.json"
 ADAPTER = "adapter"
 MERGED = "merged"
+CHECKPOINTS = "checkpoints"
+CARD = "README.md"
+ATTEMPTS = "attempts.jsonl"
+TENSORBOARD = "tensorboard"
+NOT_FINITE = "not_finite.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredPairs:
-    """Preference pairs by artifact: their scores under the reference, and what is selected of them ("": all)."""
+    """Preference pairs by artifact: their scores under the reference, what is selected of them ("": all), and the gains
+    of their answers over what stands for no image (""; needed by a loss that compares the two)."""
 
     scores: str
     selection: str = ""
+    gains: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairData:
-    """Preference pairs to be trained on together."""
+    """Preference pairs to be trained on together; `hidden` is what a loss puts in the image's place, if it does."""
 
     parts: tuple[ScoredPairs, ...]
+    hidden: Blind | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +60,10 @@ TrainingData = PairData | ChosenData | SampleData
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """All that a worker needs: the start checkpoint, the data, the training and where the result goes."""
+    """All that a worker needs: the start checkpoint, the data, the training, where the result goes, and how it runs.
+
+    `origin` is for the model's card: its artifact and the fingerprints of what it is made of.
+    """
 
     model_uri: str
     dtype: str
@@ -59,9 +71,14 @@ class Job:
     data: TrainingData
     seed: int
     output: str
-    micro_batch: int
+    row_tokens: int
+    recompute_activations: bool
     checkpoint_every: int
+    keep_checkpoints: int
+    wait_for_checkpoints: bool
     num_threads: int
+    trackers: tuple[Tracker, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 def train_worker(config: dict[str, Any]) -> None:

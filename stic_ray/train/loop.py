@@ -1,102 +1,133 @@
 """The loop that runs on every training worker.
 
-Legend: P = pairs or samples of a micro-batch. Losses are shares of the global batch's loss, so that neither the
-micro-batch nor the number of workers changes the gradient.
+Legend: P = pairs or samples of a row, C = conversations of each, N = answer tokens of a row. Losses are shares of the
+global batch's loss, so that neither the rows nor the number of workers change the gradient.
 """
 
 import json
 import math
-import tempfile
+import secrets
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from ray.train import Checkpoint
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
 
 from stic_ray import losses, storage, vlm
-from stic_ray.config import DpoLoss, Lora, Training
-from stic_ray.losses import Counts
+from stic_ray.config import AdapterOff, Lora, needs_reference
+from stic_ray.losses import Counts, PairLogp
 from stic_ray.records import make_seed
-from stic_ray.train.data import Item, batch_indices, num_steps, read_items, references_of, sequences_by_role
-from stic_ray.train.job import ADAPTER, MERGED, METRICS, PROGRESS, Job
+from stic_ray.train import checkpoints
+from stic_ray.train.data import Item, batch_indices, num_steps, read_items, split_items
+from stic_ray.train.export import export
+from stic_ray.train.feed import Batch, Part, encode_parts, read_ahead
+from stic_ray.train.job import ATTEMPTS, CHECKPOINTS, NOT_FINITE, PROGRESS, Job
+from stic_ray.train.optimizer import make_optimizer, rate_factor, set_rates, trained_parameters
+from stic_ray.train.throughput import Meter, peak_memory_bytes
+from stic_ray.train.trackers import Trackers
 
 _PROGRESS_EVERY_S = 2.0
+_ASK_EVERY_S = 2.0  # whether a node is about to go
 
 
 def train(job: Job) -> None:
-    """Train, checkpoint, and on rank 0 export; resumes from the newest checkpoint that Ray Train hands over."""
+    """Train, checkpoint, and on rank 0 export; goes on from the newest whole checkpoint."""
     torch.set_num_threads(job.num_threads)
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    workers = Workers(rank=context.get_world_rank(), world=context.get_world_size())
     path = storage.local_copy(job.model_uri)
     processor = vlm.load_processor(path)
     items = read_items(job.data)
     if not items:
         raise ValueError(f"{job.data}: nothing to train on")
-    model = _trainable(path, job)
+    validation = job.training.validation
+    items, held_out = split_items(items, validation.share) if validation else (items, [])
     device = ray.train.torch.get_device()
-    scorer = vlm.AnswerScorer(model.to(device))
-    _shard(scorer, world, device)
-    optimizer = _optimizer(scorer, job.training)
-    state = _Trainer(scorer, optimizer)
-    state.restore()
-    total = job.training.steps or num_steps(
-        len(items), epochs=job.training.epochs, global_batch=job.training.global_batch
-    )
-    written_at = 0.0
-    for step in range(state.step, total):
+    weights = job.training.weights
+    quantize = isinstance(weights, Lora) and weights.quantize
+    scorer = vlm.AnswerScorer(trainable(path, job, quantize=quantize).to(device))
+    if job.recompute_activations:
+        recompute_activations(scorer)
+    meter = Meter(scorer, device)
+    shard(scorer, workers.world, device)
+    trainer = Trainer(job, scorer, workers, PreemptionNotices())
+    trainer.resume()
+    batch = job.training.global_batch
+    total = job.training.steps or num_steps(len(items), epochs=job.training.epochs, global_batch=batch)
+    choose = partial(_share, items, job, workers)
+    encode = partial(encode_parts, processor=processor, row_tokens=job.row_tokens, max_length=job.training.max_length)
+    trackers = Trackers(job, job.output.rstrip("/").rpartition("/")[2], trainer.step) if workers.rank == 0 else None
+    written_at, is_local = 0.0, storage.is_local(job.output)
+    for step_batch in read_ahead(choose, range(trainer.step, total), encode=encode):
         started = time.perf_counter()
-        lr_factor = schedule(step, total, job.training.warmup_ratio)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * lr_factor
-        chosen = batch_indices(step, num_items=len(items), global_batch=job.training.global_batch, seed=job.seed)
-        metrics = _step(state, processor, [items[i] for i in chosen[rank::world]], job, world)
-        seconds = time.perf_counter() - started
-        lr = job.training.lr * lr_factor
-        state.log.append({"step": step + 1, **metrics, "lr": lr, "samples_per_s": len(chosen) / seconds})
-        state.step = step + 1
-        if rank == 0 and time.monotonic() - written_at > _PROGRESS_EVERY_S:
+        factor = rate_factor(job.training.schedule, trainer.step, total, job.training.warmup_ratio)
+        set_rates(trainer.optimizer, factor)
+        indices = batch_indices(trainer.step, num_items=len(items), global_batch=batch, seed=job.seed)
+        metrics = trainer.take_step(step_batch, ids=[items[index].id for index in indices])
+        seconds = time.perf_counter() - started + step_batch.waited_s
+        trainer.log.append(
+            {
+                "step": trainer.step,
+                **metrics,
+                "lr": job.training.lr * factor,
+                **meter.speeds(metrics["row_tokens"], batch, seconds),
+                "data_wait_share": step_batch.waited_s / seconds,
+                "peak_memory_gb": peak_memory_bytes(device) / 1e9,
+            }
+        )
+        measures = validation is not None and (trainer.step % validation.every == 0 or trainer.step == total)
+        if measures:
+            trainer.log[-1] |= trainer.measure(encode(_mine(held_out, workers)), ids=[item.id for item in held_out])
+        if trackers is not None:
+            trackers.log(trainer.step, trainer.log[-1])
+        if workers.rank == 0 and (is_local or time.monotonic() - written_at > _PROGRESS_EVERY_S):
             written_at = time.monotonic()
-            _write_progress(job.output, state.step, total, metrics["loss"])
-        if state.step % job.checkpoint_every == 0 or state.step == total:
-            state.save(rank)
-    _export(state, processor, path, job, rank)
+            state = {"step": trainer.step, "total": total, "loss": metrics["loss"]}
+            storage.write_bytes(storage.join(job.output, PROGRESS), json.dumps(state).encode())
+        if trainer.step % job.checkpoint_every == 0 or trainer.step == total or trainer.is_preempted or measures:
+            trainer.save()
+    trainer.close()
+    if trackers is not None:
+        trackers.close()
+    start = partial(trainable, path, job, quantize=False)
+    export(job, trainer.scorer, trainer.metrics_text(), processor, start, workers.rank)
 
 
-def schedule(step: int, total: int, warmup_ratio: float) -> float:
-    """The factor on the learning rate of a step (0-based): linear warm-up, then a cosine down to 0 after the last."""
-    warmup = math.ceil(total * warmup_ratio)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+def _share(items: list[Item], job: Job, workers: "Workers", step: int) -> list[Item]:
+    """A worker's items of a step's batch; one that counts for nothing where there are more workers than items."""
+    indices = batch_indices(step, num_items=len(items), global_batch=job.training.global_batch, seed=job.seed)
+    return _mine([items[index] for index in indices], workers)
 
 
-def _trainable(path: str, job: Job) -> Any:
+def _mine(items: list[Item], workers: "Workers") -> list[Item]:
+    return items[workers.rank :: workers.world] or items[:1]
+
+
+def trainable(path: str, job: Job, *, quantize: bool) -> Any:
     """The model with what trains set to require gradients; adapters are initialised from the seed."""
     torch.manual_seed(make_seed(job.seed, "adapter") % 2**32)
-    model = vlm.load_model(path, job.dtype)
     weights = job.training.weights
+    model = vlm.load_model(path, job.dtype, quantize=quantize)
     projector = job.training.projector_lr is not None
     if isinstance(weights, Lora):
-        model = vlm.add_lora(model, rank=weights.rank, lora_alpha=weights.lora_alpha, projector=projector)
+        model = vlm.add_lora(model, weights, projector=projector)
     else:
-        vlm.unfreeze_language_model(model, projector=projector)
+        vlm.unfreeze_language_model(model, projector=projector, frozen=weights.frozen)
     return vlm.trained_in_float32(model).train()
 
 
-def _shard(scorer: vlm.AnswerScorer, world: int, device: torch.device) -> None:
+def recompute_activations(scorer: vlm.AnswerScorer) -> None:
+    """Let the blocks make their activations again in the backward pass instead of holding them."""
+    scorer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def shard(scorer: vlm.AnswerScorer, world: int, device: torch.device) -> None:
     """FSDP2 by block over all workers; one worker needs none."""
     if world == 1:
         return
@@ -109,148 +140,249 @@ def _shard(scorer: vlm.AnswerScorer, world: int, device: torch.device) -> None:
     fully_shard(scorer, mesh=mesh)
 
 
-def _optimizer(scorer: nn.Module, training: Training) -> torch.optim.Optimizer:
-    projector = {id(p) for p in vlm.projector_parameters(scorer.model)}
-    trained = [p for p in scorer.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in trained if id(p) not in projector], "lr": training.lr}]
-    if training.projector_lr is not None:
-        groups.append({"params": [p for p in trained if id(p) in projector], "lr": training.projector_lr})
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=training.weight_decay)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    return optimizer
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """This worker among all."""
+
+    rank: int
+    world: int
+
+    def gather(self, values: list[float]) -> Tensor:
+        """Every worker's numbers, float64 [workers, values]."""
+        mine = torch.tensor(values, dtype=torch.float64)
+        if self.world == 1:
+            return mine[None]
+        found = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(found, mine)
+        return torch.stack(found)
+
+    def agree(self, value: Any) -> Any:
+        """Rank 0's value, on all."""
+        held = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(held)
+        return held[0]
 
 
-def _step(state: "_Trainer", processor: Any, items: list[Item], job: Job, world: int) -> dict[str, float]:
-    """One optimiser step on this worker's share of the global batch; metrics are the global batch's."""
-    encoded = [item.encode(processor) for item in items]
-    _refuse_too_long(items, encoded, job.training.max_length)
-    num_tokens = _sum_over_workers(torch.tensor(float(sum(e[0].num_trained for e in encoded))), world)
-    counts = Counts(num_items=job.training.global_batch, num_tokens=int(num_tokens.item()))
-    sums: dict[str, Tensor] = {}
-    for start in range(0, len(items), job.micro_batch):
-        part = slice(start, start + job.micro_batch)
-        loss, metrics = _loss(state.scorer, processor, items[part], encoded[part], job, counts)
-        (loss * world).backward()  # FSDP averages over workers; the loss is already a share of the global batch
-        for name, value in {"loss": loss.detach(), **metrics}.items():
-            sums[name] = sums.get(name, torch.zeros(())) + value.cpu()
-    parameters = [p for p in state.scorer.parameters() if p.requires_grad]
-    norm = nn.utils.clip_grad_norm_(parameters, job.training.max_grad_norm)
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    values = {name: _sum_over_workers(value, world).item() for name, value in sums.items()}
-    if not math.isfinite(values["loss"]) or not math.isfinite(norm.item()):
-        ids = ", ".join(item.id for item in items[:4])
-        raise ValueError(
-            f"loss or gradient is not finite at step {state.step + 1} (ids {ids}, ...): lower the learning rate"
-        )
-    state.optimizer.step()
-    state.optimizer.zero_grad()
-    return {**values, "grad_norm": norm.item(), "num_tokens": float(counts.num_tokens)}
+class PreemptionNotices:
+    """Whether a node of the training has just been told to go, as a spot instance is before it ends."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def __call__(self) -> bool:
+        """Whether there is a notice that was not there before; all workers ask at once."""
+        notice = ray.train.get_preemption_info()
+        if notice is None or str(notice) in self._known:
+            return False
+        self._known.add(str(notice))
+        return True
 
 
-def _refuse_too_long(items: list[Item], encoded: list[list[vlm.Example]], limit: int) -> None:
-    for item, examples in zip(items, encoded, strict=True):
-        longest = max(len(example.input_ids) for example in examples)
-        if longest > limit:
-            raise ValueError(f"{item.id} has {longest} tokens, more than max_length {limit}: nothing is ever truncated")
+class Trainer:
+    """What a checkpoint holds: trained weights, optimizer state, the step and every step's metrics."""
 
-
-def _loss(
-    scorer: nn.Module, processor: Any, items: list[Item], encoded: list[list[vlm.Example]], job: Job, counts: Counts
-) -> tuple[Tensor, dict[str, Tensor]]:
-    device = next(scorer.parameters()).device
-    batch = vlm.collate(processor, sequences_by_role(encoded))
-    logp = scorer({name: value.to(device) for name, value in batch.items()}).sum(dim=1)
-    if isinstance(job.training.loss, DpoLoss):
-        chosen_logp_P, rejected_logp_P = logp.chunk(2)
-        reference_P2 = references_of(items).to(device)
-        weight_P = torch.tensor([item.weight for item in items], device=device)
-        answers = losses.PairLogp(chosen_P=chosen_logp_P, rejected_P=rejected_logp_P, reference_P2=reference_P2)
-        return losses.dpo(job.training.loss, answers, weight_P, counts)
-    return losses.sft(logp, counts)
-
-
-def _sum_over_workers(value: Tensor, world: int) -> Tensor:
-    if world > 1:
-        value = value.clone()
-        dist.all_reduce(value)
-    return value
-
-
-def _write_progress(output: str, step: int, total: int, loss: float) -> None:
-    storage.write_bytes(
-        storage.join(output, PROGRESS), json.dumps({"step": step, "total": total, "loss": loss}).encode()
-    )
-
-
-class _Trainer:
-    """What a checkpoint holds: trained weights, optimiser state, the step and every step's metrics."""
-
-    def __init__(self, scorer: vlm.AnswerScorer, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, job: Job, scorer: vlm.AnswerScorer, workers: Workers, has_new_notice: Callable[[], bool]
+    ) -> None:
         self.scorer = scorer
-        self.optimizer = optimizer
-        self.step = 0
+        self.optimizer = make_optimizer(scorer, job.training)
         self.log: list[dict[str, float]] = []
+        self.is_preempted = False
+        self._job = job
+        self._workers = workers
+        self._home = storage.join(job.output, CHECKPOINTS)
+        self._writer: checkpoints.Writer | None = None
+        self._has_new_notice = has_new_notice
+        self._asked_at = 0.0
 
-    def restore(self) -> None:
-        """Continue from Ray Train's newest checkpoint, if there is one."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return
-        options = StateDictOptions(ignore_frozen_params=True, strict=False)
-        with checkpoint.as_directory() as directory:
-            model, optimizer = get_state_dict(self.scorer, self.optimizer, options=options)
-            state: dict[str, Any] = {"model": model, "optimizer": optimizer}
-            dcp.load(state, checkpoint_id=directory)
-            set_state_dict(
-                self.scorer,
-                self.optimizer,
-                model_state_dict=state["model"],
-                optim_state_dict=state["optimizer"],
-                options=options,
-            )
-            self.log = [json.loads(line) for line in (Path(directory) / METRICS).read_text().splitlines()]
-        self.step = len(self.log)
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return len(self.log)
 
-    def save(self, rank: int) -> None:
-        """Write a checkpoint and hand it to Ray Train; every worker writes its own shards."""
-        options = StateDictOptions(ignore_frozen_params=True)
-        model, optimizer = get_state_dict(self.scorer, self.optimizer, options=options)
-        with tempfile.TemporaryDirectory() as directory:
-            dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=directory)
-            if rank == 0:
-                (Path(directory) / METRICS).write_text(self.metrics_text())
-            ray.train.report(
-                {"step": self.step},
-                checkpoint=Checkpoint.from_directory(directory),
-                checkpoint_dir_name=f"step-{self.step:08d}",
-            )
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is a whole one; what is half-written is removed."""
+        found = None
+        if self._workers.rank == 0:
+            checkpoints.sweep(self._home)
+            found = checkpoints.find_newest(self._home)
+        found, token = self._workers.agree((found, secrets.token_hex(4)))
+        checkpoints.start_moments(self.scorer, self.optimizer)
+        if found is not None:
+            self.log = checkpoints.load(found, self.scorer, self.optimizer)
+        if self._workers.rank == 0:
+            self._note_attempt()
+        self._writer = checkpoints.Writer(
+            self._home,
+            rank=self._workers.rank,
+            world=self._workers.world,
+            token=token,
+            keep=self._job.keep_checkpoints,
+        )
+
+    def _note_attempt(self) -> None:
+        """Where this attempt goes on, and with how many workers, beside those before."""
+        uri = storage.join(self._job.output, ATTEMPTS)
+        before = storage.read_bytes(uri) if storage.exists(uri) else b""
+        line = json.dumps({"step": self.step, "workers": self._workers.world, "at": round(time.time(), 1)})
+        storage.write_bytes(uri, before + line.encode() + b"\n")
+
+    def save(self) -> None:
+        """Write a checkpoint; until it is committed where the job waits for that, or the node is about to go."""
+        assert self._writer is not None
+        score = self.log[-1].get("validation_loss")
+        header = checkpoints.Header(step=self.step, metrics=self.metrics_text(), score=score)
+        self._writer.save(header, self.scorer, self.optimizer)
+        if self._job.wait_for_checkpoints or self.is_preempted:
+            self._writer.wait()
+            self._workers.gather([0.0])  # rank 0 has written the record
+        self.is_preempted = False
+        ray.train.report({"step": self.step, "loss": self.log[-1]["loss"]})
+
+    def close(self) -> None:
+        """Until all is written; where items were held out, the state is then the best one on them."""
+        assert self._writer is not None
+        self._writer.close()
+        self._workers.gather([0.0])  # rank 0 has written the records
+        if self._job.training.validation is not None:
+            best = self._workers.agree(checkpoints.find_best(self._home) if self._workers.rank == 0 else None)
+            if best is not None and best.step != self.step:
+                log, self.log = self.log, checkpoints.load(best, self.scorer, self.optimizer)
+                self.log = log  # of all steps, whichever model is kept
 
     def metrics_text(self) -> str:
         """Every step's metrics as JSON lines."""
         return "".join(json.dumps(line) + "\n" for line in self.log)
 
+    def take_step(self, batch: Batch, *, ids: list[str]) -> dict[str, float]:
+        """One optimizer step on this worker's share of the global batch; metrics are the global batch's.
 
-def _export(state: _Trainer, processor: Any, path: str, job: Job, rank: int) -> None:
-    """Gather the trained weights and, on rank 0, write adapter (where there is one), merged model and metrics."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    weights = get_model_state_dict(state.scorer, options=options)
-    if rank != 0:
-        return
-    model = _trainable(path, job)
-    scorer = vlm.AnswerScorer(model)
-    trained = {name for name, parameter in scorer.named_parameters() if parameter.requires_grad}
-    unknown = scorer.load_state_dict(weights, strict=False).unexpected_keys
-    if unknown or not trained <= weights.keys():
-        raise RuntimeError(f"trained weights would be lost: {unknown or sorted(trained - weights.keys())}")
-    model.eval()
-    with tempfile.TemporaryDirectory() as directory:
-        if isinstance(job.training.weights, Lora):
-            for adapter in model.peft_config.values():
-                adapter.base_model_name_or_path = job.model_uri  # not the copy that this worker loaded
-            model.save_pretrained(str(Path(directory) / ADAPTER))
-            model = model.merge_and_unload()
-        model = model.to(vlm.DTYPES[job.dtype])
-        vlm.save_checkpoint(model, processor, str(Path(directory) / MERGED))
-        (Path(directory) / METRICS).write_text(state.metrics_text())
-        storage.upload_directory(directory, job.output)
+        Raises:
+            ValueError: loss or gradient are not finite, and no more steps may be skipped.
+        """
+        counts, num_rows, sizes = self._count(batch.parts, len(ids))
+        sums: dict[str, Tensor] = {}
+        for number, (part, share) in enumerate(self._padded(batch.parts, num_rows, ids)):
+            torch.manual_seed(make_seed(self._job.seed, "dropout", self.step, self._workers.rank, number) % 2**32)
+            loss, metrics = self._loss(part, counts, sizes)
+            (loss * share * self._workers.world).backward()  # FSDP averages; the loss is a share of the batch's already
+            _add(sums, {"loss": loss.detach(), **metrics}, share)
+        return self._update(sums, sizes, ids)
+
+    @torch.no_grad()
+    def measure(self, parts: Sequence[Part], *, ids: list[str]) -> dict[str, float]:
+        """Loss and metrics of items that are not trained on, of which `parts` are this worker's share."""
+        counts, num_rows, sizes = self._count(parts, len(ids))
+        sums: dict[str, Tensor] = {}
+        self.scorer.eval()
+        for part, share in self._padded(parts, num_rows, ids):
+            loss, metrics = self._loss(part, counts, sizes)
+            _add(sums, {"loss": loss, **metrics}, share)
+        self.scorer.train()
+        return {f"validation_{name}": value for name, value in self._summed(sums).items()}
+
+    def _padded(self, parts: Sequence[Part], num_rows: int, ids: list[str]) -> Iterator[tuple[Part, float]]:
+        """This worker's rows and how they count: sharded workers go through the same number of rows, so that one that
+        has fewer repeats a row for nothing."""
+        for number in range(num_rows):
+            counts = number < len(parts) and self._has_items(ids)
+            yield parts[min(number, len(parts) - 1)], 1.0 if counts else 0.0
+
+    def _has_items(self, ids: list[str]) -> bool:
+        return self._workers.rank < len(ids)
+
+    def _count(self, parts: Sequence[Part], num_items: int) -> tuple[Counts, int, dict[str, float]]:
+        """The global batch's counts, how many rows a worker goes through, and token counts."""
+        mine = [0.0, 0.0, 0.0]
+        if self._workers.rank < num_items:
+            chosen = sum(sum(part.row.num_tokens[:: part.num_conversations]) for part in parts)
+            answers = sum(sum(part.row.num_tokens) for part in parts)
+            mine = [chosen, answers, sum(part.row.input_ids.numel() for part in parts)]
+        asks = self._workers.rank == 0 and time.monotonic() - self._asked_at > _ASK_EVERY_S
+        found = self._workers.gather([*mine, len(parts), float(asks)])
+        if found[:, 4].any():
+            self._asked_at = time.monotonic()
+            self.is_preempted = self._has_new_notice()
+        chosen, answers, tokens = found[:, :3].sum(dim=0).tolist()
+        counts = Counts(num_items=num_items, num_tokens=int(chosen))
+        return counts, int(found[:, 3].max()), {"num_tokens": chosen, "answer_tokens": answers, "row_tokens": tokens}
+
+    def _loss(self, part: Part, counts: Counts, sizes: dict[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+        device = next(self.scorer.parameters()).device
+        row = part.row.to(device)
+        logp_N = self.scorer(row)
+        sums_PC = row.sums(logp_N).view(-1, part.num_conversations)
+        if part.num_conversations == 1:
+            return losses.sft(sums_PC[:, 0], counts)
+        loss = self._job.training.loss
+        reference_PC = torch.zeros_like(sums_PC)
+        metrics = {}
+        if needs_reference(loss):
+            reference_N = self._reference(part, row)
+            reference_PC = row.sums(reference_N).view_as(sums_PC)
+            metrics["kl"] = _kl(logp_N.detach(), reference_N).sum() / sizes["answer_tokens"]
+        hidden = torch.stack([sums_PC[:, 2], reference_PC[:, 2]], dim=1) if part.num_conversations == 3 else None
+        lengths_PC = torch.tensor(row.num_tokens, device=device).view_as(sums_PC)
+        logp = PairLogp(
+            policy=sums_PC[:, :2],
+            reference=reference_PC[:, :2],
+            num_tokens=lengths_PC[:, :2],
+            weight=torch.tensor([item.weight for item in part.items], device=device),
+            hidden=hidden,
+        )
+        total, found = losses.preference(loss, logp, counts)
+        return total, {**found, **metrics}
+
+    def _reference(self, part: Part, row: vlm.Row) -> Tensor:
+        """The reference's log-probability of each answer token [N]."""
+        if isinstance(self._job.training.reference, AdapterOff):
+            with torch.no_grad(), self.scorer.model.disable_adapter():
+                found: Tensor = self.scorer(row)
+            return found
+        if part.reference is None:
+            raise ValueError(f"{part.items[0].id}: its answers are not scored: score the pairs, or drop those without")
+        return part.reference.to(row.input_ids.device)
+
+    def _summed(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Over all workers."""
+        found = self._workers.gather([float(value) for value in sums.values()]).sum(dim=0)
+        return dict(zip(sums, found.tolist(), strict=True))
+
+    def _update(self, sums: Mapping[str, Tensor], sizes: dict[str, float], ids: list[str]) -> dict[str, float]:
+        values = self._summed(sums)
+        norm = nn.utils.clip_grad_norm_(trained_parameters(self.scorer), self._job.training.max_grad_norm)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        values |= {"grad_norm": norm.item(), **sizes, "skipped": 0.0}
+        if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
+            self.optimizer.step()
+        else:
+            self._skip(values, ids)
+        self.optimizer.zero_grad()
+        return values
+
+    def _skip(self, values: dict[str, float], ids: list[str]) -> None:
+        """Leave the step out, or end the training where too many were."""
+        uri = storage.join(self._job.output, NOT_FINITE)
+        told = {"step": self.step + 1, "loss": str(values["loss"]), "grad_norm": str(values["grad_norm"]), "ids": ids}
+        if self._workers.rank == 0:
+            storage.write_bytes(uri, json.dumps(told, indent=1).encode())
+        skipped = sum(line["skipped"] for line in self.log) + 1
+        if skipped > self._job.training.max_skipped:
+            raise ValueError(
+                f"loss or gradient is not finite at step {self.step + 1} (ids {', '.join(ids[:4])}, ...; all are in "
+                f"{uri}): lower the learning rate, look at these items, or let max_skipped steps be left out"
+            )
+        values |= {"skipped": 1.0}
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, torch.zeros(())) + share * value.cpu()
+
+
+def _kl(logp_N: Tensor, reference_N: Tensor) -> Tensor:
+    """An estimate of the KL divergence from the reference at each token that is never below 0: exp(r) - 1 - r with r =
+    log ref - log p (Schulman's k3), on the answers of the data, which neither model wrote as such."""
+    ratio_N = reference_N - logp_N
+    return ratio_N.exp() - 1 - ratio_N

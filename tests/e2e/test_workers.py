@@ -23,7 +23,7 @@ def test_two_workers_train_as_one_does(finished: Project, tmp_path: Path) -> Non
     project = finished.copy(tmp_path / "two")
     for stage in ("stage1", "stage2"):
         shutil.rmtree(only(project.store, stage))
-    project.finish("execution.num_train_workers=2", "execution.micro_batch=1")
+    project.finish("execution.num_train_workers=2", "execution.row_tokens=1")
     one, two = only(finished.store, "stage1"), only(project.store, "stage1")
     losses = [[json.loads(line)["loss"] for line in (s / METRICS).read_text().splitlines()] for s in (one, two)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)

@@ -17,6 +17,7 @@ from stic_ray.config import Sampling, Transformers
 from stic_ray.engines.protocol import Completion, Contrasted, Request, draws
 from stic_ray.engines.transformers_engine import GumbelSampling, TransformersEngine
 from stic_ray.noise import Noise
+from stic_ray.vlm import prompts
 
 _GREEDY = Sampling(temperature=0.0, max_new_tokens=5)
 _WARM = Sampling(temperature=1.5, max_new_tokens=5)
@@ -193,13 +194,13 @@ def test_generate_reads_an_image_once_for_all_prompts_of_like_length(
         for image in images
     ]
     read: list[int] = []
-    process = vlm._process_images
+    process = prompts.process_images
 
     def counted(processor: Any, given: list[Image.Image]) -> tuple[dict[str, torch.Tensor], list[str]]:
         read.append(len(given))
         return process(processor, given)
 
-    monkeypatch.setattr(vlm, "_process_images", counted)
+    monkeypatch.setattr(prompts, "process_images", counted)
     engine.generate(requests)
     assert read == [1, 1, 1, 1]
 

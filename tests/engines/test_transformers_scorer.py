@@ -22,7 +22,7 @@ def _conversation(number: int) -> Conversation:
 def test_score_is_in_order_and_equals_the_slow_reference(tiny_llava: Path) -> None:
     """Tolerance 1e-5 relative, against all logits in float64, one conversation at a time."""
     conversations = [_conversation(number) for number in range(5)]
-    scorer = engines.start_scorer(model_uri=str(tiny_llava), dtype="float32", batch_size=2)
+    scorer = engines.start_scorer(model_uri=str(tiny_llava), dtype="float32", row_tokens=100)
     scores = scorer.score(conversations, max_length=1000)
     processor = vlm.load_processor(str(tiny_llava))
     model = vlm.load_model(str(tiny_llava), "float32").double()
@@ -41,7 +41,7 @@ def test_score_is_in_order_and_equals_the_slow_reference(tiny_llava: Path) -> No
 
 def test_score_too_long_is_an_error_and_the_others_are_unaffected(tiny_llava: Path) -> None:
     conversations = [_conversation(number) for number in range(5)]
-    scorer = engines.start_scorer(model_uri=str(tiny_llava), dtype="float32", batch_size=2)
+    scorer = engines.start_scorer(model_uri=str(tiny_llava), dtype="float32", row_tokens=100)
     whole = scorer.score(conversations, max_length=1000)
     limit = sorted(score.num_tokens for score in whole)[2]
     cut = scorer.score(conversations, max_length=limit)
@@ -54,7 +54,7 @@ def test_score_too_long_is_an_error_and_the_others_are_unaffected(tiny_llava: Pa
 
 
 def test_score_that_cannot_be_encoded_is_an_error_and_the_others_are_unaffected(tiny_llava: Path) -> None:
-    scorer = engines.start_scorer(model_uri=str(tiny_llava), dtype="float32", batch_size=2)
+    scorer = engines.start_scorer(model_uri=str(tiny_llava), dtype="float32", row_tokens=100)
     fine = _conversation(0)
     bad = Conversation(turns=[fine.turns[0], Turn(role="assistant", text="a <image>")], image=fine.image)
     alone, refused, beside = scorer.score([fine, bad, fine], max_length=1000)

@@ -105,7 +105,7 @@ def test_draws_do_not_depend_on_order_or_on_others() -> None:
 def test_misled_accuracy_equals_a_choice_by_plain_scores(tiny_llava: Path, image: str) -> None:
     samples = [_sample(f"{n}", image, f"is there a dog {n} ?", "yes" if n % 3 else "no") for n in range(9)]
     asked = looking.mislead(samples, seed=0)
-    scorer = start_scorer(model_uri=str(tiny_llava), dtype="float32", batch_size=1)
+    scorer = start_scorer(model_uri=str(tiny_llava), dtype="float32", row_tokens=100)
     found = looking.measure_misled(scorer, asked)
     right = {"plain": 0, "misled": 0}
     for one in asked:
@@ -128,7 +128,7 @@ def _logp(scorer: Any, question: str, answer: str, image: str) -> float:
 def test_noise_curves_equal_scores_of_diffused_pixels(tiny_llava: Path, image: str) -> None:
     """Tolerance 1e-4 relative, against all logits on pixels that numpy diffused."""
     pairs = [_pair(f"{n}", image) for n in range(2)]
-    scorer = start_scorer(model_uri=str(tiny_llava), dtype="float32", batch_size=8)
+    scorer = start_scorer(model_uri=str(tiny_llava), dtype="float32", row_tokens=100)
     found = looking.measure_noise(scorer, [*pairs, _pair("gone", f"{image}.gone")], seed=3)
     assert (found["pairs"], found["left_out"], found["kinds"]) == (2, 1, {"noised_image": 2})
     assert found["steps"] == [0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999]

@@ -14,16 +14,7 @@ from stic_ray import artifacts, vlm
 from stic_ray.config import FullFinetune, SftLoss, Training
 from stic_ray.images import encode
 from stic_ray.records import Sample, Score, Selected, Turn, make_id
-from stic_ray.train.data import (
-    _NOTHING,
-    Item,
-    Known,
-    batch_indices,
-    num_steps,
-    read_items,
-    references_of,
-    sequences_by_role,
-)
+from stic_ray.train.data import Item, batch_indices, known, num_steps, read_items, split_items
 from stic_ray.train.job import ChosenData, Job, PairData, SampleData, ScoredPairs, train_worker
 
 
@@ -56,6 +47,11 @@ def part(tmp_path: Path) -> ScoredPairs:
     return ScoredPairs(scores=str(tmp_path / "s"))
 
 
+def _references(items: list[Item]) -> list[list[float]]:
+    """Summed, of the tokens that are used."""
+    return [[float(each.reference().sum()) for each in item.known] for item in items]
+
+
 def _talk(item: Item) -> list[list[tuple[str, str]]]:
     return [[(turn.role, turn.text) for turn in turns] for turns in item.conversations]
 
@@ -68,7 +64,7 @@ def test_read_items_of_pairs_have_both_answers_and_their_own_reference(part: Sco
         item = by_id[make_id("pair", number)]
         assert _talk(item) == [[("user", f"prompt {number}"), ("assistant", f"{role} {number}")] for role in _ROLES]
         assert item.weight == 1.0
-        assert references_of([item]).tolist() == [[-number - 1.0, -number - 10.0]]
+        assert _references([item]) == [[-number - 1.0, -number - 10.0]]
 
 
 def test_read_items_of_pairs_are_the_selected_ones_with_their_weights_and_tokens(
@@ -81,7 +77,7 @@ def test_read_items_of_pairs_are_the_selected_ones_with_their_weights_and_tokens
     assert items.keys() == {make_id("pair", 1), make_id("pair", 3)}
     weighted, masked = items[make_id("pair", 1)], items[make_id("pair", 3)]
     assert (weighted.weight, masked.weight) == (0.5, 1.0)
-    assert references_of([weighted, masked]).tolist() == [[-2.0, -11.0], [-3.0, -10.0]]
+    assert _references([weighted, masked]) == [[-2.0, -11.0], [-3.0, -10.0]]
 
 
 def test_read_items_of_pairs_refuse_a_mask_of_other_tokens(part: ScoredPairs, tmp_path: Path) -> None:
@@ -98,6 +94,11 @@ def test_read_items_of_several_artifacts_of_pairs_stand_together(part: ScoredPai
     artifacts.write_rows(str(tmp_path / "t"), [_score(9, role) for role in _ROLES], Score, [])
     items = read_items(PairData(parts=(part, ScoredPairs(scores=str(tmp_path / "t")))))
     assert len(items) == 6 and items[-1].id == make_id("pair", 9)
+
+
+def test_read_items_take_a_pair_of_two_sources_once(part: ScoredPairs) -> None:
+    once, twice = (read_items(PairData(parts=parts)) for parts in ((part,), (part, part)))
+    assert [item.id for item in once] == [item.id for item in twice]
 
 
 def test_read_items_of_the_control_are_the_same_pairs_in_the_same_order_without_what_is_rejected(
@@ -120,7 +121,7 @@ def test_read_items_of_samples_are_the_selected_ones_with_their_tokens(tmp_path:
     rows = [_selected(0, "answer", used=[True, False]), _selected(2, "answer", used=[])]
     artifacts.write_rows(str(tmp_path / "c"), rows, Selected, [])
     data = SampleData(samples=str(tmp_path / "s"), infused="", selection=str(tmp_path / "c"))
-    assert {item.id: item.known[0].used for item in read_items(data)} == {
+    assert {item.id: item.known[0].used.tolist() for item in read_items(data)} == {
         samples[0].id: [True, False],
         samples[2].id: [],
     }
@@ -132,11 +133,11 @@ def test_item_encode_trains_the_used_tokens_alone_and_refuses_other_tokens(tiny_
     turns.append(Turn(role="assistant", text="a cat"))
     whole = vlm.encode_example(processor, turns, None)
     used = [number % 3 == 0 for number in range(whole.num_trained)]
-    known = Known(token_ids=whole.answer_ids, logp=[], used=used)
-    (example,) = Item(id="i", image_uri="", conversations=(turns,), known=(known,)).encode(processor)
+    of_tokens = known(whole.answer_ids, used=used)
+    ((example,),) = Item(id="i", image_uri="", conversations=(turns,), known=(of_tokens,)).encode(processor)
     places = [place for place, trained in enumerate(whole.trained) if trained]
     assert [place for place, trained in enumerate(example.trained) if trained] == places[::3]
-    other = replace(known, token_ids=[*whole.answer_ids[:-1], 0])
+    other = known([*whole.answer_ids[:-1], 0], used=used)
     with pytest.raises(ValueError, match="has other tokens here than when it was scored"):
         Item(id="i", image_uri="", conversations=(turns,), known=(other,)).encode(processor)
 
@@ -161,12 +162,13 @@ def test_item_encode_reads_the_image_where_it_lies(tiny_llava: Path, tmp_path: P
     (tmp_path / "a.png").write_bytes(encode(Image.fromarray(pixels)))
     processor = vlm.load_processor(str(tiny_llava))
     turns = [Turn(role="user", text="q"), Turn(role="assistant", text="a")]
-    item = Item(id="i", image_uri=str(tmp_path / "a.png"), conversations=(turns, turns), known=(_NOTHING, _NOTHING))
+    item = Item(id="i", image_uri=str(tmp_path / "a.png"), conversations=(turns, turns), known=(known(), known()))
     expected = vlm.encode_example(processor, turns, Image.fromarray(pixels))
-    for example in item.encode(processor):
+    (group,) = item.encode(processor)
+    for example in group:
         assert (example.input_ids, example.trained) == (expected.input_ids, expected.trained)
         assert example.image_inputs["pixel_values"].equal(expected.image_inputs["pixel_values"])
-    (text_only,) = Item(id="i", image_uri="", conversations=(turns,), known=(_NOTHING,)).encode(processor)
+    ((text_only,),) = Item(id="i", image_uri="", conversations=(turns,), known=(known(),)).encode(processor)
     assert text_only.image_inputs == {}
 
 
@@ -175,6 +177,18 @@ def test_item_encode_reads_the_image_where_it_lies(tiny_llava: Path, tmp_path: P
 )
 def test_num_steps_sees_every_item_in_every_epoch(num_items: int, epochs: int, global_batch: int, steps: int) -> None:
     assert num_steps(num_items, epochs=epochs, global_batch=global_batch) == steps
+
+
+def test_split_items_holds_images_out_with_all_that_is_on_them() -> None:
+    items = [Item(id=f"{n}", image_uri=f"image {n % 20}", conversations=(), known=()) for n in range(60)]
+    trained, held_out = split_items(items, 0.25)
+    images = [{item.image_uri for item in part} for part in (trained, held_out)]
+    assert (len(images[0]), len(images[1]), images[0] & images[1]) == (15, 5, set())
+    assert len(trained) + len(held_out) == 60
+    again = split_items(items[::-1], 0.25)
+    assert {item.id for item in again[1]} == {item.id for item in held_out}
+    few = [len(part) for part in split_items(items[:2], 0.01)]
+    assert few == [1, 1]
 
 
 def test_batch_indices_every_epoch_is_another_permutation_of_all_items() -> None:
@@ -196,11 +210,6 @@ def test_batch_indices_batch_larger_than_the_data_takes_every_item_as_often() ->
     assert counts == {0: 3, 1: 3, 2: 3}
 
 
-def test_sequences_by_role_puts_all_chosen_before_all_rejected() -> None:
-    one, two, three, four = (vlm.Example(input_ids=[n], trained=[True], pieces=[], image_inputs={}) for n in range(4))
-    assert sequences_by_role([[one, two], [three, four]]) == [one, three, two, four]
-
-
 @pytest.mark.parametrize(
     "data",
     [PairData(parts=(ScoredPairs(scores="s"),)), ChosenData(parts=()), SampleData(samples="s", infused="x")],
@@ -214,8 +223,11 @@ def test_job_and_the_function_that_gets_it_pickle(data: PairData | ChosenData | 
         data=data,
         seed=0,
         output="o",
-        micro_batch=1,
+        row_tokens=1,
+        recompute_activations=False,
         checkpoint_every=1,
+        keep_checkpoints=1,
+        wait_for_checkpoints=True,
         num_threads=1,
     )
     assert ray.cloudpickle.loads(ray.cloudpickle.dumps(job)) == job

@@ -13,6 +13,7 @@ from PIL import Image
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from stic_ray import vlm
+from stic_ray.config import Lora
 from stic_ray.records import Turn
 from stic_ray.train import loop
 
@@ -24,16 +25,16 @@ def _scorer(path: str, dtype: str, *, lora: bool) -> vlm.AnswerScorer:
     torch.manual_seed(0)
     model = vlm.load_model(path, dtype)
     if lora:
-        model = vlm.add_lora(model, rank=2, lora_alpha=4, projector=True)
+        model = vlm.add_lora(model, Lora(rank=2, lora_alpha=4), projector=True)
     else:
         vlm.unfreeze_language_model(model, projector=True)
     return vlm.AnswerScorer(vlm.trained_in_float32(model).train())
 
 
-def _batch(path: str, image: Image.Image | None) -> dict[str, torch.Tensor]:
+def _row(path: str, image: Image.Image | None) -> vlm.Row:
     processor = vlm.load_processor(path)
     turns = [Turn(role="user", text="what ?"), Turn(role="assistant", text="a dog")]
-    return vlm.collate(processor, [vlm.encode_example(processor, turns, image)])
+    return vlm.pack([[vlm.encode_example(processor, turns, image)]])
 
 
 def _photo() -> Image.Image:
@@ -49,10 +50,10 @@ def _worker(rank: int, port: int, path: str, dtype: str, lora: bool, output: str
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     scorer = _scorer(path, dtype, lora=lora)
-    loop._shard(scorer, 2, torch.device("cpu"))
+    loop.shard(scorer, 2, torch.device("cpu"))
     optimizer = torch.optim.SGD([p for p in scorer.parameters() if p.requires_grad], lr=_RATE)
     for _ in range(2):
-        (-scorer(_batch(path, _photo() if rank == 0 else None)).sum()).backward()
+        (-scorer(_row(path, _photo() if rank == 0 else None)).sum()).backward()
         optimizer.step()
         optimizer.zero_grad()
     weights = _trained(scorer)
@@ -74,7 +75,7 @@ def test_two_workers_equal_one(tiny_llava: Path, tmp_path: Path, dtype: str, lor
     start = {name: value.clone() for name, value in _trained(scorer).items()}
     optimizer = torch.optim.SGD([p for p in scorer.parameters() if p.requires_grad], lr=_RATE)
     for _ in range(2):
-        loss = sum(-scorer(_batch(path, image)).sum() for image in (_photo(), None))
+        loss = sum(-scorer(_row(path, image)).sum() for image in (_photo(), None))
         (loss / 2).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,0 +1,356 @@
+"""Bars of preference training: side by side with TRL's DPOTrainer on the same pairs, losses and adapters.
+
+Every leg is a process of its own on all cores with the same allocator settings; a step is all that it takes: reading
+and processing images, forward, backward, optimizer. The peer also runs as it would on a GPU, where it scores answer
+positions only (`trl-answers`), so that nobody takes a CPU's artefact for a gain. The FLOP-count limits stand beside.
+"""
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from harness import Bar, write_results
+
+LEGS = {
+    "576": ("ours", "trl", "trl-answers", "ours-recompute", "trl-recompute"),
+    "2880": ("ours", "trl", "trl-answers"),
+}
+STEPS = {"576": 5, "2880": 4}  # of which the first warms up
+logger = logging.getLogger("dpo")
+
+
+def run_ours(shape_name: str, folder: Path, *, recompute: bool) -> dict[str, Any]:
+    """Scores as the stage makes them, then steps as the loop takes them."""
+    import torch
+
+    from peer_setting import BETA, RANK, RATE, SHAPES, THREADS, Steps, batches, cpu_seconds, make_talks, set_adapters
+    from stic_ray import vlm
+    from stic_ray.config import DpoLoss, Lora, Training
+    from stic_ray.engines import start_scorer
+    from stic_ray.engines.protocol import Conversation
+    from stic_ray.images import decode
+    from stic_ray.train import loop
+    from stic_ray.train.data import Item, known
+    from stic_ray.train.feed import encode_parts, read_ahead
+    from stic_ray.train.job import Job, PairData
+    from stic_ray.train.optimizer import rate_factor, set_rates
+
+    torch.set_num_threads(THREADS)
+    shape, steps = SHAPES[shape_name], STEPS[shape_name]
+    talks = make_talks(shape, folder / "images", shape.batch * steps)
+    model = str(folder / "model")
+    row_tokens = shape.batch * (shape.image_tokens + 32 + 2 * 128)
+    scorer = start_scorer(model_uri=model, dtype="float32", row_tokens=row_tokens)
+    items = []
+
+    def score(part: Sequence[Any]) -> None:
+        images = [decode(talk.image.read_bytes()) for talk in part]
+        asked = [
+            Conversation(turns=talk.turns(answer), image=image)
+            for talk, image in zip(part, images, strict=True)
+            for answer in (talk.chosen, talk.rejected)
+        ]
+        found = scorer.score(asked, 10_000)
+        for talk, both in zip(part, zip(found[::2], found[1::2], strict=True), strict=True):
+            items.append(
+                Item(
+                    id=talk.image.name,
+                    image_uri=str(talk.image),
+                    conversations=(talk.turns(talk.chosen), talk.turns(talk.rejected)),
+                    known=tuple(known(each.token_ids, each.logp) for each in both),
+                )
+            )
+
+    scoring = [cpu_seconds(partial(score, part)) for part in batches(talks, shape.batch)]
+    job = Job(
+        model_uri=model,
+        dtype="float32",
+        training=Training(
+            loss=DpoLoss(beta=BETA, alpha=0.0, reduction="sum"),
+            weights=Lora(rank=RANK, lora_alpha=2 * RANK),
+            lr=RATE,
+            epochs=1,
+            global_batch=shape.batch,
+            warmup_ratio=0.0,
+            max_grad_norm=1e9,
+        ),
+        data=PairData(parts=()),
+        seed=0,
+        output="",
+        row_tokens=row_tokens,
+        recompute_activations=recompute,
+        checkpoint_every=steps,
+        keep_checkpoints=1,
+        wait_for_checkpoints=True,
+        num_threads=THREADS,
+    )
+    answers = vlm.AnswerScorer(loop.trainable(model, job, quantize=False))
+    set_adapters(answers)
+    if recompute:
+        loop.recompute_activations(answers)
+    trainer = loop.Trainer(job, answers, loop.Workers(rank=0, world=1), lambda: False)
+    processor = vlm.load_processor(model)
+    encode = partial(encode_parts, processor=processor, row_tokens=row_tokens, max_length=10_000)
+    measured = Steps()
+    waits = []
+    measured.mark()
+    for batch in read_ahead(
+        lambda step: items[step * shape.batch : (step + 1) * shape.batch], range(steps), encode=encode
+    ):
+        set_rates(trainer.optimizer, rate_factor(job.training.schedule, trainer.step, steps, 0.0))
+        trainer.log.append(trainer.take_step(batch, ids=[item.id for part in batch.parts for item in part.items]))
+        waits.append(batch.waited_s)
+        measured.mark()
+    figures = measured.figures()
+    return {
+        **figures,
+        "scoring_cpu_s": median(scoring[1:]),
+        "data_wait_share": median(waits[1:]) / figures["wall_s"],
+        "losses": [line["loss"] for line in trainer.log],
+    }
+
+
+def run_trl(shape_name: str, folder: Path, *, recompute: bool, answers_only: bool) -> dict[str, Any]:
+    """TRL's trainer as it is; only the order of the pairs and the first adapters are fixed."""
+    os.environ["TQDM_DISABLE"] = "1"
+    import torch
+    import trl
+    import trl.trainer.utils
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
+
+    from peer_setting import BETA, RANK, RATE, SHAPES, THREADS, Steps, make_talks, set_adapters
+
+    torch.set_num_threads(THREADS)
+    if answers_only:
+        trl.trainer.utils._use_triton = lambda device: True  # all that it decides here is which positions are scored
+    shape, steps = SHAPES[shape_name], STEPS[shape_name]
+    talks = make_talks(shape, folder / "images", shape.batch * steps)
+    data = Dataset.from_list(
+        [
+            {
+                "images": [str(talk.image)],
+                "prompt": [{"role": "user", "content": talk.prompt}],
+                "chosen": [{"role": "assistant", "content": talk.chosen}],
+                "rejected": [{"role": "assistant", "content": talk.rejected}],
+            }
+            for talk in talks
+        ]
+    )
+    data = _with_images(data)
+
+    class Measure(TrainerCallback):  # type: ignore[misc]
+        """Steps and losses."""
+
+        def on_train_begin(self, *arguments: Any, **keywords: Any) -> None:
+            self.steps, self.losses = Steps(), list[float]()
+            self.steps.mark()
+
+        def on_step_end(self, *arguments: Any, **keywords: Any) -> None:
+            self.steps.mark()
+
+        def on_log(self, arguments: Any, state: Any, control: Any, logs: Any = None, **keywords: Any) -> None:
+            self.losses += [logs["loss"]] if "loss" in logs else []
+
+    class InOrder(trl.DPOTrainer):  # type: ignore[misc]
+        """Pairs in their order."""
+
+        def _get_train_sampler(self, *arguments: Any, **keywords: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    processor = AutoProcessor.from_pretrained(folder / "model")
+    measure = Measure()
+    trainer = InOrder(
+        model=AutoModelForImageTextToText.from_pretrained(folder / "model", dtype=torch.float32),
+        args=trl.DPOConfig(
+            output_dir=str(folder / "trl"),
+            per_device_train_batch_size=shape.batch,
+            max_steps=steps,
+            learning_rate=RATE,
+            lr_scheduler_type="cosine",
+            warmup_steps=0,
+            max_grad_norm=0.0,
+            weight_decay=0.0,
+            adam_beta2=0.98,
+            beta=BETA,
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=recompute,
+            max_length=None,
+            logging_steps=1,
+            report_to=[],
+            save_strategy="no",
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=data,
+        processing_class=processor,
+        peft_config=LoraConfig(
+            r=RANK,
+            lora_alpha=2 * RANK,
+            lora_dropout=0.0,
+            target_modules=r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
+        ),
+        callbacks=[measure],
+    )
+    set_adapters(trainer.model)
+    trainer.train()
+    return {**measure.steps.figures(), "losses": measure.losses}
+
+
+def _with_images(data: Any) -> Any:
+    from datasets import Image, Sequence
+
+    return data.cast_column("images", Sequence(Image()))
+
+
+# The limit
+
+
+def flops(shape_name: str) -> dict[str, float]:
+    """FLOPs of a pair, in units of 1e9, by way: products with frozen weights forward and backward, the adapters'
+    gradients, attention, the head at the positions that are scored, and the vision tower."""
+    from peer_setting import (
+        ANSWER,
+        HIDDEN,
+        LAYERS,
+        MLP,
+        PATCHES,
+        PROMPT,
+        RANK,
+        SHAPES,
+        VISION_HIDDEN,
+        VISION_LAYERS,
+        VOCABULARY,
+    )
+
+    shape = SHAPES[shape_name]
+    weights = LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * MLP)
+    adapters = LAYERS * RANK * (8 * HIDDEN + 3 * (HIDDEN + MLP))
+    vision = 12 * VISION_LAYERS * VISION_HIDDEN**2 * 0.75  # all but the last layer are used, of a pass
+    tiles = shape.image_tokens // PATCHES
+    beginning, whole = shape.image_tokens + PROMPT, shape.image_tokens + PROMPT + ANSWER
+
+    def total(tokens: int, attended: float, scored: int, head: float, forwards: int, passes: int) -> float:
+        products = 2 * tokens * (weights * (1 + forwards) + 3 * adapters)
+        attention = 4 * attended * HIDDEN * LAYERS * (2.5 + forwards)
+        return (
+            products + attention + 2 * scored * HIDDEN * VOCABULARY * head + 2 * PATCHES * tiles * vision * passes
+        ) / 1e9
+
+    twice = 2 * whole
+    shared = beginning + 2 * ANSWER
+    attended = beginning**2 / 2 + 2 * (ANSWER * beginning + ANSWER**2 / 2)
+    return {
+        "trl": total(twice, whole**2, twice, 4, 2, 4),
+        "trl-answers": total(twice, whole**2, 2 * ANSWER, 4, 2, 4),
+        "ours": total(shared, attended, 2 * ANSWER, 2, 1, 1),
+    }
+
+
+# All legs
+
+
+def main() -> int:
+    """Run all legs; exit status 1 when a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--leg", nargs=3, metavar=("NAME", "SHAPE", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if arguments.leg:
+        name, shape, folder = arguments.leg
+        recompute = name.endswith("recompute")
+        if name.startswith("ours"):
+            found = run_ours(shape, Path(folder), recompute=recompute)
+        else:
+            found = run_trl(shape, Path(folder), recompute=recompute, answers_only=name == "trl-answers")
+        print(json.dumps(found))
+        return 0
+    from peer_setting import SHAPES, save_model
+
+    figures: dict[str, Any] = {}
+    bars: list[Bar] = []
+    with tempfile.TemporaryDirectory() as work:
+        for name, shape in SHAPES.items():
+            folder = Path(work) / name
+            folder.mkdir()
+            save_model(shape, folder / "model")
+            rounds = [
+                {leg: run_leg(__file__, leg, name, folder) for leg in LEGS[name]} for _ in range(arguments.repeats)
+            ]
+            figures[name] = found = _summarise(name, rounds)
+            bars += _bars(name, found)
+    return write_results("dpo", figures, bars)
+
+
+def run_leg(script: str, leg: str, shape: str, folder: Path) -> dict[str, Any]:
+    """One leg in a process of its own."""
+    from peer_setting import ALLOCATOR, THREADS
+
+    own = {"OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, script, "--leg", leg, shape, str(folder)]
+    done = subprocess.run(command, env={**os.environ, **own, **ALLOCATOR}, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{leg}: {done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    logger.info("%s, %s: %.2f CPU s a step, %.2f GB", shape, leg, found["cpu_s"], found["added_bytes"] / 1e9)
+    return found
+
+
+def _summarise(name: str, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Medians over rounds, and ratios of legs that ran in one round."""
+    figures: dict[str, Any] = {}
+    for leg in LEGS[name]:
+        for what in ("cpu_s", "added_bytes"):
+            figures[f"{leg} {what}"] = median(r[leg][what] for r in rounds)
+    for peer in (leg for leg in LEGS[name] if leg.startswith("trl")):
+        ours = "ours-recompute" if peer == "trl-recompute" else "ours"
+        figures[f"pairs/s, {ours}/{peer}"] = [r[peer]["cpu_s"] / r[ours]["cpu_s"] for r in rounds]
+        figures[f"pairs/s, {ours}/{peer}, references counted once"] = [
+            r[peer]["cpu_s"] / (r[ours]["cpu_s"] + r[ours]["scoring_cpu_s"]) for r in rounds
+        ]
+        figures[f"added memory, {ours}/{peer}"] = [r[ours]["added_bytes"] / r[peer]["added_bytes"] for r in rounds]
+    figures["data wait share"] = median(r["ours"]["data_wait_share"] for r in rounds)
+    first = rounds[0]
+    pairs = [zip(first["ours"]["losses"], first[leg]["losses"], strict=True) for leg in LEGS[name]]
+    figures["largest difference of a loss"] = max(abs(a - b) for each in pairs for a, b in each)
+    counted = flops(name)
+    for peer in ("trl", "trl-answers"):
+        limit = counted[peer] / counted["ours"]
+        figures[f"limit by FLOPs, ours/{peer}"] = limit
+        figures[f"share of the limit, ours/{peer}"] = median(figures[f"pairs/s, ours/{peer}"]) / limit
+    return figures
+
+
+def _bars(name: str, figures: Mapping[str, Any]) -> list[Bar]:
+    fast = median(figures["pairs/s, ours/trl"])
+    bars = [
+        Bar(f"{name}: largest difference of a loss", figures["largest difference of a loss"], 1e-4, "max"),
+        Bar(f"{name}: data wait share", figures["data wait share"], 0.02, "max"),
+    ]
+    if name == "2880":
+        return [*bars, Bar(f"{name}: ours/trl, pairs/s", fast, 3.0, "min")]
+    once = median(figures["pairs/s, ours/trl, references counted once"])
+    memory = median(figures["added memory, ours/trl"])
+    return [
+        *bars,
+        Bar(f"{name}: ours/trl, pairs/s", fast, 2.7, "min"),
+        Bar(f"{name}: ours/trl, pairs/s, references counted once", once, 1.9, "min"),
+        Bar(f"{name}: ours/trl, added memory", memory, 0.30, "max"),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""What training and its peers are measured on: a random LLaVA of a given shape, pairs and samples of exact lengths."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from random_models import TEMPLATES
+from stic_ray import vlm
+from stic_ray.records import Turn
+
+THREADS = len(os.sched_getaffinity(0))
+TILE = 336
+LAYERS, HIDDEN, MLP, HEAD, VOCABULARY = 8, 512, 1376, 64, 32_000
+VISION_LAYERS, VISION_HIDDEN, PATCHES = 4, 256, (TILE // 14) ** 2
+PROMPT, ANSWER = 32, 128  # tokens; the prompt's with the template's and without the image's, the answer's with its end
+BETA, RANK, RATE = 0.1, 16, 1e-4
+# Large buffers that are freed come from the system again, page by page: glibc keeps them with these, on all sides.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
+_SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "USER:", "ASSISTANT:")
+_WORDS = VOCABULARY - len(_SPECIAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """`family` with images of `side_px`; `batch` pairs or samples a step."""
+
+    family: str
+    side_px: int
+    batch: int
+
+    @property
+    def image_tokens(self) -> int:
+        """Of an image: the patches of one tile, or of five and a line's end for each row of theirs."""
+        if self.family == "llava":
+            return PATCHES
+        rows = 2 * TILE // 14
+        return PATCHES + rows * (rows + 1)
+
+
+SHAPES = {
+    "576": Shape(family="llava", side_px=TILE, batch=2),
+    "2880": Shape(family="llava_next", side_px=2 * TILE, batch=1),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Talk:
+    """A prompt about the image in a file, and two answers."""
+
+    image: Path
+    prompt: str
+    chosen: str
+    rejected: str
+
+    def turns(self, answer: str) -> list[Turn]:
+        """The conversation with an answer."""
+        return [Turn(role="user", text=self.prompt), Turn(role="assistant", text=answer)]
+
+
+def save_model(shape: Shape, folder: Path) -> None:
+    """A random checkpoint with the given sizes, whose tokenizer makes a token of every word."""
+    vocabulary = {word: index for index, word in enumerate([*_SPECIAL, *(f"w{n}" for n in range(_WORDS))])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        padding_side="left",
+        additional_special_tokens=["<image>"],
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=VISION_HIDDEN,
+        intermediate_size=4 * VISION_HIDDEN,
+        num_hidden_layers=VISION_LAYERS,
+        num_attention_heads=4,
+        image_size=TILE,
+        patch_size=14,
+        projection_dim=64,
+    )
+    text = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        intermediate_size=MLP,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HIDDEN // HEAD,
+        num_key_value_heads=HIDDEN // HEAD,
+        max_position_embeddings=4096,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+        tie_word_embeddings=False,
+    )
+    sizes = {"size": {"shortest_edge": TILE}, "crop_size": {"height": TILE, "width": TILE}}
+    made: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "patch_size": 14,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+        "image_token": "<image>",
+        "chat_template": TEMPLATES["llava"],
+    }
+    shared: dict[str, Any] = {"vision_config": vision, "text_config": text, "image_token_index": 4}
+    torch.manual_seed(0)
+    if shape.family == "llava":
+        processor: Any = LlavaProcessor(image_processor=CLIPImageProcessor(**sizes), **made)
+        model: Any = LlavaForConditionalGeneration(LlavaConfig(**shared, image_seq_length=PATCHES))
+    else:
+        grids = [[TILE, 2 * TILE], [2 * TILE, TILE], [2 * TILE, 2 * TILE]]
+        tiles = LlavaNextImageProcessor(**sizes, image_grid_pinpoints=grids)
+        processor = LlavaNextProcessor(image_processor=tiles, **made)
+        model = LlavaNextForConditionalGeneration(LlavaNextConfig(**shared, image_grid_pinpoints=grids))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.04, generator=generator)
+    vlm.save_checkpoint(model, processor, str(folder))
+
+
+def make_talks(shape: Shape, folder: Path, count: int) -> list[Talk]:
+    """Talks of exact lengths about images of noise; the same for the same arguments."""
+    folder.mkdir(exist_ok=True)
+    draw, pixels = random.Random(1), np.random.default_rng(1)
+
+    def words(number: int) -> str:
+        return " ".join(f"w{draw.randrange(_WORDS)}" for _ in range(number))
+
+    talks = []
+    for number in range(count):
+        path = folder / f"{number:03}.png"
+        sides = (shape.side_px, shape.side_px, 3)
+        Image.fromarray(pixels.integers(0, 256, sides, dtype=np.uint8)).save(path)
+        # The template has three tokens of its own in a prompt, and one after an answer.
+        chosen, rejected = words(ANSWER - 1), words(ANSWER - 1)
+        talks.append(Talk(image=path, prompt=words(PROMPT - 3), chosen=chosen, rejected=rejected))
+    return talks
+
+
+def set_adapters(model: torch.nn.Module) -> None:
+    """The same adapters everywhere, none of them 0, so that all get a gradient."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if ".lora_" in name:
+                parameter.normal_(0, 0.02 if ".lora_A." in name else 0.01, generator=generator)
+
+
+# Measuring, the same for all
+
+
+class Steps:
+    """CPU seconds of steps and the peak of memory since the first began."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, float]] = []
+        self._before = reset_peak()
+
+    def mark(self) -> None:
+        """A step has ended, or the first begins."""
+        self._marks.append((time.process_time(), time.perf_counter()))
+
+    def figures(self) -> dict[str, float]:
+        """Medians over the steps but the first, which warms up, and the memory that all added."""
+        pairs = list(zip(self._marks[1:], self._marks[2:], strict=False))
+        return {
+            "cpu_s": median(b[0] - a[0] for a, b in pairs),
+            "wall_s": median(b[1] - a[1] for a, b in pairs),
+            "added_bytes": peak() - self._before,
+        }
+
+
+def reset_peak() -> int:
+    """Forget the peak of memory so far; what is resident now, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def peak() -> int:
+    """The most that was resident, in bytes."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """What some work takes."""
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
+def batches(talks: Sequence[Talk], size: int) -> list[Sequence[Talk]]:
+    """Talks in order."""
+    return [talks[start : start + size] for start in range(0, len(talks), size)]

@@ -1,0 +1,94 @@
+"""Where a training's metrics go beside its own file: TensorBoard always, Weights & Biases and MLflow if asked for."""
+
+import tempfile
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from tensorboardX import SummaryWriter
+
+from stic_ray import storage
+from stic_ray.config import Mlflow, Tracker, Wandb, to_tree
+from stic_ray.train.job import TENSORBOARD, Job
+
+
+class _Sink(Protocol):
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Trackers:
+    """What rank 0 tells of every step. A run that goes on writes a new event file, which begins at its step."""
+
+    def __init__(self, job: Job, name: str, step: int) -> None:
+        self._sinks: list[_Sink] = [_TensorBoard(job, step), *(_start(tracker, job, name) for tracker in job.trackers)]
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A step's metrics, as `train/NAME`."""
+        told = {f"train/{key}": value for key, value in metrics.items() if key != "step"}
+        for sink in self._sinks:
+            sink.log(step, told)
+
+    def close(self) -> None:
+        """Write what is left."""
+        for sink in self._sinks:
+            sink.close()
+
+
+class _TensorBoard:
+    """An event file, on a local disk where TensorBoard can follow it, else uploaded at the end."""
+
+    def __init__(self, job: Job, step: int) -> None:
+        self._uri = storage.join(job.output, TENSORBOARD)
+        self._aside = None if storage.is_local(self._uri) else tempfile.TemporaryDirectory()
+        self._folder = self._uri if self._aside is None else self._aside.name
+        self._writer = SummaryWriter(self._folder, purge_step=step)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._aside is not None:
+            storage.upload_directory(self._folder, self._uri)
+            self._aside.cleanup()
+
+
+def _start(tracker: Tracker, job: Job, name: str) -> _Sink:
+    settings = to_tree(job.training)
+    if isinstance(tracker, Wandb):
+        return _Wandb(tracker, name, settings)
+    return _Mlflow(tracker, name, settings)
+
+
+class _Wandb:
+    def __init__(self, tracker: Wandb, name: str, settings: Any) -> None:
+        import wandb
+
+        self._run = wandb.init(project=tracker.project, name=name, id=name, resume="allow", config=settings)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _Mlflow:
+    def __init__(self, tracker: Mlflow, name: str, settings: Any) -> None:
+        import mlflow
+
+        self._mlflow = mlflow
+        mlflow.set_tracking_uri(tracker.uri)
+        mlflow.set_experiment(tracker.experiment)
+        found = mlflow.search_runs(filter_string=f"run_name = '{name}'", output_format="list")
+        mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=name)
+        if not found:
+            mlflow.log_dict(settings, "training.json")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._mlflow.log_metrics(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()

@@ -1,0 +1,153 @@
+"""What model families call their parts, and what of them trains, is sharded and has adapters.
+
+Legend: T = positions of a row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stic_ray.config import Lora
+from stic_ray.vlm.rows import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a family's class calls its parts, below `model.`: language model, projector and vision tower."""
+
+    language: str
+    projector: str
+    vision: str
+
+
+_LLAVA = _Parts(language="language_model", projector="multi_modal_projector", vision="vision_tower")
+_IDEFICS = _Parts(language="text_model", projector="connector", vision="vision_model")
+_PARTS = {
+    "idefics3": _IDEFICS,
+    "llava": _LLAVA,
+    "llava_next": _LLAVA,
+    "qwen2_5_vl": _Parts(language="language_model", projector="visual.merger", vision="visual"),
+    "smolvlm": _IDEFICS,
+}
+
+
+def other_parts() -> list[str]:
+    """What families call their vision towers and projectors."""
+    return sorted({name for parts in _PARTS.values() for name in (parts.vision, parts.projector)})
+
+
+def body_of(model: Any) -> Any:
+    """The model itself, of one with adapters the one that they are in."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _parts_of(model: Any) -> _Parts:
+    family = body_of(model).config.model_type
+    if family not in _PARTS:
+        raise ValueError(f"model.path: {family} is none of the families that can be trained: {', '.join(_PARTS)}")
+    return _PARTS[family]
+
+
+def language_model(model: Any) -> Any:
+    """The language model without its head."""
+    return body_of(model).model.get_submodule(_parts_of(model).language)
+
+
+def row_positions(model: Any, row: Row) -> Tensor:
+    """The positions of a row as the language model takes them: [1, T], or [3, 1, T] where images have rows and columns.
+
+    The latter is multimodal rotary position embedding (Qwen2-VL, arXiv 2409.12191, section 2.1).
+    """
+    body = body_of(model)
+    if body.config.model_type != "qwen2_5_vl":
+        return row.positions
+    grids = iter(row.images.get("image_grid_thw", ()))
+    found, start = [], 0
+    for segment in row.segments:
+        ids_T = row.input_ids[0, start : start + segment.length]
+        is_image_T = ids_T == body.config.image_token_id
+        grid = next(grids)[None] if is_image_T.any() else None
+        cuts = ids_T.split((segment.prefix, *segment.branches))
+        for number, branch in enumerate(cuts[1:] or (ids_T[:0],)):
+            whole_1T = torch.cat([cuts[0], branch])[None]
+            kinds_1T = (whole_1T == body.config.image_token_id).int()
+            positions_31T, _ = body.model.get_rope_index(whole_1T, kinds_1T, image_grid_thw=grid)
+            found.append(positions_31T if number == 0 else positions_31T[..., segment.prefix :])
+        start += segment.length
+    return torch.cat(found, dim=-1)
+
+
+def trained_in_float32(model: Any) -> Any:
+    """The model with every weight that trains held in float32."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def add_lora(model: Any, lora: Lora, *, projector: bool) -> Any:
+    """The model with trainable adapters on its language blocks; everything else frozen.
+
+    With `projector` a copy of the projector trains as a whole, and is saved and loaded with the adapter.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    parts = _parts_of(model)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        target_modules=rf".*{parts.language}\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
+        modules_to_save=[parts.projector] if projector else None,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def load_adapter(model: Any, adapted: Any, path: str, name: str) -> Any:
+    """peft's view of a model with a saved adapter in it; `adapted` is that view where it has one already, else None."""
+    from peft import PeftModel
+
+    if adapted is None:
+        return PeftModel.from_pretrained(model, path, adapter_name=name).eval()
+    adapted.load_adapter(path, adapter_name=name)
+    return adapted.eval()
+
+
+def unfreeze_language_model(model: Any, *, projector: bool, frozen: Sequence[str] = ()) -> None:
+    """Train the language model with its embeddings and head, and the projector if asked; the vision tower is frozen.
+
+    So are weights whose dotted names have one of `frozen` in them.
+
+    Raises:
+        ValueError: no weight has such a name.
+    """
+    parts = _parts_of(model)
+    names = [name for name, _ in model.named_parameters()]
+    for part in frozen:
+        if not any(_is_in(name, part) for name in names):
+            raise ValueError(f"weights.frozen: no weight of the model has {part} in its name, like {names[-1]}")
+    for name, parameter in model.named_parameters():
+        trains = projector if _is_in(name, parts.projector) else not _is_in(name, parts.vision)
+        parameter.requires_grad_(trains and not any(_is_in(name, part) for part in frozen))
+
+
+def _is_in(name: str, part: str) -> bool:
+    return f".{part}." in f".{name}."
+
+
+def projector_parameters(model: Any) -> list[nn.Parameter]:
+    """The parameters between vision tower and language model: of an adapted model, those that the adapter replaces."""
+    projector = _parts_of(model).projector
+    named = [(name, parameter) for name, parameter in model.named_parameters() if _is_in(name, projector)]
+    return [parameter for name, parameter in named if ".original_module." not in name]
+
+
+def sharding_units(model: Any) -> list[nn.Module]:
+    """The blocks that are sharded one by one (FSDP): the language model's layers."""
+    return list(language_model(model).layers)
