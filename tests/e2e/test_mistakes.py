@@ -92,7 +92,7 @@ def test_mistake_that_only_a_generation_worker_can_see_is_one_line(project: Proj
 def test_mistake_that_only_a_training_worker_can_see_is_one_line(finished: Project, tmp_path: Path) -> None:
     line = _error_line(finished.copy(tmp_path / "lr").run("stage1.lr=1e30", "execution.max_train_failures=0"))
     assert line.startswith("error: stage1: loss or gradient is not finite at step ")
-    assert line.endswith("lower the learning rate")
+    assert line.endswith("lower the learning rate, look at these items, or let max_skipped steps be left out")
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "nonsense"])
