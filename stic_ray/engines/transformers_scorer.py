@@ -68,7 +68,7 @@ def _view(index: int, conversation: Conversation) -> tuple[object, ...]:
     """What conversations that lie together have in common: what they see; those that see nothing lie alone."""
     if conversation.image is None:
         return (index,)
-    return (id(conversation.image), conversation.noise, None)
+    return (id(conversation.image), conversation.noise)
 
 
 def _scored(example: vlm.Example, logp: list[float]) -> Scored:

@@ -48,6 +48,8 @@ def train(job: Job) -> None:
         raise ValueError(f"{job.data}: nothing to train on")
     validation = job.training.validation
     items, held_out = split_items(items, validation.share) if validation else (items, [])
+    if validation and not held_out:
+        raise ValueError("validation holds images out, and there is one only: set it to null, or give more")
     device = ray.train.torch.get_device()
     weights = job.training.weights
     quantize = isinstance(weights, Lora) and weights.quantize
@@ -303,7 +305,7 @@ class Trainer:
         found = self._workers.gather([*mine, len(parts), float(asks)])
         if found[:, 4].any():
             self._asked_at = time.monotonic()
-            self.is_preempted = self._has_new_notice()
+            self.is_preempted |= self._has_new_notice()
         chosen, answers, tokens = found[:, :3].sum(dim=0).tolist()
         counts = Counts(num_items=num_items, num_tokens=int(chosen))
         return counts, int(found[:, 3].max()), {"num_tokens": chosen, "answer_tokens": answers, "row_tokens": tokens}
