@@ -34,7 +34,7 @@ def run_ours(shape_name: str, folder: Path, *, recompute: bool) -> dict[str, Any
 
     from peer_setting import BETA, RANK, RATE, SHAPES, THREADS, Steps, batches, cpu_seconds, make_talks, set_adapters
     from stic_ray import vlm
-    from stic_ray.config import DpoLoss, Lora, Training
+    from stic_ray.config import DpoLoss, Execution, Lora, Training
     from stic_ray.engines import start_scorer
     from stic_ray.engines.protocol import Conversation
     from stic_ray.images import decode
@@ -86,12 +86,7 @@ def run_ours(shape_name: str, folder: Path, *, recompute: bool) -> dict[str, Any
         data=PairData(parts=()),
         seed=0,
         output="",
-        row_tokens=row_tokens,
-        recompute_activations=recompute,
-        checkpoint_every=steps,
-        keep_checkpoints=1,
-        wait_for_checkpoints=True,
-        num_threads=THREADS,
+        execution=Execution(row_tokens=row_tokens),
     )
     answers = vlm.AnswerScorer(loop.trainable(model, job, quantize=False))
     set_adapters(answers)
@@ -99,7 +94,7 @@ def run_ours(shape_name: str, folder: Path, *, recompute: bool) -> dict[str, Any
         loop.recompute_activations(answers)
     trainer = loop.Trainer(job, answers, loop.Workers(rank=0, world=1), lambda: False)
     processor = vlm.load_processor(model)
-    encode = partial(encode_parts, processor=processor, row_tokens=row_tokens, max_length=10_000)
+    encode = partial(encode_parts, processor=processor, job=job)
     measured = Steps()
     waits = []
     measured.mark()

@@ -36,7 +36,7 @@ def run_ours(folder: Path) -> dict[str, Any]:
 
     from peer_setting import ANSWER, RANK, RATE, SHAPES, THREADS, Steps, make_talks, set_adapters
     from stic_ray import vlm
-    from stic_ray.config import Lora, SftLoss, Training
+    from stic_ray.config import Execution, Lora, SftLoss, Training
     from stic_ray.train import loop
     from stic_ray.train.data import Item, known
     from stic_ray.train.feed import encode_parts, read_ahead
@@ -70,18 +70,13 @@ def run_ours(folder: Path) -> dict[str, Any]:
         data=SampleData(samples="", infused=""),
         seed=0,
         output="",
-        row_tokens=BATCH * (shape.image_tokens + 32 + ANSWER),
-        recompute_activations=False,
-        checkpoint_every=STEPS,
-        keep_checkpoints=1,
-        wait_for_checkpoints=True,
-        num_threads=THREADS,
+        execution=Execution(row_tokens=BATCH * (shape.image_tokens + 32 + ANSWER)),
     )
     scorer = vlm.AnswerScorer(loop.trainable(job.model_uri, job, quantize=False))
     set_adapters(scorer)
     trainer = loop.Trainer(job, scorer, loop.Workers(rank=0, world=1), lambda: False)
     processor = vlm.load_processor(job.model_uri)
-    encode = partial(encode_parts, processor=processor, row_tokens=job.row_tokens, max_length=10_000)
+    encode = partial(encode_parts, processor=processor, job=job)
     measured = Steps()
     measured.mark()
     for batch in read_ahead(lambda step: items[step * BATCH : (step + 1) * BATCH], range(STEPS), encode=encode):

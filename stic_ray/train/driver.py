@@ -13,7 +13,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Config, Execution, Training, to_tree
+from stic_ray.config import Config, Training, to_tree
 from stic_ray.train.job import (
     ADAPTER,
     ATTEMPTS,
@@ -52,7 +52,6 @@ def run(config: Config, training: Training, data: TrainingData, plan: Plan) -> A
     """Train `config.model` (or go on with what an earlier process left) and commit. The caller holds the lease."""
     start = time.monotonic()
     uri = storage.join(config.store, plan.name)
-    execution = config.execution
     job = Job(
         model_uri=config.model.path,
         dtype=config.model.dtype,
@@ -60,18 +59,12 @@ def run(config: Config, training: Training, data: TrainingData, plan: Plan) -> A
         data=data,
         seed=config.seed,
         output=uri,
-        row_tokens=execution.row_tokens,
-        recompute_activations=execution.recompute_activations,
-        checkpoint_every=execution.checkpoint_every,
-        keep_checkpoints=execution.keep_checkpoints,
-        wait_for_checkpoints=execution.wait_for_checkpoints,
-        num_threads=max(1, int(execution.train_cpus)),
-        trackers=execution.trackers,
+        execution=config.execution,
         origin={"artifact": plan.name, **plan.parents},
     )
     storage.remove(storage.join(uri, PROGRESS))  # of an earlier attempt
     with _Watch(plan.stage, storage.join(uri, PROGRESS)):
-        _fit(job, execution)
+        _fit(job)
     lines = [json.loads(line) for line in storage.read_text(storage.join(uri, METRICS)).splitlines()]
     seconds = time.monotonic() - start
     logger.info("%s: %d steps in %.1f s, loss %.4f -> %.4f", plan.stage, len(lines), seconds, *_ends(lines))
@@ -91,9 +84,9 @@ def run(config: Config, training: Training, data: TrainingData, plan: Plan) -> A
     return artifact
 
 
-def _fit(job: Job, execution: Execution) -> None:
+def _fit(job: Job) -> None:
     """Ray Train's run, whose own files nobody needs: the checkpoints are ours, and it starts anew each time."""
-    work = storage.join(job.output, _WORK)
+    execution, work = job.execution, storage.join(job.output, _WORK)
     storage.remove(work)
     path, filesystem = _ray_storage(work)
     workers: int | tuple[int, int] = execution.num_train_workers

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stic_ray import vlm
 from stic_ray.train.data import Item
+from stic_ray.train.job import Job
 
 _AHEAD = 2  # steps
 
@@ -61,12 +62,13 @@ def read_ahead(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def encode_parts(items: Sequence[Item], *, processor: Any, row_tokens: int, max_length: int) -> list[Part]:
-    """Items as rows of at most `row_tokens` tokens, or of one item.
+def encode_parts(items: Sequence[Item], *, processor: Any, job: Job) -> list[Part]:
+    """Items as rows of at most `execution.row_tokens` tokens, or of one item.
 
     Raises:
         ValueError: an item's image is none any more, or it is longer than `max_length`: nothing is ever truncated.
     """
+    max_length = job.training.max_length
     encoded = [item.encode(processor) for item in items]
     for item, groups in zip(items, encoded, strict=True):
         longest = max(len(example.input_ids) for group in groups for example in group)
@@ -74,7 +76,7 @@ def encode_parts(items: Sequence[Item], *, processor: Any, row_tokens: int, max_
             raise ValueError(
                 f"{item.id} has {longest} tokens, more than max_length {max_length}: nothing is ever truncated"
             )
-    rows = vlm.fill_rows(encoded, row_tokens)
+    rows = vlm.fill_rows(encoded, job.execution.row_tokens)
     return [_part([items[index] for index in row], [encoded[index] for index in row]) for row in rows]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stic_ray.config import Blind, Tracker, Training
+from stic_ray.config import Blind, Execution, Training
 
 METRICS = "metrics.jsonl"
 PROGRESS = "progress.json"
@@ -71,13 +71,7 @@ class Job:
     data: TrainingData
     seed: int
     output: str
-    row_tokens: int
-    recompute_activations: bool
-    checkpoint_every: int
-    keep_checkpoints: int
-    wait_for_checkpoints: bool
-    num_threads: int
-    trackers: tuple[Tracker, ...] = ()
+    execution: Execution
     origin: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -38,7 +38,7 @@ _ASK_EVERY_S = 2.0  # whether a node is about to go
 
 def train(job: Job) -> None:
     """Train, checkpoint, and on rank 0 export; goes on from the newest whole checkpoint."""
-    torch.set_num_threads(job.num_threads)
+    torch.set_num_threads(max(1, int(job.execution.train_cpus)))
     context = ray.train.get_context()
     workers = Workers(rank=context.get_world_rank(), world=context.get_world_size())
     path = storage.local_copy(job.model_uri)
@@ -54,7 +54,7 @@ def train(job: Job) -> None:
     weights = job.training.weights
     quantize = isinstance(weights, Lora) and weights.quantize
     scorer = vlm.AnswerScorer(trainable(path, job, quantize=quantize).to(device))
-    if job.recompute_activations:
+    if job.execution.recompute_activations:
         recompute_activations(scorer)
     meter = Meter(scorer, device)
     shard(scorer, workers.world, device)
@@ -63,7 +63,7 @@ def train(job: Job) -> None:
     batch = job.training.global_batch
     total = job.training.steps or num_steps(len(items), epochs=job.training.epochs, global_batch=batch)
     choose = partial(_share, items, job, workers)
-    encode = partial(encode_parts, processor=processor, row_tokens=job.row_tokens, max_length=job.training.max_length)
+    encode = partial(encode_parts, processor=processor, job=job)
     trackers = Trackers(job, job.output.rstrip("/").rpartition("/")[2], trainer.step) if workers.rank == 0 else None
     written_at, is_local = 0.0, storage.is_local(job.output)
     for step_batch in read_ahead(choose, range(trainer.step, total), encode=encode):
@@ -92,7 +92,12 @@ def train(job: Job) -> None:
             written_at = time.monotonic()
             state = {"step": trainer.step, "total": total, "loss": metrics["loss"]}
             storage.write_bytes(storage.join(job.output, PROGRESS), json.dumps(state).encode())
-        if trainer.step % job.checkpoint_every == 0 or trainer.step == total or trainer.is_preempted or measures:
+        if (
+            trainer.step % job.execution.checkpoint_every == 0
+            or trainer.step == total
+            or trainer.is_preempted
+            or measures
+        ):
             trainer.save()
     trainer.close()
     if trackers is not None:
@@ -220,7 +225,7 @@ class Trainer:
             rank=self._workers.rank,
             world=self._workers.world,
             token=token,
-            keep=self._job.keep_checkpoints,
+            keep=self._job.execution.keep_checkpoints,
         )
 
     def _note_attempt(self) -> None:
@@ -236,7 +241,7 @@ class Trainer:
         score = self.log[-1].get("validation_loss")
         header = checkpoints.Header(step=self.step, metrics=self.metrics_text(), score=score)
         self._writer.save(header, self.scorer, self.optimizer)
-        if self._job.wait_for_checkpoints or self.is_preempted:
+        if self._job.execution.wait_for_checkpoints or self.is_preempted:
             self._writer.wait()
             self._workers.gather([0.0])  # rank 0 has written the record
         self.is_preempted = False

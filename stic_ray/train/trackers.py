@@ -21,7 +21,10 @@ class Trackers:
     """What rank 0 tells of every step. A run that goes on writes a new event file, which begins at its step."""
 
     def __init__(self, job: Job, name: str, step: int) -> None:
-        self._sinks: list[_Sink] = [_TensorBoard(job, step), *(_start(tracker, job, name) for tracker in job.trackers)]
+        self._sinks: list[_Sink] = [
+            _TensorBoard(job, step),
+            *(_start(tracker, job, name) for tracker in job.execution.trackers),
+        ]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step's metrics, as `train/NAME`."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from random_models import Size, save_random_model
 from stic_ray import vlm
-from stic_ray.config import DpoLoss, FullFinetune, Lora, Training
+from stic_ray.config import DpoLoss, Execution, FullFinetune, Lora, Training
 from stic_ray.records import Turn
 from stic_ray.train import loop
 from stic_ray.train.data import Item, known
@@ -96,12 +96,7 @@ def test_step_trains_the_language_model_and_the_projector_alone(
         data=PairData(parts=()),
         seed=0,
         output="",
-        row_tokens=400,
-        recompute_activations=False,
-        checkpoint_every=1,
-        keep_checkpoints=1,
-        wait_for_checkpoints=True,
-        num_threads=1,
+        execution=Execution(row_tokens=400),
     )
     processor = vlm.load_processor(str(checkpoint))
     items = [
@@ -125,9 +120,7 @@ def test_step_trains_the_language_model_and_the_projector_alone(
     before = {name: parameter.detach().clone() for name, parameter in trained.named_parameters()}
     losses = []
     for _ in range(3):
-        batch = Batch(
-            parts=tuple(encode_parts(scored, processor=processor, row_tokens=400, max_length=10_000)), waited_s=0.0
-        )
+        batch = Batch(parts=tuple(encode_parts(scored, processor=processor, job=job)), waited_s=0.0)
         trainer.log.append(trainer.take_step(batch, ids=[item.id for item in scored]))
         losses.append(trainer.log[-1]["loss"])
     assert trainer.log[0]["margin"] == pytest.approx(0.0, abs=1e-3)

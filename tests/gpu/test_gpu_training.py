@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from random_models import Size, save_random_model
 from stic_ray import vlm
-from stic_ray.config import AdapterOff, DpoLoss, FullFinetune, Lora, ScoredReference, Training
+from stic_ray.config import AdapterOff, DpoLoss, Execution, FullFinetune, Lora, ScoredReference, Training
 from stic_ray.records import Turn
 from stic_ray.train import loop
 from stic_ray.train.data import Item, known
@@ -113,12 +113,7 @@ def _losses(checkpoint: Path, items: list[Item], dtype: str, weights: Lora | Ful
         data=PairData(parts=()),
         seed=0,
         output="",
-        row_tokens=400,
-        recompute_activations=True,
-        checkpoint_every=1,
-        keep_checkpoints=1,
-        wait_for_checkpoints=True,
-        num_threads=1,
+        execution=Execution(row_tokens=400),
     )
     processor = vlm.load_processor(str(checkpoint))
     given = items if lora else _scored(checkpoint, items, dtype)
@@ -126,7 +121,7 @@ def _losses(checkpoint: Path, items: list[Item], dtype: str, weights: Lora | Ful
     loop.recompute_activations(scorer)
     trainer = loop.Trainer(job, scorer, loop.Workers(rank=0, world=1), lambda: False)
     for _ in range(3):
-        parts = encode_parts(given, processor=processor, row_tokens=400, max_length=10_000)
+        parts = encode_parts(given, processor=processor, job=job)
         trainer.log.append(trainer.take_step(Batch(parts=tuple(parts), waited_s=0.0), ids=[item.id for item in given]))
     return [line["loss"] for line in trainer.log]
 

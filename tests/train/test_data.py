@@ -11,7 +11,7 @@ import ray.cloudpickle
 from PIL import Image
 
 from stic_ray import artifacts, vlm
-from stic_ray.config import FullFinetune, SftLoss, Training
+from stic_ray.config import Execution, FullFinetune, SftLoss, Training
 from stic_ray.images import encode
 from stic_ray.records import Sample, Score, Selected, Turn, make_id
 from stic_ray.train.data import Item, batch_indices, known, num_steps, read_items, split_items
@@ -223,12 +223,7 @@ def test_job_and_the_function_that_gets_it_pickle(data: PairData | ChosenData | 
         data=data,
         seed=0,
         output="o",
-        row_tokens=1,
-        recompute_activations=False,
-        checkpoint_every=1,
-        keep_checkpoints=1,
-        wait_for_checkpoints=True,
-        num_threads=1,
+        execution=Execution(row_tokens=1),
     )
     assert ray.cloudpickle.loads(ray.cloudpickle.dumps(job)) == job
     assert ray.cloudpickle.loads(ray.cloudpickle.dumps(train_worker)) is train_worker

@@ -18,6 +18,7 @@ from stic_ray.config import (
     Blur,
     Cosine,
     DpoLoss,
+    Execution,
     FullFinetune,
     Linear,
     Lora,
@@ -108,12 +109,7 @@ def _job(model: Path, loss: Loss, *, row_tokens: int = 10_000, **training: Any) 
         data=PairData(parts=()),
         seed=0,
         output="",
-        row_tokens=row_tokens,
-        recompute_activations=False,
-        checkpoint_every=1,
-        keep_checkpoints=1,
-        wait_for_checkpoints=True,
-        num_threads=1,
+        execution=Execution(row_tokens=row_tokens),
     )
 
 
@@ -128,7 +124,7 @@ def _trainer(job: Job) -> loop.Trainer:
 
 def _batch(job: Job, items: list[Item]) -> Batch:
     processor = vlm.load_processor(job.model_uri)
-    parts = encode_parts(items, processor=processor, row_tokens=job.row_tokens, max_length=job.training.max_length)
+    parts = encode_parts(items, processor=processor, job=job)
     return Batch(parts=tuple(parts), waited_s=0.0)
 
 

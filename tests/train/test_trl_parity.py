@@ -11,7 +11,17 @@ import torch
 from PIL import Image
 
 from stic_ray import vlm
-from stic_ray.config import AdapterOff, DpoLoss, HingeLoss, IpoLoss, LengthNormalisedDpoLoss, Lora, Loss, Training
+from stic_ray.config import (
+    AdapterOff,
+    DpoLoss,
+    Execution,
+    HingeLoss,
+    IpoLoss,
+    LengthNormalisedDpoLoss,
+    Lora,
+    Loss,
+    Training,
+)
 from stic_ray.config import RobustDpoLoss as Robust
 from stic_ray.records import Turn
 from stic_ray.train import loop
@@ -46,12 +56,7 @@ def _job(model: Path, loss: Loss) -> Job:
         data=PairData(parts=()),
         seed=0,
         output="",
-        row_tokens=10_000,
-        recompute_activations=False,
-        checkpoint_every=1,
-        keep_checkpoints=1,
-        wait_for_checkpoints=True,
-        num_threads=1,
+        execution=Execution(row_tokens=10_000),
     )
 
 
@@ -102,7 +107,7 @@ def _ours(model: Path, images: list[Path], loss: Loss) -> tuple[dict[str, float]
 
     for name, parameter in trained.items():
         parameter.register_post_accumulate_grad_hook(partial(keep, name))
-    parts = encode_parts(items, processor=vlm.load_processor(str(model)), row_tokens=10_000, max_length=10_000)
+    parts = encode_parts(items, processor=vlm.load_processor(str(model)), job=job)
     metrics = trainer.take_step(Batch(parts=tuple(parts), waited_s=0.0), ids=[item.id for item in items])
     return metrics, gradients
 
