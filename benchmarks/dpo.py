@@ -32,24 +32,18 @@ def run_ours(shape_name: str, folder: Path, *, recompute: bool) -> dict[str, Any
     """Scores as the stage makes them, then steps as the loop takes them."""
     import torch
 
-    from peer_setting import BETA, RANK, RATE, SHAPES, THREADS, Steps, batches, cpu_seconds, make_talks, set_adapters
-    from stic_ray import vlm
-    from stic_ray.config import DpoLoss, Execution, Lora, Training
+    from peer_setting import ANSWER, BETA, PROMPT, SHAPES, THREADS, batches, cpu_seconds, make_talks
+    from peer_training import train_ours
+    from stic_ray.config import DpoLoss, Execution
     from stic_ray.engines import start_scorer
     from stic_ray.engines.protocol import Conversation
     from stic_ray.images import decode
-    from stic_ray.train import loop
     from stic_ray.train.data import Item, known
-    from stic_ray.train.feed import encode_parts, read_ahead
-    from stic_ray.train.job import Job, PairData
-    from stic_ray.train.optimizer import rate_factor, set_rates
 
     torch.set_num_threads(THREADS)
-    shape, steps = SHAPES[shape_name], STEPS[shape_name]
-    talks = make_talks(shape, folder / "images", shape.batch * steps)
-    model = str(folder / "model")
-    row_tokens = shape.batch * (shape.image_tokens + 32 + 2 * 128)
-    scorer = start_scorer(model_uri=model, dtype="float32", row_tokens=row_tokens)
+    shape = SHAPES[shape_name]
+    row_tokens = shape.batch * (shape.image_tokens + PROMPT + 2 * ANSWER)
+    scorer = start_scorer(model_uri=str(folder / "model"), dtype="float32", row_tokens=row_tokens)
     items = []
 
     def score(part: Sequence[Any]) -> None:
@@ -70,144 +64,35 @@ def run_ours(shape_name: str, folder: Path, *, recompute: bool) -> dict[str, Any
                 )
             )
 
+    talks = make_talks(shape, folder / "images", shape.batch * STEPS[shape_name])
     scoring = [cpu_seconds(partial(score, part)) for part in batches(talks, shape.batch)]
-    job = Job(
-        model_uri=model,
-        dtype="float32",
-        training=Training(
-            loss=DpoLoss(beta=BETA, alpha=0.0, reduction="sum"),
-            weights=Lora(rank=RANK, lora_alpha=2 * RANK),
-            lr=RATE,
-            epochs=1,
-            global_batch=shape.batch,
-            warmup_ratio=0.0,
-            max_grad_norm=1e9,
-        ),
-        data=PairData(parts=()),
-        seed=0,
-        output="",
-        execution=Execution(row_tokens=row_tokens),
-    )
-    answers = vlm.AnswerScorer(loop.trainable(model, job, quantize=False))
-    set_adapters(answers)
-    if recompute:
-        loop.recompute_activations(answers)
-    trainer = loop.Trainer(job, answers, loop.Workers(rank=0, world=1), lambda: False)
-    processor = vlm.load_processor(model)
-    encode = partial(encode_parts, processor=processor, job=job)
-    measured = Steps()
-    waits = []
-    measured.mark()
-    for batch in read_ahead(
-        lambda step: items[step * shape.batch : (step + 1) * shape.batch], range(steps), encode=encode
-    ):
-        set_rates(trainer.optimizer, rate_factor(job.training.schedule, trainer.step, steps, 0.0))
-        trainer.log.append(trainer.take_step(batch, ids=[item.id for part in batch.parts for item in part.items]))
-        waits.append(batch.waited_s)
-        measured.mark()
-    figures = measured.figures()
-    return {
-        **figures,
-        "scoring_cpu_s": median(scoring[1:]),
-        "data_wait_share": median(waits[1:]) / figures["wall_s"],
-        "losses": [line["loss"] for line in trainer.log],
-    }
+    execution = Execution(row_tokens=row_tokens, recompute_activations=recompute)
+    loss = DpoLoss(beta=BETA, alpha=0.0, reduction="sum")
+    found = train_ours(items, loss, folder, batch=shape.batch, execution=execution)
+    return {**found, "scoring_cpu_s": median(scoring[1:])}
 
 
 def run_trl(shape_name: str, folder: Path, *, recompute: bool, answers_only: bool) -> dict[str, Any]:
-    """TRL's trainer as it is; only the order of the pairs and the first adapters are fixed."""
-    os.environ["TQDM_DISABLE"] = "1"
-    import torch
-    import trl
+    """TRL's trainer, where it scores all positions, as on a CPU, or answers alone, as on a GPU."""
     import trl.trainer.utils
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
-    from peer_setting import BETA, RANK, RATE, SHAPES, THREADS, Steps, make_talks, set_adapters
+    from peer_setting import BETA, SHAPES, make_talks
+    from peer_training import train_with_trl
 
-    torch.set_num_threads(THREADS)
     if answers_only:
         trl.trainer.utils._use_triton = lambda device: True  # all that it decides here is which positions are scored
-    shape, steps = SHAPES[shape_name], STEPS[shape_name]
-    talks = make_talks(shape, folder / "images", shape.batch * steps)
-    data = Dataset.from_list(
-        [
-            {
-                "images": [str(talk.image)],
-                "prompt": [{"role": "user", "content": talk.prompt}],
-                "chosen": [{"role": "assistant", "content": talk.chosen}],
-                "rejected": [{"role": "assistant", "content": talk.rejected}],
-            }
-            for talk in talks
-        ]
-    )
-    data = _with_images(data)
-
-    class Measure(TrainerCallback):  # type: ignore[misc]
-        """Steps and losses."""
-
-        def on_train_begin(self, *arguments: Any, **keywords: Any) -> None:
-            self.steps, self.losses = Steps(), list[float]()
-            self.steps.mark()
-
-        def on_step_end(self, *arguments: Any, **keywords: Any) -> None:
-            self.steps.mark()
-
-        def on_log(self, arguments: Any, state: Any, control: Any, logs: Any = None, **keywords: Any) -> None:
-            self.losses += [logs["loss"]] if "loss" in logs else []
-
-    class InOrder(trl.DPOTrainer):  # type: ignore[misc]
-        """Pairs in their order."""
-
-        def _get_train_sampler(self, *arguments: Any, **keywords: Any) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
-
-    processor = AutoProcessor.from_pretrained(folder / "model")
-    measure = Measure()
-    trainer = InOrder(
-        model=AutoModelForImageTextToText.from_pretrained(folder / "model", dtype=torch.float32),
-        args=trl.DPOConfig(
-            output_dir=str(folder / "trl"),
-            per_device_train_batch_size=shape.batch,
-            max_steps=steps,
-            learning_rate=RATE,
-            lr_scheduler_type="cosine",
-            warmup_steps=0,
-            max_grad_norm=0.0,
-            weight_decay=0.0,
-            adam_beta2=0.98,
-            beta=BETA,
-            bf16=False,
-            use_cpu=True,
-            gradient_checkpointing=recompute,
-            max_length=None,
-            logging_steps=1,
-            report_to=[],
-            save_strategy="no",
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-        ),
-        train_dataset=data,
-        processing_class=processor,
-        peft_config=LoraConfig(
-            r=RANK,
-            lora_alpha=2 * RANK,
-            lora_dropout=0.0,
-            target_modules=r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
-        ),
-        callbacks=[measure],
-    )
-    set_adapters(trainer.model)
-    trainer.train()
-    return {**measure.steps.figures(), "losses": measure.losses}
-
-
-def _with_images(data: Any) -> Any:
-    from datasets import Image, Sequence
-
-    return data.cast_column("images", Sequence(Image()))
+    shape = SHAPES[shape_name]
+    rows = [
+        {
+            "images": [str(talk.image)],
+            "prompt": [{"role": "user", "content": talk.prompt}],
+            "chosen": [{"role": "assistant", "content": talk.chosen}],
+            "rejected": [{"role": "assistant", "content": talk.rejected}],
+        }
+        for talk in make_talks(shape, folder / "images", shape.batch * STEPS[shape_name])
+    ]
+    settings = {"per_device_train_batch_size": shape.batch, "beta": BETA, "gradient_checkpointing": recompute}
+    return train_with_trl("DPO", rows, folder, settings=settings)
 
 
 # The limit

@@ -5,13 +5,12 @@ the same adapters and losses. 30% of the answer tokens are trained; the others s
 """
 
 import argparse
+import itertools
 import json
 import logging
-import os
 import random
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,20 +31,12 @@ def used_tokens(number: int, count: int) -> list[bool]:
 
 def run_ours(folder: Path) -> dict[str, Any]:
     """Steps as the loop takes them."""
-    import torch
-
-    from peer_setting import ANSWER, RANK, RATE, SHAPES, THREADS, Steps, make_talks, set_adapters
-    from stic_ray import vlm
-    from stic_ray.config import Execution, Lora, SftLoss, Training
-    from stic_ray.train import loop
+    from peer_setting import ANSWER, PROMPT, SHAPES, make_talks
+    from peer_training import train_ours
+    from stic_ray.config import Execution, SftLoss
     from stic_ray.train.data import Item, known
-    from stic_ray.train.feed import encode_parts, read_ahead
-    from stic_ray.train.job import Job, SampleData
-    from stic_ray.train.optimizer import rate_factor, set_rates
 
-    torch.set_num_threads(THREADS)
     shape = SHAPES[SHAPE]
-    talks = make_talks(shape, folder / "images", BATCH * STEPS)
     items = [
         Item(
             id=talk.image.name,
@@ -53,134 +44,37 @@ def run_ours(folder: Path) -> dict[str, Any]:
             conversations=(talk.turns(talk.chosen),),
             known=(known(used=used_tokens(number, ANSWER)),),
         )
-        for number, talk in enumerate(talks)
+        for number, talk in enumerate(make_talks(shape, folder / "images", BATCH * STEPS))
     ]
-    job = Job(
-        model_uri=str(folder / "model"),
-        dtype="float32",
-        training=Training(
-            loss=SftLoss(),
-            weights=Lora(rank=RANK, lora_alpha=2 * RANK),
-            lr=RATE,
-            epochs=1,
-            global_batch=BATCH,
-            warmup_ratio=0.0,
-            max_grad_norm=1e9,
-        ),
-        data=SampleData(samples="", infused=""),
-        seed=0,
-        output="",
-        execution=Execution(row_tokens=BATCH * (shape.image_tokens + 32 + ANSWER)),
-    )
-    scorer = vlm.AnswerScorer(loop.trainable(job.model_uri, job, quantize=False))
-    set_adapters(scorer)
-    trainer = loop.Trainer(job, scorer, loop.Workers(rank=0, world=1), lambda: False)
-    processor = vlm.load_processor(job.model_uri)
-    encode = partial(encode_parts, processor=processor, job=job)
-    measured = Steps()
-    measured.mark()
-    for batch in read_ahead(lambda step: items[step * BATCH : (step + 1) * BATCH], range(STEPS), encode=encode):
-        set_rates(trainer.optimizer, rate_factor(job.training.schedule, trainer.step, STEPS, 0.0))
-        trainer.log.append(trainer.take_step(batch, ids=[item.id for part in batch.parts for item in part.items]))
-        measured.mark()
-    return {**measured.figures(), "losses": [line["loss"] for line in trainer.log]}
+    execution = Execution(row_tokens=BATCH * (shape.image_tokens + PROMPT + ANSWER))
+    return train_ours(items, SftLoss(), folder, batch=BATCH, execution=execution)
 
 
 def run_trl(folder: Path) -> dict[str, Any]:
-    """TRL's trainer as it is, but that its collator leaves out the labels of the tokens that are not trained."""
-    os.environ["TQDM_DISABLE"] = "1"
+    """TRL's trainer, but that the labels of the tokens that are not trained are left out of what it collates."""
     import torch
-    import trl
-    from datasets import Dataset, Image, Sequence
-    from peft import LoraConfig
-    from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
-    from peer_setting import RANK, RATE, SHAPES, THREADS, Steps, make_talks, set_adapters
+    from peer_setting import SHAPES, make_talks
+    from peer_training import train_with_trl
 
-    torch.set_num_threads(THREADS)
-    talks = make_talks(SHAPES[SHAPE], folder / "images", BATCH * STEPS)
-    data = Dataset.from_list(
-        [
-            {
-                "images": [str(talk.image)],
-                "prompt": [{"role": "user", "content": talk.prompt}],
-                "completion": [{"role": "assistant", "content": talk.chosen}],
-            }
-            for talk in talks
-        ]
-    )
-    data = data.cast_column("images", Sequence(Image()))
+    rows = [
+        {
+            "images": [str(talk.image)],
+            "prompt": [{"role": "user", "content": talk.prompt}],
+            "completion": [{"role": "assistant", "content": talk.chosen}],
+        }
+        for talk in make_talks(SHAPES[SHAPE], folder / "images", BATCH * STEPS)
+    ]
+    numbers = itertools.count()
 
-    class Measure(TrainerCallback):  # type: ignore[misc]
-        """Steps and losses."""
-
-        def on_train_begin(self, *arguments: Any, **keywords: Any) -> None:
-            self.steps, self.losses = Steps(), list[float]()
-            self.steps.mark()
-
-        def on_step_end(self, *arguments: Any, **keywords: Any) -> None:
-            self.steps.mark()
-
-        def on_log(self, arguments: Any, state: Any, control: Any, logs: Any = None, **keywords: Any) -> None:
-            self.losses += [logs["loss"]] if "loss" in logs else []
-
-    class InOrder(trl.SFTTrainer):  # type: ignore[misc]
-        """Samples in their order."""
-
-        def _get_train_sampler(self, *arguments: Any, **keywords: Any) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
-
-    measure = Measure()
-    trainer = InOrder(
-        model=AutoModelForImageTextToText.from_pretrained(folder / "model", dtype=torch.float32),
-        args=trl.SFTConfig(
-            output_dir=str(folder / "trl"),
-            per_device_train_batch_size=BATCH,
-            max_steps=STEPS,
-            learning_rate=RATE,
-            lr_scheduler_type="cosine",
-            warmup_steps=0,
-            max_grad_norm=0.0,
-            weight_decay=0.0,
-            adam_beta2=0.98,
-            bf16=False,
-            use_cpu=True,
-            gradient_checkpointing=False,
-            max_length=None,
-            logging_steps=1,
-            report_to=[],
-            save_strategy="no",
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-        ),
-        train_dataset=data,
-        processing_class=AutoProcessor.from_pretrained(folder / "model"),
-        peft_config=LoraConfig(
-            r=RANK,
-            lora_alpha=2 * RANK,
-            lora_dropout=0.0,
-            target_modules=r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
-        ),
-        callbacks=[measure],
-    )
-    collate = trainer.data_collator
-    seen = 0
-
-    def masked(examples: list[Any]) -> Any:
-        nonlocal seen
-        batch = collate(examples)
-        for row in batch["labels"]:
-            places = (row != -100).nonzero()[:, 0]
-            used = torch.tensor(used_tokens(seen, len(places)))
-            row[places[~used]] = -100
-            seen += 1
+    def mask(batch: Any) -> Any:
+        for labels in batch["labels"]:
+            places = (labels != -100).nonzero()[:, 0]
+            labels[places[~torch.tensor(used_tokens(next(numbers), len(places)))]] = -100
         return batch
 
-    trainer.data_collator = masked
-    set_adapters(trainer.model)
-    trainer.train()
-    return {**measure.steps.figures(), "losses": measure.losses}
+    settings = {"per_device_train_batch_size": BATCH, "gradient_checkpointing": False}
+    return train_with_trl("SFT", rows, folder, settings=settings, change_batch=mask)
 
 
 def main() -> int:
