@@ -52,16 +52,12 @@ TEMPLATES = {
     "qwen2_5_vl": "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     + _CONTENT.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
     + "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
-    "qwen2_5_vl": "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    + _CONTENT.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
-    + "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
     "idefics3": "{{ bos_token }}{% for message in messages %}{{ message['role'] | capitalize + ':' }}"
     + _CONTENT
     + "{{ '<end_of_utterance>\n' }}{% endfor %}"
     + "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
 }
 _IDEFICS3 = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
-_QWEN = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _QWEN = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _TILES = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
 
@@ -183,76 +179,6 @@ def _idefics3(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]
         tie_word_embeddings=False,
     )
     return Idefics3ForConditionalGeneration(config), processor
-
-
-def _smolvlm(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:
-    from transformers import (  # its processors need torchvision
-        SmolVLMConfig,
-        SmolVLMForConditionalGeneration,
-        SmolVLMImageProcessor,
-        SmolVLMProcessor,
-        SmolVLMVideoProcessor,
-    )
-
-    sizes: dict[str, Any] = {
-        "size": {"longest_edge": 3 * size.tile_px},
-        "max_image_size": {"longest_edge": size.tile_px},
-    }
-    processor = SmolVLMProcessor(
-        image_processor=SmolVLMImageProcessor(**sizes),
-        tokenizer=tokenizer,
-        video_processor=SmolVLMVideoProcessor(**sizes),
-        image_seq_len=(size.tile_px // 14) ** 2 // 4,
-        chat_template=TEMPLATES["idefics3"],
-    )
-    config = SmolVLMConfig(
-        vision_config=_vision_sizes(size),
-        text_config=_text_config(tokenizer, size).to_dict(),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
-    )
-    return SmolVLMForConditionalGeneration(config), processor
-
-
-def _qwen(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:
-    from transformers import (  # its processors need torchvision
-        Qwen2_5_VLConfig,
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen2_5_VLProcessor,
-        Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
-    )
-
-    pixels = {"shortest_edge": 28 * 28, "longest_edge": (2 * size.tile_px) ** 2}
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=pixels),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=pixels),
-        chat_template=TEMPLATES["qwen2_5_vl"],
-    )
-    text = _text_config(tokenizer, size).to_dict()
-    text |= {"model_type": "qwen2_5_vl_text", "rope_parameters": None}
-    sections = {"type": "default", "rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10_000.0}
-    config = Qwen2_5_VLConfig(
-        vision_config={
-            "depth": 2,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_heads": 2,
-            "out_hidden_size": size.hidden,
-            "fullatt_block_indexes": [1],
-            "window_size": 56,
-        },
-        text_config={**text, "rope_parameters": sections},
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=False,
-    )
-    return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
 def _smolvlm(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:

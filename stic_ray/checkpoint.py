@@ -58,11 +58,6 @@ def answers_in_transformers(uri: str) -> bool:
     return _read(storage.join(uri, "config.json")).get("model_type") not in _ANSWERS_WITH_VLLM_ALONE
 
 
-def answers_in_transformers(uri: str) -> bool:
-    """Whether the transformers engine answers for a checkpoint; any other is trained and scored there all the same."""
-    return _read(storage.join(uri, "config.json")).get("model_type") not in _ANSWERS_WITH_VLLM_ALONE
-
-
 def cuts_into_tiles(uri: str) -> bool:
     """Whether a checkpoint's processor cuts an image into tiles."""
     return _read(storage.join(uri, "config.json")).get("model_type") in _CUT_INTO_TILES

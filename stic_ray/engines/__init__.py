@@ -47,28 +47,14 @@ def _only_if_it_answers(settings: Transformers, model_uri: str) -> Transformers:
     return settings
 
 
-def _only_if_it_answers(settings: Transformers, model_uri: str) -> Transformers:
-    if not answers_in_transformers(model_uri):
-        raise ValueError(
-            f"engine.type is Transformers, which does not answer for {model_uri}, though it trains and scores it: "
-            "install vLLM and set engine.type=Vllm"
-        )
-    return settings
-
-
 def check_engine(config: Config) -> None:
     """Whether the engine can be started, as far as this machine can tell: a head may lack what its workers have.
-
-    Where nothing is generated, of pairs and samples that are there, none is needed.
 
     Where nothing is generated, of pairs and samples that are there, none is needed.
 
     Raises:
         ValueError: as `resolve_engine`, or Ray will run on this machine alone and vLLM is not installed on it.
     """
-    infuses = config.stage2 is not None and config.prompts.infused
-    if not any((config.unlabeled, config.annotated, config.evaluation, infuses)):
-        return
     infuses = config.stage2 is not None and config.prompts.infused
     if not any((config.unlabeled, config.annotated, config.evaluation, infuses)):
         return

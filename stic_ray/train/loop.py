@@ -75,7 +75,7 @@ def train(job: Job) -> None:
         seconds = time.perf_counter() - started + step_batch.waited_s
         trainer.log.append(
             {
-                "step": trainer.step,
+                "step": trainer.step + 1,
                 **metrics,
                 "lr": job.training.lr * factor,
                 **meter.speeds(metrics["row_tokens"], batch, seconds),

@@ -25,7 +25,9 @@ def test_two_workers_train_as_one_does(finished: Project, tmp_path: Path) -> Non
         shutil.rmtree(only(project.store, stage))
     project.finish("execution.num_train_workers=2", "execution.row_tokens=1")
     one, two = only(finished.store, "stage1"), only(project.store, "stage1")
-    losses = [[json.loads(line)["loss"] for line in (s / METRICS).read_text().splitlines()] for s in (one, two)]
+    lines = [[json.loads(line) for line in (stage / METRICS).read_text().splitlines()] for stage in (one, two)]
+    assert [line["step"] for line in lines[0]] == list(range(1, len(lines[0]) + 1))
+    losses = [[line["loss"] for line in each] for each in lines]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
     assert len(losses[0]) > 3
     expected, found = (load_file(stage / MERGED / "model.safetensors") for stage in (one, two))
