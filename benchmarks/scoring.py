@@ -1,9 +1,9 @@
 """Bars of VIG scoring: side by side with two forwards that make all logits, its pool in Ray Data, and SIGKILLs.
 
 Every leg is a process of its own on all cores. The plain way gets the same batches, tensors and precision, and makes
-the logits of every position; one at a time is reported beside it. The pool is the stage of scores from the ready scorer
-to the committed artifact, against the bare scorer on the same files. `--kills` ends drivers of `jobs/score_vig.py` at
-random moments of its stages.
+the logits of every position; one at a time is reported beside it. The pool is the stage of scores with an actor a core,
+from the ready scorers to the committed artifact, against the bare scorer on the same files: in one process on all
+cores, and beside it in a process a core. `--kills` ends drivers of `jobs/score_vig.py` at random moments of its stages.
 """
 
 import argparse
@@ -16,8 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import repeat
+from multiprocessing import Manager, get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,6 +43,7 @@ ROW_TOKENS = 4096
 VIEW = Blur(radius=0.1)
 MAX_LENGTH = 2048
 SIZES = {"small": {"hidden": 256, "layers": 2}, "large": {"hidden": 512, "layers": 8}}
+POOL_LEGS = ("bare", "bare-each", "pool")
 WAYS = ("ours", "plain", "single")
 LEAST_SPEEDUP = {"small": 2.0, "large": 1.4}
 WORDS = (
@@ -204,13 +208,14 @@ def _status(name: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadWhenReady:
-    """The stage's preparation, which begins with the clock: when the scorer has started."""
+    """The stage's preparation, which begins with the clock: when all scorers have started."""
 
     ready: str
+    actors: int
 
     def __call__(self, unit: Unit) -> Prepared:
         """As the stage does."""
-        while not os.path.exists(self.ready):
+        while len(os.listdir(self.ready)) < self.actors:
             time.sleep(0.01)
         return read_image(unit)
 
@@ -223,9 +228,7 @@ class TimedScorer:
 
         self._scorer = AnswerScorer(**arguments)
         self._scorer([warm_up])
-        aside = Path(f"{ready}.part")
-        aside.write_text(str(time.time()))
-        aside.rename(ready)
+        Path(ready, str(os.getpid())).touch()
 
     def figures(self) -> Mapping[str, float]:
         """As the stage does."""
@@ -241,7 +244,7 @@ def _payload(sample: Sample) -> str:
 
 
 def run_pool(setting: Setting) -> dict[str, Any]:
-    """Scores of all samples as a stage on one actor with all cores."""
+    """Scores of all samples as a stage, on an actor a core."""
     import ray
 
     from stic_ray import artifacts
@@ -253,15 +256,16 @@ def run_pool(setting: Setting) -> dict[str, Any]:
     samples = setting.samples()
     ray.init(address="local", num_cpus=2 * THREADS, object_store_memory=10**9, include_dashboard=False)
     with tempfile.TemporaryDirectory() as folder:
-        ready = f"{folder}/ready"
+        ready = Path(folder, "ready")
+        ready.mkdir()
         artifacts.write_rows(f"{folder}/parent", samples, Sample, [])
         work = Work(
             record=Score,
             input_column="item_id",
-            prepare=ReadWhenReady(ready=ready),
+            prepare=ReadWhenReady(ready=str(ready), actors=THREADS),
             worker=TimedScorer,
             worker_arguments={
-                "ready": ready,
+                "ready": str(ready),
                 "warm_up": Task(id=samples[0].id, images=[_read(samples[0])], payload=_payload(samples[0])),
                 "model_uri": setting.model,
                 "dtype": DTYPE,
@@ -270,34 +274,46 @@ def run_pool(setting: Setting) -> dict[str, Any]:
                 "split": conversations_of_sample,
             },
         )
+        pool = Pool(num_cpus=1.0, min_size=THREADS, max_size=THREADS)
         made = run_stage(
             store=f"{folder}/store",
             plan=Plan(stage="sample_scores", code_version=1, identity={}, kind="Score"),
             work=work,
             inputs=Inputs(parent=Artifact(uri=f"{folder}/parent", record={}), column="id", read=one_by_one),
-            execution=Execution(pool=Pool(num_cpus=THREADS), task_cpus=1.0, batch_size=4 * BATCH),
+            execution=Execution(pool=pool, task_cpus=1.0, batch_size=BATCH),
         )
-        seconds = time.time() - float(Path(ready).read_text())
+        seconds = time.time() - max(file.stat().st_mtime for file in ready.iterdir())
     assert made.num_rows == len(samples)
     return {"samples_per_s": len(samples) / seconds}
 
 
-def run_bare(setting: Setting) -> dict[str, Any]:
-    """The bare scorer on the same files, view of the image alone."""
+def run_bare(setting: Setting, *, processes: int) -> dict[str, Any]:
+    """The bare scorer on the same files, view of the image alone: in one process on all cores, or in one a core."""
+    samples = setting.samples()
+    shares = [samples[number::processes] for number in range(processes)]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor, Manager() as manager:
+        arguments = (repeat(setting.model), shares, repeat(THREADS // processes), repeat(manager.Barrier(processes)))
+        spans = list(executor.map(_score_bare, *arguments))
+    seconds = max(end for _, end in spans) - min(begin for begin, _ in spans)
+    return {"samples_per_s": len(samples) / seconds}
+
+
+def _score_bare(model: str, samples: Sequence[Sample], threads: int, barrier: Any) -> tuple[float, float]:
+    """A share of the samples, from when all have started; begin and end."""
     import torch
 
     from stic_ray.engines import start_scorer
     from stic_ray.engines.protocol import Conversation
 
-    torch.set_num_threads(THREADS)
-    samples = setting.samples()
-    scorer = start_scorer(model_uri=setting.model, dtype=DTYPE, row_tokens=ROW_TOKENS)
+    torch.set_num_threads(threads)
+    scorer = start_scorer(model_uri=model, dtype=DTYPE, row_tokens=ROW_TOKENS)
     scorer.score([Conversation(turns=samples[0].turns, image=_read(samples[0]))], MAX_LENGTH)
-    begin = time.perf_counter()
-    for start in range(0, len(samples), 4 * BATCH):
-        batch = samples[start : start + 4 * BATCH]
+    barrier.wait()
+    begin = time.time()
+    for start in range(0, len(samples), BATCH):
+        batch = samples[start : start + BATCH]
         scorer.score([Conversation(turns=s.turns, image=_read(s)) for s in batch], MAX_LENGTH)
-    return {"samples_per_s": len(samples) / (time.perf_counter() - begin)}
+    return begin, time.time()
 
 
 # Kills
@@ -328,7 +344,7 @@ def main() -> int:
     """Run all legs; exit status 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=96, help="of the ways side by side")
-    parser.add_argument("--pool-samples", type=int, default=320, help="of the pool and the bare scorer")
+    parser.add_argument("--pool-samples", type=int, default=384, help="of the pool and the bare scorer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--leg", nargs=3, metavar=("NAME", "SIZE", "FOLDER"), help=argparse.SUPPRESS)
@@ -337,7 +353,11 @@ def main() -> int:
     if arguments.leg:
         name, size, folder = arguments.leg
         setting = Setting(folder=Path(folder), size=size, num_samples=arguments.samples)
-        pools = {"pool": run_pool, "bare": run_bare}
+        pools = {
+            "pool": run_pool,
+            "bare": partial(run_bare, processes=1),
+            "bare-each": partial(run_bare, processes=THREADS),
+        }
         found = pools[name](setting) if name in pools else run_way(name, setting)
         print(json.dumps(found))
         return 0
@@ -346,7 +366,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
             make_setting(Path(folder), size, max(arguments.samples, arguments.pool_samples))
-            legs = [*WAYS, "bare", "pool"] if size == "large" else list(WAYS)
+            legs = [*WAYS, *POOL_LEGS] if size == "large" else list(WAYS)
             rounds = [{leg: _leg(arguments, leg, size, folder) for leg in legs} for _ in range(arguments.rounds)]
             figures[size] = _summarise(rounds)
             bars += _bars(size, figures[size])
@@ -360,7 +380,7 @@ def main() -> int:
 
 def _leg(arguments: argparse.Namespace, leg: str, size: str, folder: str) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE"}
-    samples = arguments.pool_samples if leg in ("pool", "bare") else arguments.samples
+    samples = arguments.pool_samples if leg in POOL_LEGS else arguments.samples
     command = [sys.executable, __file__, "--samples", str(samples), "--leg", leg, size, folder]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
@@ -378,8 +398,8 @@ def _summarise(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     figures["added memory, ours/plain"] = [r["ours"]["added_bytes"] / r["plain"]["added_bytes"] for r in rounds]
     for leg in ("ours", "plain"):
         figures[f"{leg} added bytes"] = median(r[leg]["added_bytes"] for r in rounds)
-    if "pool" in rounds[0]:
-        figures["pool/bare"] = [r["pool"]["samples_per_s"] / r["bare"]["samples_per_s"] for r in rounds]
+    for bare in POOL_LEGS[:-1] if "pool" in rounds[0] else ():
+        figures[f"pool/{bare}"] = [r["pool"]["samples_per_s"] / r[bare]["samples_per_s"] for r in rounds]
     first = rounds[0]
     pairs = zip(first["ours"]["gains"], first["plain"]["gains"], strict=True)
     figures["largest difference of a gain"] = max(
