@@ -1,7 +1,7 @@
 # `make help` lists the targets. Each sets up .venv first, and is quick when it is there.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-fast test-vllm test-families test-gpu bench
+.PHONY: help setup demo lint test test-fast test-vllm test-families test-gpu bench bench-gpu
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -9,8 +9,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
+VISION := $(VLLM)/torchvision
 FAMILIES := .venv-families
 FAMILIES_READY := $(FAMILIES)/.ready
+# Of a machine with a GPU; elsewhere what needs one skips in the first environment.
+GPU := $(if $(shell command -v nvidia-smi),.venv-gpu,$(VENV))
+GPU_BIN := $(GPU)/bin
+GPU_READY := $(GPU)/.ready
 
 # What tests and linters run under. Not knobs of the library: one thread a process, because tests start many
 # processes on few cores; no hub, so that nothing can depend on the network.
@@ -34,6 +39,12 @@ $(VLLM_READY): pyproject.toml constraints-vllm.txt
 	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec # none imports beside a CPU torch
 	touch $@
 
+# Where tests alone find a torchvision beside it (tests/vllm/beside_torchvision).
+$(VISION): $(VLLM_READY) Makefile
+	rm -rf $@
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --target $@ torchvision==0.28.0 num2words==0.5.14 docopt==0.6.2
+	touch $@
+
 # The tested set again, but for a torch that a torchvision imports beside: two families' processors need one.
 $(FAMILIES_READY): pyproject.toml constraints.txt Makefile
 	test -x $(FAMILIES)/bin/python || $(PYTHON) -m venv $(FAMILIES)
@@ -41,6 +52,12 @@ $(FAMILIES_READY): pyproject.toml constraints.txt Makefile
 	grep -v '^torch==' constraints.txt > $(FAMILIES)/constraints.txt
 	printf 'torch==2.14.1\ntorchvision==0.29.1\n' >> $(FAMILIES)/constraints.txt
 	$(FAMILIES)/bin/python -m pip install --quiet -c $(FAMILIES)/constraints.txt -e '.[families]' pytest
+	touch $@
+
+.venv-gpu/.ready: pyproject.toml
+	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
+	@echo 'Setting up .venv-gpu: about 10 GB, some minutes the first time'
+	.venv-gpu/bin/python -m pip install --quiet -e '.[vllm,families]' pytest 'trl>=1.16,<2'
 	touch $@
 
 demo: $(READY) ## STIC end to end on the embedded model, with a table of before and after (ARGS='stage1.loss.alpha=1 ...')
@@ -58,18 +75,23 @@ test: lint ## Linters and all tests (PYTEST_ARGS='--real-data=DIR' adds those on
 test-fast: $(READY) ## The tests that take seconds
 	$(TEST_ENV) $(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
 
-test-vllm: $(VLLM_READY) ## The tests of the vLLM engine, in an environment of their own (.venv-vllm)
+test-vllm: $(VISION) ## The tests of the vLLM engine, in an environment of their own (.venv-vllm)
 	$(TEST_ENV) $(VLLM)/bin/python -m pytest tests/vllm --durations=5 $(PYTEST_ARGS)
+	$(TEST_ENV) PYTHONPATH=tests/vllm/beside_torchvision:$(VISION) \
+	  $(VLLM)/bin/python -m pytest tests/vllm/test_vllm_exports.py --durations=5 $(PYTEST_ARGS)
 
 test-families: $(FAMILIES_READY) ## A training step of each model family, in an environment with torchvision (.venv-families)
 	$(TEST_ENV) $(FAMILIES)/bin/python -m pytest tests/families --durations=5 $(PYTEST_ARGS)
 
-test-gpu: $(READY) ## The tests that need a GPU, and skip without one
-	$(TEST_ENV) $(BIN)/python -m pytest tests/gpu --durations=5 $(PYTEST_ARGS)
+test-gpu: $(GPU_READY) ## The tests that need a GPU, with vLLM on it (.venv-gpu); without one they skip
+	$(TEST_ENV) $(GPU_BIN)/python -m pytest tests/gpu --durations=5 $(PYTEST_ARGS)
+
+bench-gpu: $(GPU_READY) ## The benchmarks of training and generation on one GPU, in bfloat16; without one they skip
+	for name in dpo sft generation; do $(GPU_BIN)/python benchmarks/$$name.py --gpu $(ARGS) || exit 1; done
 
 # Benchmarks that measure vLLM run in its environment.
 bench: BIN := $(if $(filter generation,$(NAME)),$(VLLM),$(VENV))/bin
 bench: $(if $(filter generation,$(NAME)),$(VLLM_READY),$(READY)) ## Run benchmarks/NAME.py and write benchmarks/results/NAME.json (NAME=kills ARGS='...')
 	@test -n '$(NAME)' && test -f 'benchmarks/$(NAME).py' || { \
-	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds peer_setting peer_training random_models servers stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
+	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds peer_setting peer_training random_models servers small_training stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py $(ARGS)

@@ -3,6 +3,7 @@
 Every leg is a process of its own on all cores with the same allocator settings; a step is all that it takes: reading
 and processing images, forward, backward, optimizer. The peer also runs as it would on a GPU, where it scores answer
 positions only (`trl-answers`), so that nobody takes a CPU's artefact for a gain. The FLOP-count limits stand beside.
+With `--gpu` all run on one GPU in bfloat16 and the wall clock counts; there are no bars of speed there.
 """
 
 import argparse
@@ -18,32 +19,54 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness import Bar, write_results
+import torch
+
+from harness import Bar, lacks_gpu, write_results
+from peer_setting import (
+    ALLOCATOR,
+    ANSWER,
+    BETA,
+    CPU,
+    GPU,
+    HIDDEN,
+    LAYERS,
+    MLP,
+    PATCHES,
+    PROMPT,
+    RANK,
+    SHAPES,
+    THREADS,
+    VISION_HIDDEN,
+    VISION_LAYERS,
+    VOCABULARY,
+    Place,
+    batches,
+    make_talks,
+    save_model,
+    seconds,
+)
+from peer_training import train_ours, train_with_trl
+from stic_ray.config import DpoLoss, Execution
+from stic_ray.engines import start_scorer
+from stic_ray.engines.protocol import Conversation
+from stic_ray.images import decode
+from stic_ray.train.data import Item, known
 
 LEGS = {
     "576": ("ours", "trl", "trl-answers", "ours-recompute", "trl-recompute"),
     "2880": ("ours", "trl", "trl-answers"),
 }
+_CLOSE = {"float32": 1e-4, "bfloat16": 0.05}  # losses
 STEPS = {"576": 5, "2880": 4}  # of which the first warms up
 logger = logging.getLogger("dpo")
 
 
-def run_ours(shape_name: str, folder: Path, *, recompute: bool) -> dict[str, Any]:
+def run_ours(shape_name: str, folder: Path, place: Place, *, recompute: bool) -> dict[str, Any]:
     """Scores as the stage makes them, then steps as the loop takes them."""
-    import torch
-
-    from peer_setting import ANSWER, BETA, PROMPT, SHAPES, THREADS, batches, cpu_seconds, make_talks
-    from peer_training import train_ours
-    from stic_ray.config import DpoLoss, Execution
-    from stic_ray.engines import start_scorer
-    from stic_ray.engines.protocol import Conversation
-    from stic_ray.images import decode
-    from stic_ray.train.data import Item, known
-
     torch.set_num_threads(THREADS)
     shape = SHAPES[shape_name]
     row_tokens = shape.batch * (shape.image_tokens + PROMPT + 2 * ANSWER)
-    scorer = start_scorer(model_uri=str(folder / "model"), dtype="float32", row_tokens=row_tokens)
+    scorer = start_scorer(model_uri=str(folder / "model"), dtype=place.dtype, row_tokens=row_tokens)
     items = []
 
     def score(part: Sequence[Any]) -> None:
@@ -65,19 +88,16 @@ def run_ours(shape_name: str, folder: Path, *, recompute: bool) -> dict[str, Any
             )
 
     talks = make_talks(shape, folder / "images", shape.batch * STEPS[shape_name])
-    scoring = [cpu_seconds(partial(score, part)) for part in batches(talks, shape.batch)]
+    scoring = [seconds(partial(score, part), place) for part in batches(talks, shape.batch)]
     execution = Execution(row_tokens=row_tokens, recompute_activations=recompute)
     loss = DpoLoss(beta=BETA, alpha=0.0, reduction="sum")
-    found = train_ours(items, loss, folder, batch=shape.batch, execution=execution)
-    return {**found, "scoring_cpu_s": median(scoring[1:])}
+    found = train_ours(items, loss, folder, place=place, batch=shape.batch, execution=execution)
+    return {**found, "scoring_s": median(scoring[1:])}
 
 
-def run_trl(shape_name: str, folder: Path, *, recompute: bool, answers_only: bool) -> dict[str, Any]:
+def run_trl(shape_name: str, folder: Path, place: Place, *, recompute: bool, answers_only: bool) -> dict[str, Any]:
     """TRL's trainer, where it scores all positions, as on a CPU, or answers alone, as on a GPU."""
     import trl.trainer.utils
-
-    from peer_setting import BETA, SHAPES, make_talks
-    from peer_training import train_with_trl
 
     if answers_only:
         trl.trainer.utils._use_triton = lambda device: True  # all that it decides here is which positions are scored
@@ -92,7 +112,7 @@ def run_trl(shape_name: str, folder: Path, *, recompute: bool, answers_only: boo
         for talk in make_talks(shape, folder / "images", shape.batch * STEPS[shape_name])
     ]
     settings = {"per_device_train_batch_size": shape.batch, "beta": BETA, "gradient_checkpointing": recompute}
-    return train_with_trl("DPO", rows, folder, settings=settings)
+    return train_with_trl("DPO", rows, folder, place=place, settings=settings)
 
 
 # The limit
@@ -101,20 +121,6 @@ def run_trl(shape_name: str, folder: Path, *, recompute: bool, answers_only: boo
 def flops(shape_name: str) -> dict[str, float]:
     """FLOPs of a pair, in units of 1e9, by way: products with frozen weights forward and backward, the adapters'
     gradients, attention, the head at the positions that are scored, and the vision tower."""
-    from peer_setting import (
-        ANSWER,
-        HIDDEN,
-        LAYERS,
-        MLP,
-        PATCHES,
-        PROMPT,
-        RANK,
-        SHAPES,
-        VISION_HIDDEN,
-        VISION_LAYERS,
-        VOCABULARY,
-    )
-
     shape = SHAPES[shape_name]
     weights = LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * MLP)
     adapters = LAYERS * RANK * (8 * HIDDEN + 3 * (HIDDEN + MLP))
@@ -146,20 +152,21 @@ def main() -> int:
     """Run all legs; exit status 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--leg", nargs=3, metavar=("NAME", "SHAPE", "FOLDER"), help=argparse.SUPPRESS)
+    add_leg(parser)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    place = GPU if arguments.gpu else CPU
     if arguments.leg:
         name, shape, folder = arguments.leg
         recompute = name.endswith("recompute")
         if name.startswith("ours"):
-            found = run_ours(shape, Path(folder), recompute=recompute)
+            found = run_ours(shape, Path(folder), place, recompute=recompute)
         else:
-            found = run_trl(shape, Path(folder), recompute=recompute, answers_only=name == "trl-answers")
+            found = run_trl(shape, Path(folder), place, recompute=recompute, answers_only=name == "trl-answers")
         print(json.dumps(found))
         return 0
-    from peer_setting import SHAPES, save_model
-
+    if arguments.gpu and lacks_gpu("dpo"):
+        return 0
     figures: dict[str, Any] = {}
     bars: list[Bar] = []
     with tempfile.TemporaryDirectory() as work:
@@ -167,59 +174,67 @@ def main() -> int:
             folder = Path(work) / name
             folder.mkdir()
             save_model(shape, folder / "model")
+            legs = [leg for leg in LEGS[name] if place == CPU or leg != "trl-answers"]  # on a GPU that is `trl`
             rounds = [
-                {leg: run_leg(__file__, leg, name, folder) for leg in LEGS[name]} for _ in range(arguments.repeats)
+                {leg: run_leg(__file__, leg, name, folder, place) for leg in legs} for _ in range(arguments.repeats)
             ]
             figures[name] = found = _summarise(name, rounds)
-            bars += _bars(name, found)
-    return write_results("dpo", figures, bars)
+            bars += _bars(name, found, place)
+    return write_results("dpo" if place == CPU else "dpo_gpu", figures, bars)
 
 
-def run_leg(script: str, leg: str, shape: str, folder: Path) -> dict[str, Any]:
+def add_leg(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say where all run, and those of a leg's own process."""
+    parser.add_argument("--gpu", action="store_true", help="on one GPU, in bfloat16")
+    parser.add_argument("--leg", nargs=3, metavar=("NAME", "SHAPE", "FOLDER"), help=argparse.SUPPRESS)
+
+
+def run_leg(script: str, leg: str, shape: str, folder: Path, place: Place) -> dict[str, Any]:
     """One leg in a process of its own."""
-    from peer_setting import ALLOCATOR, THREADS
-
     own = {"OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, script, "--leg", leg, shape, str(folder)]
+    own |= {"CUDA_VISIBLE_DEVICES": ""} if place == CPU else {}
+    command = [sys.executable, script, "--leg", leg, shape, str(folder), *(["--gpu"] if place == GPU else [])]
     done = subprocess.run(command, env={**os.environ, **own, **ALLOCATOR}, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{leg}: {done.stderr[-3000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    logger.info("%s, %s: %.2f CPU s a step, %.2f GB", shape, leg, found["cpu_s"], found["added_bytes"] / 1e9)
+    logger.info("%s, %s: %.2f s a step, %.2f GB", shape, leg, found["step_s"], found["added_bytes"] / 1e9)
     return found
 
 
 def _summarise(name: str, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Medians over rounds, and ratios of legs that ran in one round."""
     figures: dict[str, Any] = {}
-    for leg in LEGS[name]:
-        for what in ("cpu_s", "added_bytes"):
+    for leg in rounds[0]:
+        for what in ("step_s", "added_bytes"):
             figures[f"{leg} {what}"] = median(r[leg][what] for r in rounds)
-    for peer in (leg for leg in LEGS[name] if leg.startswith("trl")):
+    for peer in (leg for leg in rounds[0] if leg.startswith("trl")):
         ours = "ours-recompute" if peer == "trl-recompute" else "ours"
-        figures[f"pairs/s, {ours}/{peer}"] = [r[peer]["cpu_s"] / r[ours]["cpu_s"] for r in rounds]
+        figures[f"pairs/s, {ours}/{peer}"] = [r[peer]["step_s"] / r[ours]["step_s"] for r in rounds]
         figures[f"pairs/s, {ours}/{peer}, references counted once"] = [
-            r[peer]["cpu_s"] / (r[ours]["cpu_s"] + r[ours]["scoring_cpu_s"]) for r in rounds
+            r[peer]["step_s"] / (r[ours]["step_s"] + r[ours]["scoring_s"]) for r in rounds
         ]
         figures[f"added memory, {ours}/{peer}"] = [r[ours]["added_bytes"] / r[peer]["added_bytes"] for r in rounds]
     figures["data wait share"] = median(r["ours"]["data_wait_share"] for r in rounds)
     first = rounds[0]
-    pairs = [zip(first["ours"]["losses"], first[leg]["losses"], strict=True) for leg in LEGS[name]]
+    pairs = [zip(first["ours"]["losses"], first[leg]["losses"], strict=True) for leg in first]
     figures["largest difference of a loss"] = max(abs(a - b) for each in pairs for a, b in each)
     counted = flops(name)
-    for peer in ("trl", "trl-answers"):
+    for peer in first.keys() & {"trl", "trl-answers"}:
         limit = counted[peer] / counted["ours"]
         figures[f"limit by FLOPs, ours/{peer}"] = limit
         figures[f"share of the limit, ours/{peer}"] = median(figures[f"pairs/s, ours/{peer}"]) / limit
     return figures
 
 
-def _bars(name: str, figures: Mapping[str, Any]) -> list[Bar]:
+def _bars(name: str, figures: Mapping[str, Any], place: Place) -> list[Bar]:
     fast = median(figures["pairs/s, ours/trl"])
-    bars = [
-        Bar(f"{name}: largest difference of a loss", figures["largest difference of a loss"], 1e-4, "max"),
-        Bar(f"{name}: data wait share", figures["data wait share"], 0.02, "max"),
-    ]
+    close = Bar(
+        f"{name}: largest difference of a loss", figures["largest difference of a loss"], _CLOSE[place.dtype], "max"
+    )
+    if place == GPU:
+        return [close]
+    bars = [close, Bar(f"{name}: data wait share", figures["data wait share"], 0.02, "max")]
     if name == "2880":
         return [*bars, Bar(f"{name}: ours/trl, pairs/s", fast, 3.0, "min")]
     once = median(figures["pairs/s, ours/trl, references counted once"])

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from harness import Bar, write_results
+from harness import Bar, lacks_gpu, write_results
 from stic_ray.config import (
     ColorJitter,
     CorruptedImage,
@@ -49,7 +49,6 @@ from stic_ray.records import make_id
 from stic_ray.stages.generate import Draw, Prepare, Responder, draw_requests
 
 WAYS = ("a", "b", "c", "d", "e")
-DTYPE = "float32"
 THREADS = len(os.sched_getaffinity(0))
 SAMPLING = Sampling(temperature=0.7, max_new_tokens=32)
 _CORRUPTIONS = (Downsize(short_side_px=20), ColorJitter(brightness=0.5, hue=0.3))
@@ -57,15 +56,26 @@ NEGATIVES = Negatives(kinds=(MisleadingPrompt(), CorruptedImage(corruptions=_COR
 VLLM = Vllm(cpu_cache_gib=4.0, max_concurrent=256, concurrent_batches=8)
 HF_BATCH = 16
 SLOW_SHARE = 0.05  # of the images, one at a time
-BLOCK = 128  # tokens of a prefix-cache block of vLLM on a CPU
+BLOCKS = {"cpu": 128, "cuda": 16}  # tokens of a prefix-cache block of vLLM
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all ways have in common: the folder with the model and the images, and how many images."""
+    """What all ways have in common: the folder with the model and the images, how many images, and where they run."""
 
     folder: Path
     num_images: int
+    device: str = "cpu"
+
+    @property
+    def dtype(self) -> str:
+        """Of all weights."""
+        return "bfloat16" if self.device == "cuda" else "float32"
+
+    @property
+    def block(self) -> int:
+        """Tokens of a prefix-cache block."""
+        return BLOCKS[self.device]
 
     @property
     def model(self) -> str:
@@ -92,7 +102,7 @@ class Leg:
         return self.requests / self.seconds
 
 
-def make_setting(folder: Path, num_images: int) -> Setting:
+def make_setting(folder: Path, num_images: int, device: str) -> Setting:
     """A random LLaVA to whom an image is 576 tokens, and photos of a usual size.
 
     50 million weights, 14 of them in the language model's layers: with 3 of 20, as in a smaller one, reading and
@@ -109,7 +119,7 @@ def make_setting(folder: Path, num_images: int) -> Setting:
         noise = rng.normal(0, 8, (480, 640, 3))
         pixels = np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "images" / f"{number:04}.jpg", quality=90)
-    return Setting(folder=folder, num_images=num_images)
+    return Setting(folder=folder, num_images=num_images, device=device)
 
 
 def draws_of(unit: Unit) -> list[Draw]:
@@ -189,7 +199,7 @@ def run_pipeline(setting: Setting, engine: Transformers | Vllm) -> Leg:
     with tempfile.TemporaryDirectory() as work_folder:
         home = Path(work_folder)
         (home / "figures").mkdir()
-        start = EngineStart(settings=engine, model_uri=setting.model, dtype=DTYPE, batch_size=HF_BATCH)
+        start = EngineStart(settings=engine, model_uri=setting.model, dtype=setting.dtype, batch_size=HF_BATCH)
         work = Work(
             record=Response,
             input_column="item_id",
@@ -209,7 +219,8 @@ def run_pipeline(setting: Setting, engine: Transformers | Vllm) -> Leg:
             concurrent_batches=start.concurrent_batches,
         )
         batch_size = 16 if isinstance(engine, Vllm) else 64
-        execution = Execution(pool=Pool(num_cpus=THREADS), task_cpus=1.0, batch_size=batch_size)
+        pool = Pool(num_cpus=THREADS) if setting.device == "cpu" else Pool(num_gpus=1.0)
+        execution = Execution(pool=pool, task_cpus=1.0, batch_size=batch_size)
         plan = Plan(stage="responses", code_version=1, identity={}, kind="Response")
         parent = Artifact(uri=str(home / "parent"), record={})
         rows = [Found(id=unit.id, key=unit.image_uri, uri=unit.image_uri) for unit in units[:-2]]
@@ -242,7 +253,7 @@ def run_bare_vllm(setting: Setting) -> Leg:
     from stic_ray import vlm
     from stic_ray.engines.vllm import engine_arguments
 
-    llm = LLM(**engine_arguments(setting.model, DTYPE, VLLM))
+    llm = LLM(**engine_arguments(setting.model, setting.dtype, VLLM))
     processor = vlm.load_processor(setting.model)
     ends = vlm.end_token_ids(processor, vlm.load_generation_config(setting.model))
 
@@ -284,7 +295,8 @@ def run_bare_transformers(setting: Setting, batch_size: int) -> Leg:
     from stic_ray import vlm
 
     torch.set_num_threads(THREADS)
-    processor, model = vlm.load_processor(setting.model), vlm.load_model(setting.model, DTYPE)
+    processor = vlm.load_processor(setting.model)
+    model = vlm.load_model(setting.model, setting.dtype).to(setting.device)
     settings = GenerationConfig(
         max_new_tokens=SAMPLING.max_new_tokens,
         do_sample=True,
@@ -308,7 +320,7 @@ def run_bare_transformers(setting: Setting, batch_size: int) -> Leg:
                     padding=True,
                     return_tensors="pt",
                     add_special_tokens=False,
-                )
+                ).to(setting.device)
                 with torch.inference_mode():
                     output = model.generate(**inputs, generation_config=settings)
                 new = output[:, inputs["input_ids"].shape[1] :]
@@ -366,7 +378,7 @@ def shareable_tokens(setting: Setting) -> tuple[int, int]:
         common = next((i for i, (one, other) in enumerate(zip(*rows, strict=False)) if one != other), len(rows[0]))
         total += sum(len(row) + expanded for row in rows)
         if not draws[1].corruption:
-            shareable += (common + expanded) // BLOCK * BLOCK
+            shareable += (common + expanded) // setting.block * setting.block
     return shareable, total
 
 
@@ -375,6 +387,7 @@ def in_own_process(way: str, setting: Setting) -> Leg:
     out = setting.folder / "leg.json"
     command = [sys.executable, __file__, "--leg", way, "--folder", str(setting.folder)]
     command += ["--images", str(setting.num_images - 2), "--out", str(out)]
+    command += ["--gpu"] if setting.device == "cuda" else []
     with (setting.folder / "log").open("ab") as log:
         subprocess.run(command, check=True, stdout=log, stderr=log)
     leg = Leg(**json.loads(out.read_text()))
@@ -404,12 +417,12 @@ def compare(setting: Setting, rounds: int) -> int:
         "rounds": rounds,
         **{f"{way}: requests/s, median": rate[way] for way in WAYS},
         "a/e: over one image at a time": rate["a"] / rate["e"],
-        "prefix cache: block size, tokens": BLOCK,
+        "prefix cache: block size, tokens": setting.block,
         "prefix cache: share of all prompt tokens that are shareable": shareable / total,
         **{f"{way}: engine start, s, median": statistics.median(leg.start_s for leg in legs[way]) for way in WAYS},
         "legs": {way: [asdict(leg) for leg in legs[way]] for way in WAYS},
     }
-    return write_results("generation", figures, bars)
+    return write_results("generation" if setting.device == "cpu" else "generation_gpu", figures, bars)
 
 
 def main() -> int:
@@ -417,15 +430,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=300, help="how many images, each with two requests")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--gpu", action="store_true", help="on one GPU, in bfloat16")
     for name in ("--leg", "--folder", "--out"):
         parser.add_argument(name, default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    device = "cuda" if given.gpu else "cpu"
     if given.leg:
-        setting = Setting(folder=Path(given.folder), num_images=given.images + 2)
+        setting = Setting(folder=Path(given.folder), num_images=given.images + 2, device=device)
         Path(given.out).write_text(json.dumps(asdict(run_leg(given.leg, setting))))
         return 0
+    if given.gpu and lacks_gpu("generation"):
+        return 0
     with tempfile.TemporaryDirectory(prefix="generation-") as folder:
-        return compare(make_setting(Path(folder), given.images + 2), given.rounds)
+        return compare(make_setting(Path(folder), given.images + 2, device), given.rounds)
 
 
 if __name__ == "__main__":

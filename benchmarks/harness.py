@@ -37,6 +37,16 @@ class Bar:
         return self.value >= self.limit if self.direction == "min" else self.value <= self.limit
 
 
+def lacks_gpu(name: str) -> bool:
+    """Whether torch finds no GPU, for a benchmark that was asked to run on one: it skips, and this says so."""
+    import torch
+
+    if torch.cuda.is_available():
+        return False
+    print(f"{name} --gpu: skipped: it needs a GPU that torch can use")
+    return True
+
+
 def write_results(name: str, figures: Mapping[str, Any], bars: Sequence[Bar], *, directory: Path = RESULTS) -> int:
     """Write `directory/NAME.json`, print its figures and bars, and return the exit code: 1 when a bar is missed."""
     results = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -174,36 +174,57 @@ def set_adapters(model: torch.nn.Module) -> None:
 # Measuring, the same for all
 
 
-class Steps:
-    """CPU seconds of steps and the peak of memory since the first began."""
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a leg runs, the precision of the weights that do not train, and what is measured there: CPU seconds and
+    resident memory, or seconds and memory of the GPU."""
 
-    def __init__(self) -> None:
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16"]
+
+    def clock(self) -> float:
+        """Seconds, of which differences count: on CPUs those that all cores worked."""
+        if self.device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def reset_peak(self) -> int:
+        """Forget the peak of memory so far; what is held now, in bytes."""
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            return torch.cuda.memory_allocated()
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+
+    def peak(self) -> int:
+        """The most that was held, in bytes."""
+        return torch.cuda.max_memory_allocated() if self.device == "cuda" else _status("VmHWM")
+
+
+CPU, GPU = Place(device="cpu", dtype="float32"), Place(device="cuda", dtype="bfloat16")
+
+
+class Steps:
+    """Seconds of steps and the peak of memory since the first began."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self._marks: list[tuple[float, float]] = []
-        self._before = reset_peak()
+        self._before = place.reset_peak()
 
     def mark(self) -> None:
         """A step has ended, or the first begins."""
-        self._marks.append((time.process_time(), time.perf_counter()))
+        self._marks.append((self._place.clock(), time.perf_counter()))
 
     def figures(self) -> dict[str, float]:
         """Medians over the steps but the first, which warms up, and the memory that all added."""
         pairs = list(zip(self._marks[1:], self._marks[2:], strict=False))
         return {
-            "cpu_s": median(b[0] - a[0] for a, b in pairs),
+            "step_s": median(b[0] - a[0] for a, b in pairs),
             "wall_s": median(b[1] - a[1] for a, b in pairs),
-            "added_bytes": peak() - self._before,
+            "added_bytes": self._place.peak() - self._before,
         }
-
-
-def reset_peak() -> int:
-    """Forget the peak of memory so far; what is resident now, in bytes."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def peak() -> int:
-    """The most that was resident, in bytes."""
-    return _status("VmHWM")
 
 
 def _status(name: str) -> int:
@@ -211,11 +232,11 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def cpu_seconds(work: Callable[[], Any]) -> float:
+def seconds(work: Callable[[], Any], place: Place) -> float:
     """What some work takes."""
-    begin = time.process_time()
+    begin = place.clock()
     work()
-    return time.process_time() - begin
+    return place.clock() - begin
 
 
 def batches(talks: Sequence[Talk], size: int) -> list[Sequence[Talk]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from peer_setting import RANK, RATE, THREADS, Steps, set_adapters
+from peer_setting import RANK, RATE, THREADS, Place, Steps, set_adapters
 from stic_ray import vlm
 from stic_ray.config import Execution, Lora, Loss, Training
 from stic_ray.train import loop
@@ -19,7 +19,9 @@ from stic_ray.train.job import Job, PairData
 from stic_ray.train.optimizer import rate_factor, set_rates
 
 
-def train_ours(items: Sequence[Item], loss: Loss, folder: Path, *, batch: int, execution: Execution) -> dict[str, Any]:
+def train_ours(
+    items: Sequence[Item], loss: Loss, folder: Path, *, place: Place, batch: int, execution: Execution
+) -> dict[str, Any]:
     """Steps as the loop takes them."""
     torch.set_num_threads(THREADS)
     training = Training(
@@ -33,21 +35,21 @@ def train_ours(items: Sequence[Item], loss: Loss, folder: Path, *, batch: int, e
     )
     job = Job(
         model_uri=str(folder / "model"),
-        dtype="float32",
+        dtype=place.dtype,
         training=training,
         data=PairData(parts=()),
         seed=0,
         output="",
         execution=execution,
     )
-    scorer = vlm.AnswerScorer(loop.trainable(job.model_uri, job, quantize=False))
+    scorer = vlm.AnswerScorer(loop.trainable(job.model_uri, job, quantize=False).to(place.device))
     set_adapters(scorer)
     if execution.recompute_activations:
         loop.recompute_activations(scorer)
     trainer = loop.Trainer(job, scorer, loop.Workers(rank=0, world=1), lambda: False)
     encode = partial(encode_parts, processor=vlm.load_processor(job.model_uri), job=job)
     total = len(items) // batch
-    measured, waits = Steps(), list[float]()
+    measured, waits = Steps(place), list[float]()
     measured.mark()
     for made in read_ahead(lambda step: items[step * batch : (step + 1) * batch], range(total), encode=encode):
         set_rates(trainer.optimizer, rate_factor(training.schedule, trainer.step, total, 0.0))
@@ -64,6 +66,7 @@ def train_with_trl(
     rows: Sequence[dict[str, Any]],
     folder: Path,
     *,
+    place: Place,
     settings: dict[str, Any],
     change_batch: Callable[[Any], Any] = lambda batch: batch,
 ) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def train_with_trl(
         """Steps and losses."""
 
         def on_train_begin(self, *arguments: Any, **keywords: Any) -> None:
-            self.steps, self.losses = Steps(), list[float]()
+            self.steps, self.losses = Steps(place), list[float]()
             self.steps.mark()
 
         def on_step_end(self, *arguments: Any, **keywords: Any) -> None:
@@ -101,7 +104,7 @@ def train_with_trl(
 
     measure = Measure()
     trainer = InOrder(
-        model=AutoModelForImageTextToText.from_pretrained(folder / "model", dtype=torch.float32),
+        model=AutoModelForImageTextToText.from_pretrained(folder / "model", dtype=getattr(torch, place.dtype)),
         args=getattr(trl, f"{kind}Config")(
             output_dir=str(folder / "trl"),
             max_steps=len(rows) // settings["per_device_train_batch_size"],
@@ -111,8 +114,8 @@ def train_with_trl(
             max_grad_norm=0.0,
             weight_decay=0.0,
             adam_beta2=0.98,
-            bf16=False,
-            use_cpu=True,
+            bf16=place.dtype == "bfloat16",
+            use_cpu=place.device == "cpu",
             max_length=None,
             logging_steps=1,
             report_to=[],

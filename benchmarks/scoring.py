@@ -249,6 +249,7 @@ def run_pool(setting: Setting) -> dict[str, Any]:
 
     from stic_ray import artifacts
     from stic_ray.artifacts import Artifact, Plan
+    from stic_ray.engines import start_scorer
     from stic_ray.flow import Inputs, Work, one_by_one, run_stage
     from stic_ray.records import Score
     from stic_ray.stages.score import conversations_of_sample
@@ -267,9 +268,7 @@ def run_pool(setting: Setting) -> dict[str, Any]:
             worker_arguments={
                 "ready": str(ready),
                 "warm_up": Task(id=samples[0].id, images=[_read(samples[0])], payload=_payload(samples[0])),
-                "model_uri": setting.model,
-                "dtype": DTYPE,
-                "row_tokens": ROW_TOKENS,
+                "start": partial(start_scorer, model_uri=setting.model, dtype=DTYPE, row_tokens=ROW_TOKENS),
                 "max_length": MAX_LENGTH,
                 "split": conversations_of_sample,
             },
@@ -353,7 +352,7 @@ def main() -> int:
     if arguments.leg:
         name, size, folder = arguments.leg
         setting = Setting(folder=Path(folder), size=size, num_samples=arguments.samples)
-        pools = {
+        pools: dict[str, Callable[[Setting], dict[str, Any]]] = {
             "pool": run_pool,
             "bare": partial(run_bare, processes=1),
             "bare-each": partial(run_bare, processes=THREADS),

@@ -20,6 +20,7 @@ _LINEAGE = {
     "annotated_responses": ("samples", "id", "item_id", -1),
     "pairs": ("responses", "item_id", "item_id", -1),
     "pair_scores": ("pairs", "id", "item_id", 2),
+    "pair_tokens": ("pairs", "id", "item_id", 2),
     "pair_gains": ("scores", "item_id", "item_id", 0),
     "pair_selection": ("gains", "item_id", "item_id", 0),
     "sample_scores": ("samples", "id", "item_id", 1),

@@ -9,11 +9,13 @@ _MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 SUPPORTED = ("idefics3", "llava", "llava_next", "qwen2_5_vl", "smolvlm")  # model_type of the families that vlm/ knows
 _CUT_INTO_TILES = ("idefics3", "llava_next", "qwen2_5_vl", "smolvlm")
 _ANSWERS_WITH_VLLM_ALONE = ("qwen2_5_vl",)  # its positions have rows and columns, which our batches of prompts have not
-# What vLLM serves here, and whether its own class of it imports torchvision. Qwen2.5-VL has not been compared yet.
+# What vLLM serves here, and whether its own class of it imports torchvision.
 _SERVED_BY_VLLM = {
     "Idefics3ForConditionalGeneration": False,
     "LlavaForConditionalGeneration": True,
+    "LlavaNextForConditionalGeneration": True,
     "Qwen2_5_VLForConditionalGeneration": True,
+    "SmolVLMForConditionalGeneration": True,
 }
 
 

@@ -72,7 +72,7 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
     for page in (vig_page.HTML, vig_page.JSON):  # of the run that had this name before
         storage.remove(storage.join(home, page))
     run.deliver()  # last: until then the run is not finished
-    return _closing(run, home, summary)
+    return _closing(run, home, summary) + _push(run, home)
 
 
 def write_stages(run: Run, command: list[str]) -> str:
@@ -243,6 +243,18 @@ def _write_models(run: Run, home: str, summary: Mapping[str, Any]) -> None:
                 storage.write_bytes(storage.join(target, CARD), card.encode())
             else:  # without an adapter, as above
                 storage.remove(target)
+
+
+def _push(run: Run, home: str) -> str:
+    """The last model on the hub, its adapter below it; the line that says where."""
+    trained = _delivered(run)
+    if run.config.hub is None or not trained:
+        return ""
+    from stic_ray import hub  # its HTTP client takes half a second
+
+    merged, adapter = (storage.join(home, trained[-1], part) for part in (MERGED, ADAPTER))
+    folders = {"": merged, **({ADAPTER: adapter} if storage.exists(adapter) else {})}
+    return f"pushed        {hub.push(run.config.hub, folders)}\n"
 
 
 def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The command line of a run: settings read and checked in an instant, before anything heavy is imported."""
 
 import argparse
+import importlib.util
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ import yaml
 
 from stic_ray import recipes, sources, storage
 from stic_ray.checkpoint import check_checkpoint
-from stic_ray.config import Benchmark, Config, Instructions, Training, parse_config, read_yaml, to_tree
+from stic_ray.config import Benchmark, Config, Instructions, Lora, parse_config, read_yaml, to_tree
 from stic_ray.engines import check_engine
 from stic_ray.exchange import incoming
 
@@ -56,6 +57,7 @@ class Job:
     description: str
     needs: frozenset[str]  # which inputs are looked at before it starts
     examples: tuple[str, ...]  # settings that matter to it, for --help
+    trains: bool = False
 
 
 PIPELINE = Job(
@@ -70,6 +72,7 @@ PIPELINE = Job(
         "stage1.loss.alpha=1e-3                the regulariser's weight: stage 1 and what follows is made anew",
         "unlabeled.uri=s3://bucket/photos      your images",
     ),
+    trains=True,
 )
 PREFERENCES = Job(
     function="build_preferences",
@@ -145,6 +148,7 @@ SFT = Job(
         "stage2.selection.keep_share=0.5       on the samples that need their image most",
         "stage2_control=null                   without the control beside it",
     ),
+    trains=True,
 )
 
 
@@ -211,10 +215,6 @@ def _only(config: Config, method: str) -> Config:
     )
 
 
-def _trainings(config: Config) -> list[Training | None]:
-    return [config.stage1, config.stage1_control, config.stage2, config.stage2_control]
-
-
 def _refuse_relative_when_submitted(config: Config) -> None:
     relative = [name for name in ("store", "runs") if storage.is_relative(getattr(config, name))]
     if _SUBMITTED in os.environ and relative:
@@ -268,6 +268,7 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
     if config.vig is not None and config.vig.scorer is not None:
         with storage.reaching(f"vig.scorer.path {config.vig.scorer.path}"):
             check_checkpoint(config.vig.scorer.path)
+    _check_packages(job, config)
     _check_data(_needs(job, config), config)
     if job.function != PIPELINE.function:
         _check_needed(job, config)
@@ -277,6 +278,10 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
                 _check_benchmark(f"evaluation.{split}", benchmark)
     for name in ("store", "runs"):
         _check_writable(name, getattr(config, name))
+    if job.trains and config.hub is not None:
+        from stic_ray import hub  # its HTTP client takes half a second
+
+        hub.check(config.hub)
 
 
 def _needs(job: Job, config: Config) -> frozenset[str]:
@@ -284,6 +289,22 @@ def _needs(job: Job, config: Config) -> frozenset[str]:
     if job.function == SCORES.function and config.instructions is None:
         return frozenset({"pairs"})
     return job.needs
+
+
+def _check_packages(job: Job, config: Config) -> None:
+    """What a training imports, where Ray will run on this machine alone: a head may lack what its workers have."""
+    if not job.trains or "RAY_ADDRESS" in os.environ:
+        return
+    needed = {
+        f"execution.trackers has {type(tracker).__name__}": (type(tracker).__name__.lower(), "the extra track")
+        for tracker in config.execution.trackers
+    }
+    for name, training in config.trainings().items():
+        if isinstance(training.weights, Lora) and training.weights.quantize:
+            needed[f"{name}.weights.quantize is true"] = ("bitsandbytes", "bitsandbytes")
+    for why, (module, what) in needed.items():
+        if not importlib.util.find_spec(module):
+            raise ValueError(f"{why}, and the package {module} is not installed here: install {what}, or leave it out")
 
 
 def _check_data(needs: frozenset[str], config: Config) -> None:
@@ -360,7 +381,11 @@ def main(argv: list[str] | None = None, job: Job = PIPELINE) -> int:
             sys.stdout.write(yaml.safe_dump(to_tree(config), sort_keys=False))
             return 0
         check_places(config, job)
-        if job is PIPELINE and config.vig is not None and not any(t and t.selection for t in _trainings(config)):
+        if (
+            job is PIPELINE
+            and config.vig is not None
+            and not any(each.selection for each in config.trainings().values())
+        ):
             logger.warning("vig is set, and no stage has a selection that uses it: nothing is scored for it")
         from stic_ray import pipeline
 

@@ -17,9 +17,11 @@ from stic_ray.config import (
     Model,
     NearDuplicates,
     RandomSelection,
+    ScoredReference,
     Training,
     Vig,
     blind_of,
+    needs_reference,
 )
 from stic_ray.deliver import Measured
 from stic_ray.evaluate import predict
@@ -91,6 +93,8 @@ def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict
     """Stage 1 and its control: supervised fine-tuning on the chosen answers alone."""
     config = now.config
     steps = []
+    trainings = [training for training in (config.stage1, config.stage1_control) if training is not None]
+    make = make_scores if any(map(_needs_scores, trainings)) else make_tokens
     for role, training, data in (
         ("stage1", config.stage1, _pair_data),
         ("stage1_control", config.stage1_control, _chosen_data),
@@ -101,7 +105,7 @@ def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict
         for number, (name, made) in enumerate(pairs.items()):
             # The reference's scores: training holds no reference model. Parents are told apart by their number.
             items = Items(kind=score.PAIRS, name=name, artifact=made)
-            scores = make_scores(this, now, items, config.model)
+            scores = make(this, now, items, config.model)
             selected = make_selection(this, now, role, items)
             hidden = blind_of(training.loss)
             gains = make_gains(this, now, items, Vig(blind=hidden), "_of_loss") if hidden else None
@@ -109,6 +113,12 @@ def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict
             parents |= _numbered(number, {"scores": scores, "selection": selected, "gains": gains})
         steps.append(_training(now, role, training, data(tuple(parts), training), parents))
     return _train(this, steps)
+
+
+def _needs_scores(training: Training) -> bool:
+    """Whether a training on pairs needs log-probabilities of earlier: as its reference or to select by."""
+    asks = needs_reference(training.loss) and isinstance(training.reference, ScoredReference)
+    return asks or training.selection is not None or blind_of(training.loss) is not None
 
 
 def _pair_data(parts: tuple[ScoredPairs, ...], training: Training) -> TrainingData:
@@ -262,11 +272,22 @@ def _samples(instructions: Artifact) -> Items:
 def make_scores(this: Run, now: Round, items: Items, model: Model) -> Artifact:
     """Log-probabilities of the answers of `items` under a model."""
     config = now.config
-    training = config.stage1 if items.kind == score.PAIRS else config.stage2
-    max_length = training.max_length if training is not None else MAX_LENGTH
-    plan = score.plan(items.kind, items.artifact, model, this.fingerprint_of(model), max_length)
+    plan = score.plan(items.kind, items.artifact, model, this.fingerprint_of(model), _max_length(config, items))
     role = f"{items.name}_scores" + ("" if model == config.model else "_of_scorer")
     return this.make(f"{role}{now.suffix}", plan, partial(score.run, config, items.kind, items.artifact, model))
+
+
+def make_tokens(this: Run, now: Round, items: Items, model: Model) -> Artifact:
+    """The tokens of the answers of `items`, where nobody needs their log-probabilities."""
+    config = now.config
+    plan = score.plan_tokens(items.kind, items.artifact, this.fingerprint_of(model), _max_length(config, items))
+    work = partial(score.run_tokens, config, items.kind, items.artifact, model)
+    return this.make(f"{items.name}_tokens{now.suffix}", plan, work)
+
+
+def _max_length(config: Config, items: Items) -> int:
+    training = config.stage1 if items.kind == score.PAIRS else config.stage2
+    return training.max_length if training is not None else MAX_LENGTH
 
 
 def make_gains(this: Run, now: Round, items: Items, vig: Vig, whose: str = "") -> Artifact:

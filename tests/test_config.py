@@ -234,6 +234,11 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
             "stage1.loss.terms is 'SftLoss': it must be losses of different types, one of them of pairs",
         ),
         ("stage1.weights.quantize=true", "stage1.reference.type is 'ScoredReference': it must be AdapterOff"),
+        (
+            "stage2.weights={type: Lora, rank: 1, lora_alpha: 1, quantize: true}",
+            "stage2.weights.quantize is True: it must be false, or execution.train_gpus",
+        ),
+        ("hub={repo: mine}", "hub.repo is 'mine': it must be like owner/name"),
         ("execution.batch_size=0", "execution.batch_size is 0"),
         ("execution.max_reject_rate=2", "execution.max_reject_rate is 2"),
         (
@@ -307,6 +312,7 @@ def test_read_yaml_other_than_a_mapping_is_one_clear_line(text: str) -> None:
 
 
 _LEAVES: list[Any] = [
+    config.Hub(repo="owner/name", private=False),
     Model(path="p", dtype="bfloat16", version="v"),
     ImageFolder(uri="u", sample=3, version="v"),
     ImageFolder(uri="u", shard="1/3", limit=2),

@@ -209,6 +209,31 @@ def test_jobs_without_their_data_say_what_to_set(
         assert expected in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            ["execution.trackers=[{type: Wandb}]"],
+            "execution.trackers has Wandb, and the package wandb is not installed here: install the extra track",
+        ),
+        (
+            ["stage2.weights={type: Lora, rank: 1, lora_alpha: 1, quantize: true}", "execution.train_gpus=1"],
+            "stage2.weights.quantize is true, and the package bitsandbytes is not installed here: install bitsandbytes",
+        ),
+    ],
+)
+def test_packages_that_a_training_lacks_are_named_before_it_starts(
+    settings: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    config = launch.resolve_config(launch.parse_arguments(settings))
+    with pytest.raises(ValueError, match=expected):
+        launch.check_places(config)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    launch.check_places(config)
+
+
 def test_resolve_config_leaves_a_folder_of_images_that_is_not_given() -> None:
     config = launch.resolve_config(launch.parse_arguments(["imported={uri: s3://b/x.jsonl, format: trl}"]))
     assert config.imported is not None

@@ -1,6 +1,7 @@
 """Visual information gain of every token against a slow reference: one sample at a time, all logits, float64."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from random_models import Size, save_random_model
 from stic_ray import vig, vlm
 from stic_ray.config import Blind, Blur, ConstantImage, NoImage
+from stic_ray.engines import start_scorer
 from stic_ray.flow import Outcome, Task, Unit
 from stic_ray.images import blind, decode, encode
 from stic_ray.records import Sample, Turn, make_id
@@ -56,19 +58,19 @@ def _slow_logp(model: Any, processor: Any, turns: list[Turn], image: Image.Image
 
 def _score(checkpoint: Path, samples: list[Sample], view: Blind) -> list[Outcome]:
     """Both stages' workers on all samples at once, in batches of three."""
-    arguments = {"model_uri": str(checkpoint), "dtype": "float32", "row_tokens": 100, "max_length": 10_000}
+    start = partial(start_scorer, model_uri=str(checkpoint), dtype="float32", row_tokens=100)
     tasks = []
     for number, sample in enumerate(samples):
         payload = json.dumps({**vars(sample), "turns": [vars(turn) for turn in sample.turns]})
         tasks.append(Task(id=sample.id, images=[_image(number)] if sample.image_uri else [], payload=payload))
-    scored = AnswerScorer(**arguments, split=conversations_of_sample)(tasks)  # type: ignore[arg-type]
+    scored = AnswerScorer(start=start, max_length=10_000, split=conversations_of_sample)(tasks)
     hidden = []
     for outcome, task in zip(scored, tasks, strict=True):
         assert outcome.reason == ""
         rows = [{**vars(row), "turns": [vars(turn) for turn in row.turns]} for row in outcome.rows]
         seen = [] if isinstance(view, NoImage) else [blind(image, view) for image in task.images]
         hidden.append(Task(id=task.id, images=seen, payload=json.dumps(rows)))
-    return GainScorer(**arguments)(hidden)  # type: ignore[arg-type]
+    return GainScorer(start=start, max_length=10_000)(hidden)
 
 
 def _samples() -> list[Sample]:

@@ -85,6 +85,18 @@ Tracker = Wandb | Mlflow
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hub:
+    """A model hub's repository, `owner/name`, made if it is not there; who is logged in is its matter (HF_TOKEN)."""
+
+    repo: str
+    private: bool = True
+
+    def __post_init__(self) -> None:
+        owner, _, name = self.repo.partition("/")
+        require(bool(owner and name and "/" not in name), "repo", self.repo, "like owner/name")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Execution:
     """Where and how it runs. Nothing here enters a fingerprint or changes a result, but that `engine: Auto` takes vLLM
     or transformers by what the pool gives, and `OtherImage` looks beside an image in its file of `rows_per_file`.

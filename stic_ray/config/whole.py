@@ -6,10 +6,10 @@ from typing import get_args
 from stic_ray.config.checks import require
 from stic_ray.config.data import Duplicates, ExactDuplicates, ImageSource, ImportedPairs, Instructions, Model, Prompts
 from stic_ray.config.evaluation import Evaluation
-from stic_ray.config.execution import Auto, EngineSettings, Execution
+from stic_ray.config.execution import Auto, EngineSettings, Execution, Hub
 from stic_ray.config.losses import SftLoss
 from stic_ray.config.negatives import Annotated, Contrast, ErrorInjection, Negatives, Sampling
-from stic_ray.config.training import PairSelection, SampleSelection, Training, Vig, WeightedPairs
+from stic_ray.config.training import Lora, PairSelection, SampleSelection, Training, Vig, WeightedPairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class Config:
     `contrast` for preferred descriptions that are decoded contrastively), from `annotated` data (BPO), are `imported`,
     or all of these; null for none. A stage is left out by null; `stage1_control` and `stage2_control` are the controls
     beside them. `vig` is how gains are measured for the stages' `selection`. Stage 1 runs in `rounds`: the model of
-    each writes the next one's pairs about the same images, is its reference and trained on.
+    each writes the next one's pairs about the same images, is its reference and trained on. The last model is pushed to
+    `hub`, null for nowhere.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Config:
     duplicates: Duplicates = field(default_factory=ExactDuplicates)
     engine: EngineSettings = field(default_factory=Auto)
     execution: Execution = field(default_factory=Execution)
+    hub: Hub | None = None
     store: str = "./store"
     runs: str = "./runs"
 
@@ -58,6 +60,7 @@ class Config:
             require(sft, f"{name}.loss", training and training.loss, "type: SftLoss")
         self._check_data()
         self._check_selections()
+        self._check_quantized()
         again = not self.prompts.infused and self.stage2 is not None and self.stage2 == self.stage2_control
         wanted = "null or with another selection: without prompts.infused it would be stage2 again"
         require(not again, "stage2_control", "as stage2", wanted)
@@ -84,6 +87,17 @@ class Config:
         if any(isinstance(kind, ErrorInjection) for kind in every):
             for name in ("rewrite_description", "rewrite_answer"):
                 require(bool(getattr(self.prompts, name)), f"prompts.{name}", "", "set, since ErrorInjection needs it")
+
+    def _check_quantized(self) -> None:
+        for name, training in self.trainings().items():
+            quantized = isinstance(training.weights, Lora) and training.weights.quantize
+            wanted = "false, or execution.train_gpus set: weights of 4 bits need GPUs"
+            require(not quantized or self.execution.train_gpus > 0, f"{name}.weights.quantize", True, wanted)
+
+    def trainings(self) -> dict[str, Training]:
+        """Those that there are, by field."""
+        names = ("stage1", "stage1_control", "stage2", "stage2_control")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def _check_selections(self) -> None:
         control = self.stage1_control and self.stage1_control.selection

@@ -9,7 +9,7 @@ from typing import Any
 
 from stic_ray.checkpoint import answers_in_transformers, cuts_into_tiles, is_served_by_vllm
 from stic_ray.config import Auto, Config, NoisedImage, Pool, Transformers, Vllm
-from stic_ray.engines.protocol import Engine, Scorer, TokenCounter
+from stic_ray.engines.protocol import Engine, Scorer
 
 _GPU_MEMORY_SHARE = Vllm().gpu_memory_share
 
@@ -172,8 +172,8 @@ def start_scorer(*, model_uri: str, dtype: str, row_tokens: int) -> Scorer:
     return TransformersScorer(model_uri, dtype, row_tokens)
 
 
-def start_token_counter(*, model_uri: str) -> TokenCounter:
-    """The counter of a model's tokens, with its processor loaded."""
-    from stic_ray.engines.transformers_scorer import TransformersTokenCounter
+def start_tokenizer(*, model_uri: str) -> Scorer:
+    """A scorer without log-probabilities, and so without weights: with the model's processor loaded."""
+    from stic_ray.engines.transformers_scorer import TransformersTokenizer
 
-    return TransformersTokenCounter(model_uri)
+    return TransformersTokenizer(model_uri)

@@ -107,24 +107,12 @@ class Scored:
 
 
 class Scorer(Protocol):
-    """Anything that scores given answers."""
+    """Anything that scores given answers, or only says what their tokens are: `logp` is empty then."""
 
     def figures(self) -> dict[str, float]:
-        """Sums since the start: `scored_tokens`."""
+        """Sums since the start: `scored_tokens`, of one that scores."""
         ...
 
     def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Scored]:
         """One score a conversation, in order, with an `error` where there is none, as above `max_length` tokens."""
-        ...
-
-
-class TokenCounter(Protocol):
-    """Anything that knows how long a conversation is to a model; it needs no weights."""
-
-    def count_tokens(self, conversation: Conversation) -> int:
-        """How many tokens a conversation has when it is trained on, image tokens included.
-
-        Raises:
-            ValueError: it cannot be trained on.
-        """
         ...

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from stic_ray import prompts
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config
-from stic_ray.engines import start_token_counter
+from stic_ray.engines import start_tokenizer
 from stic_ray.engines.protocol import Conversation
 from stic_ray.flow import Inputs, Outcome, Task, Work, one_by_one, read_image, run_stage
 from stic_ray.records import Sample, read_sample
@@ -46,7 +46,7 @@ class Fitter:
     """An actor's work: the length of every sample's conversation, image tokens and description included."""
 
     def __init__(self, *, model_uri: str, infused: str, max_length: int) -> None:
-        self._counter = start_token_counter(model_uri=model_uri)
+        self._tokenizer = start_tokenizer(model_uri=model_uri)
         self._infused = infused
         self._max_length = max_length
 
@@ -66,8 +66,5 @@ class Fitter:
     def _reason(self, sample: Sample, unit: Task) -> str:
         turns = prompts.infused_turns(sample, self._infused) if self._infused else sample.turns
         image = unit.images[0] if unit.images else None
-        try:
-            length = self._counter.count_tokens(Conversation(turns=turns, image=image))
-        except ValueError as error:
-            return str(error)
-        return f"longer than stage2.max_length {self._max_length} tokens" if length > self._max_length else ""
+        (found,) = self._tokenizer.score([Conversation(turns=turns, image=image)], self._max_length)
+        return found.error

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -16,8 +17,8 @@ import pyarrow as pa
 from stic_ray import selection, sources, vig
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Blind, Blur, Config, Model, NoImage, to_tree
-from stic_ray.engines import start_scorer
-from stic_ray.engines.protocol import Conversation, Scored
+from stic_ray.engines import start_scorer, start_tokenizer
+from stic_ray.engines.protocol import Conversation, Scored, Scorer
 from stic_ray.flow import Inputs, Outcome, Prepared, Task, Unit, Work, by_column, one_by_one, read_image, run_stage
 from stic_ray.images import BadImageError, blind, decode, encode
 from stic_ray.records import Gain, Pair, Score, Turn, make_id, read_sample, read_turns
@@ -43,13 +44,36 @@ def plan(kind: str, items: Artifact, model: Model, fingerprint: str, max_length:
 
 def run(config: Config, kind: str, items: Artifact, model: Model, plan: Plan) -> Artifact:
     """Make the artifact: one unit an item; two rows a pair, one a sample."""
+    return _run(config, kind, items, plan, _scorer(config, model), on_gpu=True)
+
+
+def plan_tokens(kind: str, items: Artifact, fingerprint: str, max_length: int) -> Plan:
+    """What stands for scores where a training needs none: the answers' tokens, of all items that are not too long."""
+    return Plan(
+        stage=f"{kind}_tokens",
+        code_version=CODE_VERSION,
+        identity={"max_length": max_length},
+        parents={f"{kind}s": items.fingerprint, "model": fingerprint},
+        kind=Score.__name__,
+    )
+
+
+def run_tokens(config: Config, kind: str, items: Artifact, model: Model, plan: Plan) -> Artifact:
+    """Make the artifact, on CPUs: as `run`, without log-probabilities."""
+    return _run(config, kind, items, plan, partial(start_tokenizer, model_uri=model.path), on_gpu=False)
+
+
+def _run(
+    config: Config, kind: str, items: Artifact, plan: Plan, start: Callable[[], Scorer], *, on_gpu: bool
+) -> Artifact:
     split = conversations_of_pair if kind == PAIRS else conversations_of_sample
     work = Work(
         record=Score,
         input_column="item_id",
         prepare=read_image,
         worker=AnswerScorer,
-        worker_arguments={**_scorer(config, model, int(plan.identity["max_length"])), "split": split},
+        worker_arguments={"start": start, "max_length": plan.identity["max_length"], "split": split},
+        on_gpu=on_gpu,
     )
     inputs = Inputs(parent=items, column="id", read=one_by_one)
     return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)
@@ -71,19 +95,18 @@ def run_gains(config: Config, scores: Artifact, model: Model, view: Blind, plan:
         input_column="item_id",
         prepare=Hide(view=view),
         worker=GainScorer,
-        worker_arguments=_scorer(config, model, int(scores.record["identity"]["max_length"])),
+        worker_arguments={
+            "start": _scorer(config, model),
+            "max_length": scores.record["identity"]["max_length"],
+        },
     )
     inputs = Inputs(parent=scores, column="item_id", read=by_item)
     return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=config.execution)
 
 
-def _scorer(config: Config, model: Model, max_length: int) -> dict[str, Any]:
-    return {
-        "model_uri": model.path,
-        "dtype": model.dtype,
-        "row_tokens": config.execution.row_tokens,
-        "max_length": max_length,
-    }
+def _scorer(config: Config, model: Model) -> Callable[[], Scorer]:
+    row_tokens = config.execution.row_tokens
+    return partial(start_scorer, model_uri=model.path, dtype=model.dtype, row_tokens=row_tokens)
 
 
 def by_item(rows: pa.Table) -> pa.Table:
@@ -125,15 +148,14 @@ def _unscored(item: Any, role: str, category: str, turns: list[Turn]) -> Score:
 
 
 class AnswerScorer:
-    """An actor's work: all conversations of a batch's items through one scorer; `split` gives an item's.
+    """An actor's work: all conversations of a batch's items through one scorer, which `start` loads; `split` gives an
+    item's.
 
     Those without an image are not scored: nothing there could be seen (VIG, section 3.2).
     """
 
-    def __init__(
-        self, *, model_uri: str, dtype: str, row_tokens: int, max_length: int, split: Callable[[str], list[Score]]
-    ) -> None:
-        self._scorer = start_scorer(model_uri=model_uri, dtype=dtype, row_tokens=row_tokens)
+    def __init__(self, *, start: Callable[[], Scorer], max_length: int, split: Callable[[str], list[Score]]) -> None:
+        self._scorer = start()
         self._max_length = max_length
         self._split = split
 
@@ -203,8 +225,8 @@ class Hide:
 class GainScorer:
     """An actor's work: all scores of a batch's items again, on what stands for no image."""
 
-    def __init__(self, *, model_uri: str, dtype: str, row_tokens: int, max_length: int) -> None:
-        self._scorer = start_scorer(model_uri=model_uri, dtype=dtype, row_tokens=row_tokens)
+    def __init__(self, *, start: Callable[[], Scorer], max_length: int) -> None:
+        self._scorer = start()
         self._max_length = max_length
 
     def figures(self) -> Mapping[str, float]:

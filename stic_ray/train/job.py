@@ -20,8 +20,9 @@ NOT_FINITE = "not_finite.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredPairs:
-    """Preference pairs by artifact: their scores under the reference, what is selected of them ("": all), and the gains
-    of their answers over what stands for no image (""; needed by a loss that compares the two)."""
+    """Preference pairs by artifact: their scores under the reference, or only their tokens where no loss compares with
+    it; what is selected of them ("": all); and the gains of their answers over what stands for no image (""; needed by
+    a loss that compares the two)."""
 
     scores: str
     selection: str = ""

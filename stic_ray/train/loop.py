@@ -50,6 +50,7 @@ def train(job: Job) -> None:
     items, held_out = split_items(items, validation.share) if validation else (items, [])
     if validation and not held_out:
         raise ValueError("validation holds images out, and there is one only: set it to null, or give more")
+    items[0].encode(processor)  # before any weight is loaded: references may be of another template's tokens
     device = ray.train.torch.get_device()
     weights = job.training.weights
     quantize = isinstance(weights, Lora) and weights.quantize

@@ -1,5 +1,6 @@
 """Scores of given answers: in order, whatever the batch, and never of a truncated conversation."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +63,12 @@ def test_score_that_cannot_be_encoded_is_an_error_and_the_others_are_unaffected(
     assert beside.logp == pytest.approx(alone.logp, rel=1e-5)
 
 
-def test_count_tokens_is_the_length_of_what_training_encodes(tiny_llava: Path) -> None:
-    counter = engines.start_token_counter(model_uri=str(tiny_llava))
-    conversation = _conversation(0)
-    example = vlm.encode_example(vlm.load_processor(str(tiny_llava)), conversation.turns, conversation.image)
-    assert counter.count_tokens(conversation) == len(example.input_ids)
-    without = Conversation(turns=conversation.turns, image=None)
-    assert counter.count_tokens(without) == len(example.input_ids) - 5  # four image tokens and the line's end
+def test_tokenizer_reads_what_the_scorer_reads_without_log_probabilities(tiny_llava: Path) -> None:
+    bad = Conversation(turns=[Turn(role="user", text="?"), Turn(role="assistant", text="a <image>")], image=None)
+    conversations = [*(_conversation(number) for number in range(5)), bad]
+    scorer = engines.start_scorer(model_uri=str(tiny_llava), dtype="float32", row_tokens=100)
+    limit = sorted(score.num_tokens for score in scorer.score(conversations, max_length=1000))[3]
+    scored = scorer.score(conversations, max_length=limit)
+    assert {bool(score.error) for score in scored} == {True, False}
+    tokenizer = engines.start_tokenizer(model_uri=str(tiny_llava))
+    assert tokenizer.score(conversations, max_length=limit) == [replace(score, logp=[]) for score in scored]

@@ -3,28 +3,21 @@
 `make test-gpu` runs it; without a GPU every test skips and says so.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from random_models import Size, save_random_model
+from small_training import make_job, make_pairs, score_pairs, train_pairs
 from stic_ray import vlm
-from stic_ray.config import AdapterOff, DpoLoss, Execution, FullFinetune, Lora, ScoredReference, Training
-from stic_ray.records import Turn
-from stic_ray.train import loop
-from stic_ray.train.data import Item, known
-from stic_ray.train.feed import Batch, encode_parts
-from stic_ray.train.job import Job, PairData
+from stic_ray.config import AdapterOff, DpoLoss, FullFinetune, Lora, ScoredReference, Training
+from stic_ray.train.data import Item
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
-
-_ANSWERS = ("a small dog sits on the grass", "a small cat")
-_SIDES = ((60, 60), (150, 50), (60, 130), (60, 60))
 
 
 @pytest.fixture(scope="module", params=["llava", "llava_next", "idefics3"])
@@ -34,18 +27,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
-    folder = tmp_path_factory.mktemp("images")
-    made = []
-    for number, (width, height) in enumerate(_SIDES):
-        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        conversations = tuple(
-            [Turn(role="user", text=f"what is it {number} ?"), Turn(role="assistant", text=answer)]
-            for answer in _ANSWERS
-        )
-        uri = str(folder / f"{number}.png")
-        made.append(Item(id=f"{number}", image_uri=uri, conversations=conversations, known=(known(), known())))
-    return made
+    return make_pairs(tmp_path_factory.mktemp("images"))
 
 
 def _groups(processor: Any, items: list[Item]) -> list[vlm.Group]:
@@ -99,40 +81,15 @@ def test_step_on_a_gpu_is_the_cpus(
 
 def _losses(checkpoint: Path, items: list[Item], dtype: str, weights: Lora | FullFinetune, device: str) -> list[float]:
     lora = isinstance(weights, Lora)
-    job = Job(
-        model_uri=str(checkpoint),
-        dtype=dtype,
-        training=Training(
-            loss=DpoLoss(beta=0.5, alpha=1.0, reduction="token_mean"),
-            weights=weights,
-            lr=0.01,
-            epochs=1,
-            global_batch=len(items),
-            reference=AdapterOff() if lora else ScoredReference(),
-        ),
-        data=PairData(parts=()),
-        seed=0,
-        output="",
-        execution=Execution(row_tokens=400),
+    training = Training(
+        loss=DpoLoss(beta=0.5, alpha=1.0, reduction="token_mean"),
+        weights=weights,
+        lr=0.01,
+        epochs=1,
+        global_batch=len(items),
+        reference=AdapterOff() if lora else ScoredReference(),
     )
-    processor = vlm.load_processor(str(checkpoint))
-    given = items if lora else _scored(checkpoint, items, dtype)
-    scorer = vlm.AnswerScorer(loop.trainable(str(checkpoint), job, quantize=False).to(device))
-    loop.recompute_activations(scorer)
-    trainer = loop.Trainer(job, scorer, loop.Workers(rank=0, world=1), lambda: False)
-    for _ in range(3):
-        parts = encode_parts(given, processor=processor, job=job)
-        trainer.log.append(trainer.take_step(Batch(parts=tuple(parts), waited_s=0.0), ids=[item.id for item in given]))
-    return [line["loss"] for line in trainer.log]
-
-
-def _scored(checkpoint: Path, items: list[Item], dtype: str) -> list[Item]:
-    processor = vlm.load_processor(str(checkpoint))
-    scorer = vlm.AnswerScorer(vlm.load_model(str(checkpoint), dtype))
-    found = []
-    for item in items:
-        row = vlm.pack(item.encode(processor))
-        with torch.inference_mode():
-            parts = scorer(row).split(row.num_tokens)
-        found.append(Item(**{**vars(item), "known": tuple(known(logp=part.tolist()) for part in parts)}))
-    return found
+    job = make_job(checkpoint, training, dtype=dtype)
+    job = replace(job, execution=replace(job.execution, recompute_activations=True))
+    given = items if lora else score_pairs(checkpoint, items, dtype)
+    return [line["loss"] for line in train_pairs(job, given, device=device).log]

@@ -38,7 +38,7 @@ def test_fitter_passes_what_fits_as_it_is_and_says_why_others_do_not(fitter: Fit
     ]
     fine, described, strange, answered = fitter([_unit(sample) for sample in samples])
     assert (fine.rows, fine.reason) == ([samples[0]], "")
-    assert described.rows == [] and described.reason == "longer than stage2.max_length 60 tokens"
+    assert described.rows == [] and described.reason == "longer than max_length 60 tokens"
     assert strange.rows == [] and "holds </s>" in strange.reason
     assert answered.reason == described.reason
 

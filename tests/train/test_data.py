@@ -67,6 +67,14 @@ def test_read_items_of_pairs_have_both_answers_and_their_own_reference(part: Sco
         assert _references([item]) == [[-number - 1.0, -number - 10.0]]
 
 
+def test_read_items_of_pairs_that_nobody_scored_have_tokens_alone(tmp_path: Path) -> None:
+    rows = [replace(_score(number, role), logp=[]) for number in range(2) for role in _ROLES]
+    artifacts.write_rows(str(tmp_path / "t"), rows, Score, [])
+    items = read_items(PairData(parts=(ScoredPairs(scores=str(tmp_path / "t")),)))
+    assert [[list(each.token_ids) for each in item.known] for item in items] == [[[1, 2], [1, 2]]] * 2
+    assert not any(len(each.logp) for item in items for each in item.known)
+
+
 def test_read_items_of_pairs_are_the_selected_ones_with_their_weights_and_tokens(
     part: ScoredPairs, tmp_path: Path
 ) -> None:

@@ -1,0 +1,42 @@
+"""A trained model on a model hub: Hugging Face's, or one that answers as it does at HF_ENDPOINT. Only if asked for."""
+
+from huggingface_hub import HfApi
+
+from stic_ray import storage
+from stic_ray.config import Hub
+
+
+def check(hub: Hub) -> None:
+    """Whether somebody is logged in there, before anything is trained.
+
+    Raises:
+        ValueError: nobody is, or the hub does not answer.
+    """
+    try:
+        HfApi().whoami()
+    except Exception as error:  # noqa: BLE001 - whatever its HTTP client raises
+        raise ValueError(_failed(hub, "set HF_TOKEN, or `hf auth login`; or hub=null", error)) from None
+
+
+def push(hub: Hub, folders: dict[str, str]) -> str:
+    """Put the files of folders (URIs) into `hub.repo`, each under its name there ("" for the top); the commit's URL.
+
+    Raises:
+        ValueError: the hub refuses it.
+    """
+    api, url = HfApi(), ""
+    try:
+        api.create_repo(hub.repo, private=hub.private, exist_ok=True)
+        for name, uri in folders.items():
+            told = f"{name or 'model'} trained by stic_ray"
+            path = storage.local_copy(uri)
+            url = api.upload_folder(repo_id=hub.repo, folder_path=path, path_in_repo=name, commit_message=told)
+    except Exception as error:  # noqa: BLE001 - as above
+        remedy = "the run is finished, and the same command pushes again without making anything anew"
+        raise ValueError(_failed(hub, remedy, error)) from None
+    return str(url)
+
+
+def _failed(hub: Hub, remedy: str, error: Exception) -> str:
+    told = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"hub.repo {hub.repo}: {told}: {remedy}"
