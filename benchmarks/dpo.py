@@ -1,7 +1,8 @@
 """Bars of preference training: side by side with TRL's DPOTrainer on the same pairs, losses and adapters.
 
 Every leg is a process of its own on all cores with the same allocator settings; a step is all that it takes: reading
-and processing images, forward, backward, optimizer. The peer also runs as it would on a GPU, where it scores answer
+and processing images, forward, backward, optimizer. Batches are read ahead, so that steps follow those that are
+measured. The pass that makes our references is a leg too. The peer also runs as it would on a GPU, where it scores answer
 positions only (`trl-answers`), so that nobody takes a CPU's artefact for a gain. The FLOP-count limits stand beside.
 With `--gpu` all run on one GPU in bfloat16 and the wall clock counts; there are no bars of speed there.
 """
@@ -14,15 +15,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from harness import Bar, lacks_gpu, write_results
 from peer_setting import (
+    AHEAD,
     ALLOCATOR,
     ANSWER,
     BETA,
@@ -40,10 +39,12 @@ from peer_setting import (
     VISION_LAYERS,
     VOCABULARY,
     Place,
+    Shape,
+    Steps,
+    Talk,
     batches,
     make_talks,
     save_model,
-    seconds,
 )
 from peer_training import train_ours, train_with_trl
 from stic_ray.config import DpoLoss, Execution
@@ -53,23 +54,25 @@ from stic_ray.images import decode
 from stic_ray.train.data import Item, known
 
 LEGS = {
-    "576": ("ours", "trl", "trl-answers", "ours-recompute", "trl-recompute"),
-    "2880": ("ours", "trl", "trl-answers"),
+    "576": ("score", "ours", "trl", "trl-answers", "ours-recompute", "trl-recompute"),
+    "2880": ("score", "ours", "trl", "trl-answers"),
 }
+_BARRED = ("score", "ours", "trl")  # the others are reported, of fewer rounds
+_REPORTED_ROUNDS = 3
 _CLOSE = {"float32": 1e-4, "bfloat16": 0.05}  # losses
-STEPS = {"576": 5, "2880": 4}  # of which the first warms up
+STEPS = {"576": 4, "2880": 3}  # of which the first warms up
+_KNOWN = "known.json"
 logger = logging.getLogger("dpo")
 
 
-def run_ours(shape_name: str, folder: Path, place: Place, *, recompute: bool) -> dict[str, Any]:
-    """Scores as the stage makes them, then steps as the loop takes them."""
-    torch.set_num_threads(THREADS)
+def run_score(shape_name: str, folder: Path, place: Place) -> dict[str, Any]:
+    """The references of all pairs as the stage of scores makes them, in a file."""
     shape = SHAPES[shape_name]
-    row_tokens = shape.batch * (shape.image_tokens + PROMPT + 2 * ANSWER)
-    scorer = start_scorer(model_uri=str(folder / "model"), dtype=place.dtype, row_tokens=row_tokens)
-    items = []
-
-    def score(part: Sequence[Any]) -> None:
+    scorer = start_scorer(model_uri=str(folder / "model"), dtype=place.dtype, row_tokens=_row_tokens(shape))
+    measured = Steps(place)
+    rows: dict[str, Any] = {}
+    measured.mark()
+    for part in batches(_talks(shape_name, folder), shape.batch):
         images = [decode(talk.image.read_bytes()) for talk in part]
         asked = [
             Conversation(turns=talk.turns(answer), image=image)
@@ -77,22 +80,38 @@ def run_ours(shape_name: str, folder: Path, place: Place, *, recompute: bool) ->
             for answer in (talk.chosen, talk.rejected)
         ]
         found = scorer.score(asked, 10_000)
-        for talk, both in zip(part, zip(found[::2], found[1::2], strict=True), strict=True):
-            items.append(
-                Item(
-                    id=talk.image.name,
-                    image_uri=str(talk.image),
-                    conversations=(talk.turns(talk.chosen), talk.turns(talk.rejected)),
-                    known=tuple(known(each.token_ids, each.logp) for each in both),
-                )
-            )
+        for talk, *both in zip(part, found[::2], found[1::2], strict=True):
+            rows[talk.image.name] = [(each.token_ids, each.logp) for each in both]
+        measured.mark()
+    (folder / _KNOWN).write_text(json.dumps(rows))
+    return measured.figures()
 
-    talks = make_talks(shape, folder / "images", shape.batch * STEPS[shape_name])
-    scoring = [seconds(partial(score, part), place) for part in batches(talks, shape.batch)]
-    execution = Execution(row_tokens=row_tokens, recompute_activations=recompute)
+
+def run_ours(shape_name: str, folder: Path, place: Place, *, recompute: bool) -> dict[str, Any]:
+    """Steps as the loop takes them, on references that are there."""
+    shape = SHAPES[shape_name]
+    rows = json.loads((folder / _KNOWN).read_text())
+    items = [
+        Item(
+            id=talk.image.name,
+            image_uri=str(talk.image),
+            conversations=(talk.turns(talk.chosen), talk.turns(talk.rejected)),
+            known=tuple(known(*each) for each in rows[talk.image.name]),
+        )
+        for talk in _talks(shape_name, folder)
+    ]
+    execution = Execution(row_tokens=_row_tokens(shape), recompute_activations=recompute)
     loss = DpoLoss(beta=BETA, alpha=0.0, reduction="sum")
-    found = train_ours(items, loss, folder, place=place, batch=shape.batch, execution=execution)
-    return {**found, "scoring_s": median(scoring[1:])}
+    return train_ours(items, loss, folder, place=place, batch=shape.batch, execution=execution)
+
+
+def _row_tokens(shape: Shape) -> int:
+    return shape.batch * (shape.image_tokens + PROMPT + 2 * ANSWER)
+
+
+def _talks(shape_name: str, folder: Path) -> list[Talk]:
+    shape = SHAPES[shape_name]
+    return make_talks(shape, folder / "images", shape.batch * (STEPS[shape_name] + AHEAD))
 
 
 def run_trl(shape_name: str, folder: Path, place: Place, *, recompute: bool, answers_only: bool) -> dict[str, Any]:
@@ -109,7 +128,7 @@ def run_trl(shape_name: str, folder: Path, place: Place, *, recompute: bool, ans
             "chosen": [{"role": "assistant", "content": talk.chosen}],
             "rejected": [{"role": "assistant", "content": talk.rejected}],
         }
-        for talk in make_talks(shape, folder / "images", shape.batch * STEPS[shape_name])
+        for talk in _talks(shape_name, folder)
     ]
     settings = {"per_device_train_batch_size": shape.batch, "beta": BETA, "gradient_checkpointing": recompute}
     return train_with_trl("DPO", rows, folder, place=place, settings=settings)
@@ -159,7 +178,9 @@ def main() -> int:
     if arguments.leg:
         name, shape, folder = arguments.leg
         recompute = name.endswith("recompute")
-        if name.startswith("ours"):
+        if name == "score":
+            found = run_score(shape, Path(folder), place)
+        elif name.startswith("ours"):
             found = run_ours(shape, Path(folder), place, recompute=recompute)
         else:
             found = run_trl(shape, Path(folder), place, recompute=recompute, answers_only=name == "trl-answers")
@@ -176,7 +197,12 @@ def main() -> int:
             save_model(shape, folder / "model")
             legs = [leg for leg in LEGS[name] if place == CPU or leg != "trl-answers"]  # on a GPU that is `trl`
             rounds = [
-                {leg: run_leg(__file__, leg, name, folder, place) for leg in legs} for _ in range(arguments.repeats)
+                {
+                    leg: run_leg(__file__, leg, name, folder, place)
+                    for leg in legs
+                    if leg in _BARRED or number < _REPORTED_ROUNDS
+                }
+                for number in range(arguments.repeats)
             ]
             figures[name] = found = _summarise(name, rounds)
             bars += _bars(name, found, place)
@@ -205,22 +231,25 @@ def run_leg(script: str, leg: str, shape: str, folder: Path, place: Place) -> di
 def _summarise(name: str, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Medians over rounds, and ratios of legs that ran in one round."""
     figures: dict[str, Any] = {}
-    for leg in rounds[0]:
-        for what in ("step_s", "added_bytes"):
-            figures[f"{leg} {what}"] = median(r[leg][what] for r in rounds)
-    for peer in (leg for leg in rounds[0] if leg.startswith("trl")):
-        ours = "ours-recompute" if peer == "trl-recompute" else "ours"
-        figures[f"pairs/s, {ours}/{peer}"] = [r[peer]["step_s"] / r[ours]["step_s"] for r in rounds]
-        figures[f"pairs/s, {ours}/{peer}, references counted once"] = [
-            r[peer]["step_s"] / (r[ours]["step_s"] + r[ours]["scoring_s"]) for r in rounds
-        ]
-        figures[f"added memory, {ours}/{peer}"] = [r[ours]["added_bytes"] / r[peer]["added_bytes"] for r in rounds]
-    figures["data wait share"] = median(r["ours"]["data_wait_share"] for r in rounds)
     first = rounds[0]
-    pairs = [zip(first["ours"]["losses"], first[leg]["losses"], strict=True) for leg in first]
-    figures["largest difference of a loss"] = max(abs(a - b) for each in pairs for a, b in each)
+    for leg in first:
+        for what in ("step_s", "added_bytes"):
+            figures[f"{leg} {what}"] = median(r[leg][what] for r in rounds if leg in r)
+    for peer in (leg for leg in first if leg.startswith("trl")):
+        ours = "ours-recompute" if peer == "trl-recompute" else "ours"
+        both = [r for r in rounds if peer in r]
+        figures[f"pairs/s, {ours}/{peer}"] = [r[peer]["step_s"] / r[ours]["step_s"] for r in both]
+        figures[f"pairs/s, {ours}/{peer}, references counted once"] = [
+            r[peer]["step_s"] / (r[ours]["step_s"] + r["score"]["step_s"]) for r in both
+        ]
+        figures[f"added memory, {ours}/{peer}"] = [r[ours]["added_bytes"] / r[peer]["added_bytes"] for r in both]
+    figures["data wait share"] = median(r["ours"]["data_wait_share"] for r in rounds)
+    losses = [found["losses"] for leg, found in first.items() if leg != "score"]
+    figures["largest difference of a loss"] = max(
+        abs(a - b) for each in losses for a, b in zip(losses[0], each, strict=True)
+    )
     counted = flops(name)
-    for peer in first.keys() & {"trl", "trl-answers"}:
+    for peer in sorted(first.keys() & {"trl", "trl-answers"}):
         limit = counted[peer] / counted["ours"]
         figures[f"limit by FLOPs, ours/{peer}"] = limit
         figures[f"share of the limit, ours/{peer}"] = median(figures[f"pairs/s, ours/{peer}"]) / limit

@@ -1,9 +1,10 @@
 """What training and its peers are measured on: a random LLaVA of a given shape, pairs and samples of exact lengths."""
 
+import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -36,6 +37,7 @@ TILE = 336
 LAYERS, HIDDEN, MLP, HEAD, VOCABULARY = 8, 512, 1376, 64, 32_000
 VISION_LAYERS, VISION_HIDDEN, PATCHES = 4, 256, (TILE // 14) ** 2
 PROMPT, ANSWER = 32, 128  # tokens; the prompt's with the template's and without the image's, the answer's with its end
+AHEAD = 2  # steps, the most that any way reads ahead
 BETA, RANK, RATE = 0.1, 16, 1e-4
 # Large buffers that are freed come from the system again, page by page: glibc keeps them with these, on all sides.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
@@ -218,8 +220,10 @@ class Steps:
         self._marks.append((self._place.clock(), time.perf_counter()))
 
     def figures(self) -> dict[str, float]:
-        """Medians over the steps but the first, which warms up, and the memory that all added."""
-        pairs = list(zip(self._marks[1:], self._marks[2:], strict=False))
+        """Medians over the steps but the first, which warms up, and the last, beside which nothing is read for those
+        that follow; and the memory that all added."""
+        marks = self._marks[1:-AHEAD]
+        pairs = list(itertools.pairwise(marks))
         return {
             "step_s": median(b[0] - a[0] for a, b in pairs),
             "wall_s": median(b[1] - a[1] for a, b in pairs),
@@ -230,13 +234,6 @@ class Steps:
 def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
-def seconds(work: Callable[[], Any], place: Place) -> float:
-    """What some work takes."""
-    begin = place.clock()
-    work()
-    return place.clock() - begin
 
 
 def batches(talks: Sequence[Talk], size: int) -> list[Sequence[Talk]]:

@@ -20,13 +20,13 @@ import torch
 
 from dpo import add_leg, run_leg
 from harness import Bar, lacks_gpu, write_results
-from peer_setting import ANSWER, CPU, GPU, PROMPT, SHAPES, Place, make_talks, save_model
+from peer_setting import AHEAD, ANSWER, CPU, GPU, PROMPT, SHAPES, Place, make_talks, save_model
 from peer_training import train_ours, train_with_trl
 from stic_ray.config import Execution, SftLoss
 from stic_ray.train.data import Item, known
 
 LEGS = ("ours", "trl")
-SHAPE, BATCH, STEPS = "576", 4, 5  # the first step warms up
+SHAPE, BATCH, STEPS = "576", 4, 4  # the first step warms up
 SHARE = 0.3
 
 
@@ -46,7 +46,7 @@ def run_ours(folder: Path, place: Place) -> dict[str, Any]:
             conversations=(talk.turns(talk.chosen),),
             known=(known(used=used_tokens(number, ANSWER)),),
         )
-        for number, talk in enumerate(make_talks(shape, folder / "images", BATCH * STEPS))
+        for number, talk in enumerate(make_talks(shape, folder / "images", BATCH * (STEPS + AHEAD)))
     ]
     execution = Execution(row_tokens=BATCH * (shape.image_tokens + PROMPT + ANSWER))
     return train_ours(items, SftLoss(), folder, place=place, batch=BATCH, execution=execution)
@@ -60,7 +60,7 @@ def run_trl(folder: Path, place: Place) -> dict[str, Any]:
             "prompt": [{"role": "user", "content": talk.prompt}],
             "completion": [{"role": "assistant", "content": talk.chosen}],
         }
-        for talk in make_talks(SHAPES[SHAPE], folder / "images", BATCH * STEPS)
+        for talk in make_talks(SHAPES[SHAPE], folder / "images", BATCH * (STEPS + AHEAD))
     ]
     numbers = itertools.count()
 
