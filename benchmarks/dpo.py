@@ -2,8 +2,9 @@
 
 Every leg is a process of its own on all cores with the same allocator settings; a step is all that it takes: reading
 and processing images, forward, backward, optimizer. Batches are read ahead, so that steps follow those that are
-measured. The pass that makes our references is a leg too. The peer also runs as it would on a GPU, where it scores answer
-positions only (`trl-answers`), so that nobody takes a CPU's artefact for a gain. The FLOP-count limits stand beside.
+measured. The pass that makes our references is a leg too. The peer also runs as it would on a GPU, where it scores
+answer positions only (`trl-answers`), so that nobody takes a CPU's artefact for a gain. The FLOP-count limits stand
+beside.
 With `--gpu` all run on one GPU in bfloat16 and the wall clock counts; there are no bars of speed there.
 """
 
