@@ -113,7 +113,6 @@ def train_with_trl(
             warmup_steps=0,
             max_grad_norm=0.0,
             weight_decay=0.0,
-            adam_beta2=0.98,
             bf16=place.dtype == "bfloat16",
             use_cpu=place.device == "cpu",
             max_length=None,

@@ -1,9 +1,9 @@
 """Bars of training's restarts: SIGKILLs of a worker and of the driver at random steps, against an undisturbed run.
 
-The same training of pairs of the embedded world is killed, alternately in a worker, which Ray Train replaces, and in
-the driver, whose command is given again. Losses and final weights must be the undisturbed run's bit for bit, and no
-more steps redone than checkpoints are apart: once where training waits for them, twice where they are written
-beside it.
+The same training of pairs of the embedded world, with dropout, by one worker and by two, is killed, alternately in a
+worker, which Ray Train replaces, and in the driver, whose command is given again. Losses and final weights must be
+the undisturbed run's bit for bit, and no more steps redone than checkpoints are apart: once where training waits for
+them, twice where they are written beside it.
 """
 
 import argparse
@@ -33,6 +33,7 @@ SETTINGS = (
     "stage2=null",
     "evaluation=null",
     f"stage1.steps={STEPS}",
+    "stage1.weights.lora_dropout=0.1",
     f"execution.checkpoint_every={EVERY}",
     "execution.train_cpus=1",
     "execution.max_train_failures=10",
@@ -51,9 +52,18 @@ class Trained:
     begins: list[int]
 
 
-def command(home: Path, *, waits: bool) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How it is trained: by how many workers, and whether they wait for checkpoints."""
+
+    workers: int
+    waits: bool
+
+
+def command(home: Path, setup: Setup) -> list[str]:
     """The job, with store and runs of its own."""
-    own = [f"store={home}/store", f"runs={home}/runs", f"execution.wait_for_checkpoints={str(waits).lower()}"]
+    own = [f"store={home}/store", f"runs={home}/runs", f"execution.num_train_workers={setup.workers}"]
+    own.append(f"execution.wait_for_checkpoints={str(setup.waits).lower()}")
     return [sys.executable, str(ROOT / "jobs" / "stic_pipeline.py"), *SETTINGS, *own]
 
 
@@ -69,11 +79,9 @@ def read(home: Path) -> Trained:
     )
 
 
-def kill_once(home: Path, *, waits: bool, victim: str, at_step: int) -> int:
+def kill_once(home: Path, setup: Setup, *, victim: str, at_step: int) -> int:
     """Start the job, kill the victim when so many steps are taken, see the run to its end; the step of the kill."""
-    driver = subprocess.Popen(
-        command(home, waits=waits), cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    driver = subprocess.Popen(command(home, setup), cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         step = _await_step(home, driver, at_step)
         if victim == "driver":
@@ -85,7 +93,7 @@ def kill_once(home: Path, *, waits: bool, victim: str, at_step: int) -> int:
             os.kill(_worker(driver.pid), signal.SIGKILL)
         step = max(step, _step(home))
         if victim == "driver":
-            finish(command(home, waits=waits), home)
+            finish(command(home, setup), home)
         elif driver.wait(_TIMEOUT_S) != 0:
             raise RuntimeError(f"the driver ended with {driver.returncode} after its worker was killed")
         return step
@@ -135,29 +143,33 @@ def _end(processes: dict[int, str]) -> None:
 
 def run(work: Path, kills: int) -> dict[str, Any]:
     """All kills, half of them with each kind of checkpoint."""
-    calm = work / "calm"
-    calm.mkdir(parents=True)
-    finish(command(calm, waits=True), calm)
-    expected = read(calm)
-    figures: dict[str, Any] = {"steps": len(expected.losses), "checkpoint_every": EVERY}
+    expected, calm = {}, work / "calm-2"
+    for workers in (1, 2):
+        home = work / f"calm-{workers}"
+        home.mkdir(parents=True)
+        finish(command(home, Setup(workers=workers, waits=True)), home)
+        expected[workers] = read(home)
+    figures: dict[str, Any] = {"steps": STEPS, "checkpoint_every": EVERY, "kills with two workers": 0}
     redone: dict[str, list[int]] = {"waiting": [], "beside": []}
     different = []
     faults: list[str] = []
     for number in range(kills):
-        waits, victim = number % 4 < 2, ("worker", "driver")[number % 2]
+        setup = Setup(workers=2 if number % 3 == 2 else 1, waits=number % 4 < 2)
+        victim = ("worker", "driver")[number % 2]
         home = work / f"kill-{number:02}"
         home.mkdir()
         for made in (calm / "store").iterdir():
             if not made.name.startswith("stage1-"):
                 shutil.copytree(made, home / "store" / made.name)
         at_step = random.Random(number).randrange(2, STEPS - 2)
-        step = kill_once(home, waits=waits, victim=victim, at_step=at_step)
+        step = kill_once(home, setup, victim=victim, at_step=at_step)
         found = read(home)
         faults += audit(home / "runs" / "embedded")
-        if found.losses != expected.losses or found.weights != expected.weights:
+        if (found.losses, found.weights) != (expected[setup.workers].losses, expected[setup.workers].weights):
             different.append(number)
-        redone["waiting" if waits else "beside"].append(step - found.begins[-1])
-        logger.info("%s killed at step %d, went on at %s, the same: %s", victim, step, found.begins, not different)
+        figures["kills with two workers"] += setup.workers == 2
+        redone["waiting" if setup.waits else "beside"].append(step - found.begins[-1])
+        logger.info("%s killed at step %d of %s, went on at %s", victim, step, setup, found.begins)
     return {**figures, "kills": kills, "redone": redone, "different": different, "faults": faults}
 
 

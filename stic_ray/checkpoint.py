@@ -46,6 +46,32 @@ def check_checkpoint(uri: str) -> None:
         raise ValueError(f"model.path {uri} has no chat template: save one with its processor (chat_template.jinja)")
 
 
+def other_tokens(uri: str, than: str) -> str:
+    """What makes a checkpoint cut a conversation into other tokens than another one does, "" for nothing known."""
+    files = [{path.rpartition("/")[2]: path for path in storage.list_files(place)} for place in (uri, than)]
+    if len({_template(each) for each in files}) > 1:
+        return "chat template"
+    one, other = map(_tokenizer, files)
+    return "" if one == other else "tokenizer"
+
+
+def _template(files: dict[str, str]) -> str:
+    if "chat_template.jinja" in files:
+        return storage.read_text(files["chat_template.jinja"]).strip()
+    names = ("chat_template.json", "processor_config.json", "tokenizer_config.json")
+    held = [_read(files[name]).get("chat_template") for name in names if name in files]
+    return str(next((template for template in held if template), "")).strip()
+
+
+def _tokenizer(files: dict[str, str]) -> dict[str, object]:
+    """What decides about tokens: not how batches are padded, which is written beside it."""
+    if "tokenizer.json" not in files:
+        return {}
+    names = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "model")
+    tree = _read(files["tokenizer.json"])
+    return {name: tree.get(name) for name in names}
+
+
 def is_served_by_vllm(uri: str) -> bool:
     """Whether vLLM answers for a checkpoint as transformers does, by the architecture in its config.json.
 

@@ -7,13 +7,13 @@ from stic_ray.config import Hub
 
 
 def check(hub: Hub) -> None:
-    """Whether somebody is logged in there, before anything is trained.
+    """Whether the repository may be written by whoever is logged in, before anything is trained; it is made.
 
     Raises:
-        ValueError: nobody is, or the hub does not answer.
+        ValueError: it may not, or the hub does not answer.
     """
     try:
-        HfApi().whoami()
+        HfApi().create_repo(hub.repo, private=hub.private, exist_ok=True)
     except Exception as error:  # noqa: BLE001 - whatever its HTTP client raises
         raise ValueError(_failed(hub, "set HF_TOKEN, or `hf auth login`; or hub=null", error)) from None
 
@@ -26,7 +26,6 @@ def push(hub: Hub, folders: dict[str, str]) -> str:
     """
     api, url = HfApi(), ""
     try:
-        api.create_repo(hub.repo, private=hub.private, exist_ok=True)
         for name, uri in folders.items():
             told = f"{name or 'model'} trained by stic_ray"
             path = storage.local_copy(uri)

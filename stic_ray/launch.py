@@ -13,8 +13,20 @@ from typing import Any
 import yaml
 
 from stic_ray import recipes, sources, storage
-from stic_ray.checkpoint import check_checkpoint
-from stic_ray.config import Benchmark, Config, Instructions, Lora, parse_config, read_yaml, to_tree
+from stic_ray.checkpoint import check_checkpoint, other_tokens
+from stic_ray.config import (
+    AllTokens,
+    Benchmark,
+    Config,
+    Instructions,
+    Lora,
+    MaskedPairs,
+    Selection,
+    VigSelection,
+    parse_config,
+    read_yaml,
+    to_tree,
+)
 from stic_ray.engines import check_engine
 from stic_ray.exchange import incoming
 
@@ -57,7 +69,7 @@ class Job:
     description: str
     needs: frozenset[str]  # which inputs are looked at before it starts
     examples: tuple[str, ...]  # settings that matter to it, for --help
-    trains: bool = False
+    stages: tuple[str, ...] = ()  # that it trains, with their controls
 
 
 PIPELINE = Job(
@@ -72,7 +84,7 @@ PIPELINE = Job(
         "stage1.loss.alpha=1e-3                the regulariser's weight: stage 1 and what follows is made anew",
         "unlabeled.uri=s3://bucket/photos      your images",
     ),
-    trains=True,
+    stages=("stage1", "stage2"),
 )
 PREFERENCES = Job(
     function="build_preferences",
@@ -148,7 +160,7 @@ SFT = Job(
         "stage2.selection.keep_share=0.5       on the samples that need their image most",
         "stage2_control=null                   without the control beside it",
     ),
-    trains=True,
+    stages=("stage2",),
 )
 
 
@@ -235,11 +247,26 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
             part = part.get(parent) or {}
         if part.get(name):
             part[name] = _located(place, part[name])
+    for number, tracker in enumerate(tree["execution"]["trackers"]):
+        if tracker.get("uri"):
+            tracker["uri"] = _tracked(f"execution.trackers[{number}].uri", tracker["uri"])
     splits = tree["evaluation"] or {}
     for split in ("test", "dev"):
         files = splits.get(split) or {}
         files.update({name: _located(f"evaluation.{split}.{name}", uri) for name, uri in files.items() if uri})
     return tree
+
+
+def _tracked(field: str, uri: str) -> str:
+    """A folder made absolute, the address of a server or a database as it is."""
+    if "://" not in uri and uri != "databricks":
+        return _located(field, uri)
+    if _SECRET.search(uri):
+        raise ValueError(
+            f"{field} holds a password, and settings are written into the run's folder: give it through MLflow's "
+            "environment (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)"
+        )
+    return uri
 
 
 def _located(field: str, uri: str) -> str:
@@ -268,6 +295,7 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
     if config.vig is not None and config.vig.scorer is not None:
         with storage.reaching(f"vig.scorer.path {config.vig.scorer.path}"):
             check_checkpoint(config.vig.scorer.path)
+            _check_scorer(job, config, config.vig.scorer.path)
     _check_packages(job, config)
     _check_data(_needs(job, config), config)
     if job.function != PIPELINE.function:
@@ -278,7 +306,7 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
                 _check_benchmark(f"evaluation.{split}", benchmark)
     for name in ("store", "runs"):
         _check_writable(name, getattr(config, name))
-    if job.trains and config.hub is not None:
+    if job.stages and config.hub is not None:
         from stic_ray import hub  # its HTTP client takes half a second
 
         hub.check(config.hub)
@@ -291,16 +319,35 @@ def _needs(job: Job, config: Config) -> frozenset[str]:
     return job.needs
 
 
+def _check_scorer(job: Job, config: Config, scorer: str) -> None:
+    """A mask over the scorer's tokens means nothing to a model that has others."""
+    for name, training in config.trainings().items():
+        if not any(name.startswith(stage) for stage in job.stages):
+            continue
+        what = other_tokens(scorer, config.model.path) if _masks(training.selection) else ""
+        if what:
+            raise ValueError(
+                f"vig.scorer.path {scorer}: its {what} is another than that of model.path, and {name}.selection masks "
+                "the tokens that it scores: give it the model's tokenizer and template, or select whole answers"
+            )
+
+
+def _masks(selection: Selection | None) -> bool:
+    if isinstance(selection, VigSelection):
+        return not isinstance(selection.tokens, AllTokens)
+    return isinstance(selection, MaskedPairs)
+
+
 def _check_packages(job: Job, config: Config) -> None:
     """What a training imports, where Ray will run on this machine alone: a head may lack what its workers have."""
-    if not job.trains or "RAY_ADDRESS" in os.environ:
+    if not job.stages or "RAY_ADDRESS" in os.environ:
         return
     needed = {
         f"execution.trackers has {type(tracker).__name__}": (type(tracker).__name__.lower(), "the extra track")
         for tracker in config.execution.trackers
     }
     for name, training in config.trainings().items():
-        if isinstance(training.weights, Lora) and training.weights.quantize:
+        if any(map(name.startswith, job.stages)) and isinstance(training.weights, Lora) and training.weights.quantize:
             needed[f"{name}.weights.quantize is true"] = ("bitsandbytes", "bitsandbytes")
     for why, (module, what) in needed.items():
         if not importlib.util.find_spec(module):

@@ -54,12 +54,14 @@ class PairLogp:
 
 
 def preference(loss: Loss, logp: PairLogp, counts: Counts) -> tuple[Tensor, Metrics]:
-    """The loss of pairs, and metrics that sum up to the global batch's: its parts, and what DPO's margin says."""
+    """The loss of pairs, and metrics that sum up to the global batch's: its parts, and the margin that it widens, of
+    several losses the first one's."""
     if isinstance(loss, WeightedLosses):
-        total, metrics = torch.zeros((), device=logp.policy.device), _margins(1.0, logp, counts)
+        total, metrics = torch.zeros((), device=logp.policy.device), dict[str, Tensor]()
         for term in loss.terms:
             part, found = preference(term.loss, logp, counts)
             total = total + term.weight * part
+            metrics = {name: value for name, value in found.items() if name in _OF_MARGINS} | metrics
             metrics |= {f"{type(term.loss).__name__}/{name}": value for name, value in found.items()}
             metrics[type(term.loss).__name__] = part.detach()
         return total, metrics
@@ -69,14 +71,17 @@ def preference(loss: Loss, logp: PairLogp, counts: Counts) -> tuple[Tensor, Metr
         case DpoLoss():
             return _dpo(loss, logp, counts)
         case LengthNormalisedDpoLoss():
-            return _of_pairs(-logsigmoid(_margin(loss.beta, logp, mean=True)), loss.beta, logp, counts)
+            margin_P = _margin(loss.beta, logp, mean=True)
+            return _of_pairs(-logsigmoid(margin_P), margin_P, logp, counts)
         case RobustDpoLoss():
-            return _of_pairs(_robust(loss, _margin(loss.beta, logp)), loss.beta, logp, counts)
+            margin_P = _margin(loss.beta, logp)
+            return _of_pairs(_robust(loss, margin_P), margin_P, logp, counts)
         case IpoLoss():
-            off_P = _margin(1.0, logp, mean=True) - 1 / (2 * loss.beta)
-            return _of_pairs(off_P.square(), loss.beta, logp, counts)
+            margin_P = _margin(1.0, logp, mean=True)
+            return _of_pairs((margin_P - 1 / (2 * loss.beta)).square(), margin_P, logp, counts)
         case HingeLoss():
-            return _of_pairs(relu(1 - _margin(loss.beta, logp)), loss.beta, logp, counts)
+            margin_P = _margin(loss.beta, logp)
+            return _of_pairs(relu(1 - margin_P), margin_P, logp, counts)
         case SimpoLoss():
             return _simpo(loss, logp, counts)
         case OrpoLoss():
@@ -100,8 +105,11 @@ def _margin(beta: float, logp: PairLogp, *, mean: bool = False) -> Tensor:
     return beta * (gains_P2[:, 0] - gains_P2[:, 1])
 
 
-def _margins(beta: float, logp: PairLogp, counts: Counts) -> Metrics:
-    margin_P = _margin(beta, logp).detach()
+_OF_MARGINS = ("margin", "accuracy", "chosen_logp", "rejected_logp")
+
+
+def _margins(margin_P: Tensor, logp: PairLogp, counts: Counts) -> Metrics:
+    margin_P = margin_P.detach()
     chosen, rejected = logp.policy.detach().sum(dim=0) / counts.num_items
     accuracy = (margin_P > 0).float().sum() / counts.num_items
     return {
@@ -112,10 +120,10 @@ def _margins(beta: float, logp: PairLogp, counts: Counts) -> Metrics:
     }
 
 
-def _of_pairs(loss_P: Tensor, beta: float, logp: PairLogp, counts: Counts) -> tuple[Tensor, Metrics]:
-    """The mean of the pairs' losses, by weight."""
+def _of_pairs(loss_P: Tensor, margin_P: Tensor, logp: PairLogp, counts: Counts) -> tuple[Tensor, Metrics]:
+    """The mean of the pairs' losses, by weight; `margin_P` is what the loss widens."""
     total = (logp.weight * loss_P).sum() / counts.num_items
-    return total, {"preference": total.detach(), **_margins(beta, logp, counts)}
+    return total, {"preference": total.detach(), **_margins(margin_P, logp, counts)}
 
 
 def _dpo(loss: DpoLoss, logp: PairLogp, counts: Counts) -> tuple[Tensor, Metrics]:
@@ -127,7 +135,7 @@ def _dpo(loss: DpoLoss, logp: PairLogp, counts: Counts) -> tuple[Tensor, Metrics
     margin_P = _margin(loss.beta, logp)
     wrong = loss.label_smoothing
     loss_P = -(1 - wrong) * logsigmoid(margin_P) - (wrong * logsigmoid(-margin_P) if wrong else 0)
-    total, metrics = _of_pairs(loss_P, loss.beta, logp, counts)
+    total, metrics = _of_pairs(loss_P, margin_P, logp, counts)
     denominator = counts.num_items if loss.reduction == "sum" else counts.num_tokens
     regulariser = -logp.policy[:, 0].sum() / denominator
     return total + loss.alpha * regulariser, {**metrics, "regulariser": regulariser.detach()}
@@ -142,8 +150,8 @@ def _robust(loss: RobustDpoLoss, margin_P: Tensor) -> Tensor:
 def _simpo(loss: SimpoLoss, logp: PairLogp, counts: Counts) -> tuple[Tensor, Metrics]:
     """-logsigmoid(beta * [mean log p(y_w) - mean log p(y_l)] - gamma) (arXiv 2405.14734, equation 6)."""
     means_P2 = logp.policy / logp.num_tokens
-    target_P = loss.beta * (means_P2[:, 0] - means_P2[:, 1]) - loss.gamma
-    return _of_pairs(-logsigmoid(target_P), loss.beta, logp, counts)
+    margin_P = loss.beta * (means_P2[:, 0] - means_P2[:, 1])
+    return _of_pairs(-logsigmoid(margin_P - loss.gamma), margin_P, logp, counts)
 
 
 def _orpo(loss: OrpoLoss, logp: PairLogp, counts: Counts) -> tuple[Tensor, Metrics]:
@@ -153,7 +161,8 @@ def _orpo(loss: OrpoLoss, logp: PairLogp, counts: Counts) -> tuple[Tensor, Metri
     """
     means_P2 = logp.policy / logp.num_tokens
     odds_P2 = means_P2 - torch.log1p(-means_P2.clamp(max=-1e-6).exp())
-    total, metrics = _of_pairs(-logsigmoid(odds_P2[:, 0] - odds_P2[:, 1]), 1.0, logp, counts)
+    margin_P = odds_P2[:, 0] - odds_P2[:, 1]
+    total, metrics = _of_pairs(-logsigmoid(margin_P), margin_P, logp, counts)
     supervised, more = sft(logp.policy[:, 0], counts)
     return supervised + loss.weight * total, {**metrics, **more}
 
@@ -165,11 +174,12 @@ def _mdpo(loss: MdpoLoss, logp: PairLogp, counts: Counts) -> tuple[Tensor, Metri
     assert logp.hidden is not None  # the loop asks for it
     gain_P = (logp.policy - logp.reference)[:, 0]
     hidden_P = logp.hidden[:, 0] - logp.hidden[:, 1]
+    margin_P = _margin(loss.beta, logp)
     parts = {
-        "preference": -logsigmoid(_margin(loss.beta, logp)),
+        "preference": -logsigmoid(margin_P),
         "conditional": -logsigmoid(loss.beta * (gain_P - hidden_P)),
         "anchored": -logsigmoid(loss.beta * gain_P - loss.anchor),
     }
     totals = {name: (logp.weight * loss_P).sum() / counts.num_items for name, loss_P in parts.items()}
     metrics = {name: total.detach() for name, total in totals.items()}
-    return sum(totals.values(), torch.zeros(())), {**_margins(loss.beta, logp, counts), **metrics}
+    return sum(totals.values(), torch.zeros(())), {**_margins(margin_P, logp, counts), **metrics}

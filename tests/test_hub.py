@@ -14,6 +14,7 @@ from werkzeug.serving import make_server
 from servers import free_ports
 from stic_ray import hub
 from stic_ray.config import Hub
+from stic_ray.report.model_card import render_card
 
 _HUB = Hub(repo="me/mine")
 
@@ -26,18 +27,19 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.refuses = False
         self.app = Flask("hub")
-        self.app.add_url_rule("/api/whoami-v2", view_func=self._whoami)
-        self.app.add_url_rule("/api/validate-yaml", view_func=lambda: {"errors": [], "warnings": []}, methods=["POST"])
+        self.app.add_url_rule("/api/validate-yaml", view_func=self._validate, methods=["POST"])
         self.app.add_url_rule("/api/repos/create", view_func=self._create, methods=["POST"])
         self.app.add_url_rule("/api/models/<owner>/<name>/preupload/main", view_func=self._preupload, methods=["POST"])
         self.app.add_url_rule("/api/models/<owner>/<name>/commit/main", view_func=self._commit, methods=["POST"])
 
-    def _whoami(self) -> Any:
-        if request.headers.get("authorization") != "Bearer right":
-            return Response("{}", status=401)
-        return {"name": "me", "type": "user"}
+    def _validate(self) -> Any:
+        """A hub takes names of its own as the base of a model."""
+        errors = [{"message": "base_model is no model id"}] if "base_model: /" in request.get_json()["content"] else []
+        return Response(json.dumps({"errors": errors, "warnings": []}), status=400 if errors else 200)
 
     def _create(self) -> Any:
+        if request.headers.get("authorization") != "Bearer right":
+            return Response("{}", status=401)
         asked = request.get_json()
         self.repos["me/" + asked["name"].rpartition("/")[2]] = asked
         return {"url": "https://huggingface.co/me/mine", "name": "me/mine"}
@@ -77,15 +79,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def test_a_model_and_its_adapter_arrive_file_by_file(server: Server, tmp_path: Path) -> None:
     merged, adapter = tmp_path / "merged", tmp_path / "adapter"
-    for folder, name in ((merged, "model.safetensors"), (merged, "README.md"), (adapter, "adapter_config.json")):
+    for folder, name in ((merged, "model.safetensors"), (adapter, "adapter_config.json")):
         folder.mkdir(exist_ok=True)
         (folder / name).write_text(f"# {name}")
+    card = render_card(base="/store/base", is_adapter=False, origin={}, training={}, step={"loss": 1.0})
+    (merged / "README.md").write_text(card)
     hub.check(_HUB)
     assert hub.push(_HUB, {"": str(merged), "adapter": str(adapter)}) == "https://huggingface.co/me/mine/commit/1"
     assert server.repos["me/mine"]["visibility"] == "private"
     assert server.files == {
         "model.safetensors": b"# model.safetensors",
-        "README.md": b"# README.md",
+        "README.md": card.encode(),
         "adapter/adapter_config.json": b"# adapter_config.json",
     }
 

@@ -1,7 +1,9 @@
 """The command line: instant, and one clear line for every mistake."""
 
+import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,8 @@ import pytest
 import yaml
 from fsspec import AbstractFileSystem
 
-from stic_ray import launch
-from stic_ray.config import parse_config
+from stic_ray import launch, storage
+from stic_ray.config import Mlflow, parse_config
 
 _JOB = Path(__file__).resolve().parent.parent / "jobs" / "stic_pipeline.py"
 
@@ -232,6 +234,47 @@ def test_packages_that_a_training_lacks_are_named_before_it_starts(
         launch.check_places(config)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     launch.check_places(config)
+
+
+@pytest.mark.parametrize("changed", ["chat template", "tokenizer"])
+def test_a_scorer_with_other_tokens_is_refused_where_tokens_are_masked(changed: str, tmp_path: Path) -> None:
+    world = launch.resolve_config(launch.parse_arguments(["--recipe", "embedded-vig"])).model.path
+    scorer = tmp_path / "scorer"
+    shutil.copytree(storage.local_copy(world), scorer)
+    settings = ["--recipe", "embedded-vig", f"vig.scorer={{path: {scorer}, dtype: float32}}"]
+    own = f"store={tmp_path}/store", f"runs={tmp_path}/runs"
+    launch.check_places(launch.resolve_config(launch.parse_arguments([*settings, *own])))
+    if changed == "chat template":
+        (scorer / "chat_template.jinja").write_text("{{ messages[0]['content'][0]['text'] }}")
+    else:
+        tree = json.loads((scorer / "tokenizer.json").read_text())
+        tree["added_tokens"] = tree["added_tokens"][:-1]
+        (scorer / "tokenizer.json").write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match=f"its {changed} is another than that of model.path, and stage2.selection"):
+        launch.check_places(launch.resolve_config(launch.parse_arguments([*settings, *own])))
+    whole = ["stage2.selection.tokens={type: AllTokens}"]
+    launch.check_places(launch.resolve_config(launch.parse_arguments([*settings, *own, *whole])))
+    launch.check_places(launch.resolve_config(launch.parse_arguments([*settings, *own])), launch.SCORES)  # masks none
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("postgresql://me:secret@host/runs", r"execution\.trackers\[0\]\.uri holds a password"),
+        ("http://me:secret@host", r"execution\.trackers\[0\]\.uri holds a password"),
+    ],
+)
+def test_a_password_in_a_trackers_address_is_refused(uri: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        launch.resolve_config(launch.parse_arguments([f"execution.trackers=[{{type: Mlflow, uri: '{uri}'}}]"]))
+
+
+def test_a_trackers_folder_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for uri, expected in (("mlruns", f"{tmp_path}/mlruns"), ("http://host:5000", "http://host:5000")):
+        config = launch.resolve_config(launch.parse_arguments([f"execution.trackers=[{{type: Mlflow, uri: '{uri}'}}]"]))
+        (tracker,) = config.execution.trackers
+        assert isinstance(tracker, Mlflow) and tracker.uri == expected
 
 
 def test_resolve_config_leaves_a_folder_of_images_that_is_not_given() -> None:

@@ -232,3 +232,18 @@ def test_weighted_losses_keep_the_metrics_of_each_apart() -> None:
     assert metrics["DpoLoss/regulariser"].item() == pytest.approx(4.0)
     assert metrics["SftLoss"].item() == metrics["SftLoss/cross_entropy"].item() == pytest.approx(2.0)
     assert {"margin", "accuracy", "chosen_logp", "rejected_logp"} <= metrics.keys()
+
+
+def test_margin_is_what_the_loss_widens() -> None:
+    """Chosen answers of 2 tokens, rejected ones of 4: means are -1.5, -2.5 and -1, -0.5."""
+    logp, counts = _logp(_tensor(*_CHOSEN), _tensor(*_REJECTED), torch.zeros(2, 2)), Counts(num_items=2, num_tokens=4)
+    margins = (-1.5 - -1.0, -2.5 - -0.5)
+    for loss, factor in ((SimpoLoss(beta=2.0, gamma=0.5), 2.0), (IpoLoss(beta=0.5), 1.0)):
+        _, metrics = preference(loss, logp, counts)
+        assert metrics["margin"].item() == pytest.approx(factor * sum(margins) / 2)
+        assert metrics["accuracy"].item() == 0.0
+    both = WeightedLosses(
+        terms=(LossTerm(weight=1.0, loss=SftLoss()), LossTerm(weight=1.0, loss=SimpoLoss(beta=2.0, gamma=0.0)))
+    )
+    _, metrics = preference(both, logp, counts)
+    assert metrics["margin"] == metrics["SimpoLoss/margin"]

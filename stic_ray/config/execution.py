@@ -99,7 +99,8 @@ class Hub:
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """Where and how it runs. Nothing here enters a fingerprint or changes a result, but that `engine: Auto` takes vLLM
-    or transformers by what the pool gives, and `OtherImage` looks beside an image in its file of `rows_per_file`.
+    or transformers by what the pool gives, `OtherImage` looks beside an image in its file of `rows_per_file`, and
+    dropout draws by worker and row.
 
     Scoring and training put conversations together into rows of up to `row_tokens` tokens, images included: memory
     grows with it. Training goes on with `min_train_workers` where no more can be had, null for all of them; with

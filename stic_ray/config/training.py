@@ -204,6 +204,7 @@ class Training:
     schedule: Schedule = field(default_factory=Cosine)
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
+    adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
     max_length: int = MAX_LENGTH
     steps: int | None = None
@@ -221,6 +222,7 @@ class Training:
         require(self.steps is None or self.steps > 0, "steps", self.steps, "above 0, or null")
         require(self.max_skipped >= 0, "max_skipped", self.max_skipped, "0 or more")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.adam_beta2 < 1, "adam_beta2", self.adam_beta2, "at least 0 and below 1")
         require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "at least 0 and below 1")
         self._check_reference()
 
@@ -231,9 +233,12 @@ class Training:
         require(not off or isinstance(self.weights, Lora), "reference.type", "AdapterOff", wanted)
         wanted = "ScoredReference, or projector_lr null: a projector that trains stays changed when adapters are off"
         require(not off or self.projector_lr is None, "reference.type", "AdapterOff", wanted)
-        wanted = "ScoredReference: only scores know the chosen answers without their image"
-        require(not off or blind_of(self.loss) is None, "reference.type", "AdapterOff", wanted)
         quantized = isinstance(self.weights, Lora) and self.weights.quantize
+        compares = blind_of(self.loss) is not None
+        wanted = "false: the loss needs scores, and those are by weights that are not quantized"
+        require(not quantized or not compares, "weights.quantize", True, wanted)
+        wanted = "ScoredReference: only scores know the chosen answers without their image"
+        require(not off or not compares, "reference.type", "AdapterOff", wanted)
         wanted = "AdapterOff: the scores are by weights that are not quantized"
         fits = not quantized or off or not needs_reference(self.loss)
         require(fits, "reference.type", type(self.reference).__name__, wanted)

@@ -10,11 +10,11 @@ from stic_ray.report.markdown import escape, render_table
 
 
 def render_card(
-    *, base: str, is_adapter: bool, origin: Mapping[str, str], training: Any, last: Mapping[str, float]
+    *, base: str, is_adapter: bool, origin: Mapping[str, str], training: Any, step: Mapping[str, float]
 ) -> str:
-    """The card of what `base` was trained to; `origin` names its artifact and the fingerprints of its parents."""
-    head = {
-        "base_model": base,
+    """The card of what `base` was trained to; `origin` names its artifact and the fingerprints of its parents, `step`
+    has the metrics of the step that the weights are of."""
+    head = {  # without `base_model`: a hub takes names of its own there, and refuses a folder or a bucket
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "image-text-to-text",
         "tags": ["stic_ray"],
@@ -35,6 +35,7 @@ def render_card(
         "",
         "## Where it comes from",
         "",
+        f"- trained from: `{escape(base)}`",
         *(f"- {name}: `{escape(value)}`" for name, value in origin.items()),
         "",
         "## Training",
@@ -43,7 +44,7 @@ def render_card(
         json.dumps(training, indent=1),
         "```",
         "",
-        "Its last step: " + ", ".join(f"{name} {value:.4g}" for name, value in last.items()) + ".",
+        "Its step: " + ", ".join(f"{name} {value:.4g}" for name, value in step.items()) + ".",
         "",
     ]
     return "\n".join(lines)

@@ -225,8 +225,14 @@ def _damage(found: Found) -> str:
 
 
 def sweep(home: str) -> None:
-    """Remove what attempts that ended left half-written."""
-    committed = {found.uri for found in _committed(home)}
+    """Remove what attempts that ended left half-written, and what is damaged: it would take a whole one's place."""
+    committed = set()
+    for found in _committed(home):
+        reason = _damage(found)
+        if reason:
+            logger.warning("%s is damaged (%s): it is removed, and an earlier checkpoint is used", found.uri, reason)
+        else:
+            committed.add(found.uri)
     for uri in storage.list_directories(home):
         if uri not in committed:
             storage.remove(uri)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from stic_ray import artifacts, storage
@@ -18,9 +18,11 @@ from stic_ray.train.job import (
     ADAPTER,
     ATTEMPTS,
     CHECKPOINTS,
+    EXPORTED,
     MERGED,
     METRICS,
     PROGRESS,
+    REFUSED,
     Job,
     TrainingData,
     train_worker,
@@ -29,6 +31,7 @@ from stic_ray.train.job import (
 CODE_VERSION = 3
 MODEL = "model"
 _WORK = "ray_train"
+_LEAST_KEPT = 0.9
 logger = logging.getLogger(__name__)
 
 
@@ -64,10 +67,18 @@ def run(config: Config, training: Training, data: TrainingData, plan: Plan) -> A
     )
     storage.remove(storage.join(uri, PROGRESS))  # of an earlier attempt
     with _Watch(plan.stage, storage.join(uri, PROGRESS)):
-        _fit(job)
+        _fit_or_refuse(job, plan.stage)
     lines = [json.loads(line) for line in storage.read_text(storage.join(uri, METRICS)).splitlines()]
     seconds = time.monotonic() - start
     logger.info("%s: %d steps in %.1f s, loss %.4f -> %.4f", plan.stage, len(lines), seconds, *_ends(lines))
+    exported = json.loads(storage.read_text(storage.join(uri, EXPORTED)))
+    kept = exported.get("kept_by_merging", 1.0)
+    if kept < _LEAST_KEPT:
+        logger.warning(
+            "%s: the merged %s weights, which what follows starts from, keep %.0f%% of what the adapter changes: its "
+            "steps are below their precision; take model.dtype=float32, or a higher learning rate",
+            *(plan.stage, job.dtype, 100 * kept),
+        )
     attempts = storage.read_text(storage.join(uri, ATTEMPTS)).splitlines()
     figures = {
         "seconds": round(seconds, 3),
@@ -75,6 +86,7 @@ def run(config: Config, training: Training, data: TrainingData, plan: Plan) -> A
         "steps": len(lines),
         "first": lines[0],
         "last": lines[-1],
+        "exported": exported,
         "manifest": artifacts.manifest(uri, (ADAPTER, MERGED, METRICS)),
     }
     artifact = artifacts.commit(config.store, plan, figures)
@@ -82,6 +94,19 @@ def run(config: Config, training: Training, data: TrainingData, plan: Plan) -> A
     storage.remove(storage.join(uri, CHECKPOINTS))
     storage.remove(storage.join(uri, PROGRESS))
     return artifact
+
+
+def _fit_or_refuse(job: Job, stage: str) -> None:
+    """Raises ValueError with what a worker refused, whichever attempt found it."""
+    refused = storage.join(job.output, REFUSED)
+    storage.remove(refused)  # of an earlier command
+    try:
+        _fit(job)
+    except TrainingFailedError:
+        if not storage.exists(refused):
+            raise
+    if storage.exists(refused):
+        raise ValueError(f"{stage}: {storage.read_text(refused)}")
 
 
 def _fit(job: Job) -> None:

@@ -1,10 +1,13 @@
 """What a training is told, without torch: the driver and Ray Train's controller only pass it on."""
 
 import gc
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from stic_ray import storage
 from stic_ray.config import Blind, Execution, Training
 
 METRICS = "metrics.jsonl"
@@ -16,6 +19,8 @@ CARD = "README.md"
 ATTEMPTS = "attempts.jsonl"
 TENSORBOARD = "tensorboard"
 NOT_FINITE = "not_finite.json"
+REFUSED = "refused.txt"
+EXPORTED = "exported.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +82,23 @@ class Job:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Runs on every worker of Ray Train; only there is the training stack imported."""
+    """Runs on every worker of Ray Train; only there is the training stack imported.
+
+    What this package refuses would be refused again: Ray's next attempt ends at once, and the driver says why.
+    """
+    job: Job = config["job"]
+    refused = storage.join(job.output, REFUSED)
+    if storage.exists(refused):
+        return
     gc.disable()  # as in flow.py
     from stic_ray.train.loop import train
 
     gc.freeze()
     gc.enable()
-    train(config["job"])
+    try:
+        train(job)
+    except ValueError as error:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        if Path(raised_in).is_relative_to(Path(__file__).parents[1]):
+            storage.write_bytes(refused, str(error).encode())
+        raise

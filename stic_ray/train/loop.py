@@ -27,12 +27,12 @@ from stic_ray.train import checkpoints
 from stic_ray.train.data import Item, batch_indices, num_steps, read_items, split_items
 from stic_ray.train.export import export
 from stic_ray.train.feed import Batch, Part, encode_parts, read_ahead
-from stic_ray.train.job import ATTEMPTS, CHECKPOINTS, NOT_FINITE, PROGRESS, Job
+from stic_ray.train.job import ATTEMPTS, CHECKPOINTS, NOT_FINITE, Job
 from stic_ray.train.optimizer import make_optimizer, rate_factor, set_rates, trained_parameters
 from stic_ray.train.throughput import Meter, peak_memory_bytes
 from stic_ray.train.trackers import Trackers
 
-_PROGRESS_EVERY_S = 2.0
+_MEASURED_AT_ONCE = 64  # held-out items, whose images are in memory together
 _ASK_EVERY_S = 2.0  # whether a node is about to go
 
 
@@ -43,77 +43,73 @@ def train(job: Job) -> None:
     workers = Workers(rank=context.get_world_rank(), world=context.get_world_size())
     path = storage.local_copy(job.model_uri)
     processor = vlm.load_processor(path)
-    items = read_items(job.data)
-    if not items:
-        raise ValueError(f"{job.data}: nothing to train on")
-    validation = job.training.validation
-    items, held_out = split_items(items, validation.share) if validation else (items, [])
-    if validation and not held_out:
-        raise ValueError("validation holds images out, and there is one only: set it to null, or give more")
+    items, held_out = _read(job)
     items[0].encode(processor)  # before any weight is loaded: references may be of another template's tokens
     device = ray.train.torch.get_device()
-    weights = job.training.weights
-    quantize = isinstance(weights, Lora) and weights.quantize
+    training = job.training
+    quantize = isinstance(training.weights, Lora) and training.weights.quantize
     scorer = vlm.AnswerScorer(trainable(path, job, quantize=quantize).to(device))
     if job.execution.recompute_activations:
         recompute_activations(scorer)
-    meter = Meter(scorer, device)
+    meter = Meter(scorer, device, workers.world)
     shard(scorer, workers.world, device)
     trainer = Trainer(job, scorer, workers, PreemptionNotices())
     trainer.resume()
-    batch = job.training.global_batch
-    total = job.training.steps or num_steps(len(items), epochs=job.training.epochs, global_batch=batch)
-    choose = partial(_share, items, job, workers)
-    encode = partial(encode_parts, processor=processor, job=job)
-    trackers = Trackers(job, job.output.rstrip("/").rpartition("/")[2], trainer.step) if workers.rank == 0 else None
-    written_at, is_local = 0.0, storage.is_local(job.output)
-    for step_batch in read_ahead(choose, range(trainer.step, total), encode=encode):
+    total = training.steps or num_steps(len(items), epochs=training.epochs, global_batch=training.global_batch)
+    choose, encode = partial(_batch, items, job), partial(encode_parts, processor=processor, job=job)
+    trackers = Trackers(job, trainer.step, total, is_heard=workers.rank == 0)
+    for batch in read_ahead(lambda step: _mine(choose(step), workers), range(trainer.step, total), encode=encode):
         started = time.perf_counter()
-        factor = rate_factor(job.training.schedule, trainer.step, total, job.training.warmup_ratio)
+        factor = rate_factor(training.schedule, trainer.step, total, training.warmup_ratio)
         set_rates(trainer.optimizer, factor)
-        indices = batch_indices(trainer.step, num_items=len(items), global_batch=batch, seed=job.seed)
-        metrics = trainer.take_step(step_batch, ids=[items[index].id for index in indices])
-        seconds = time.perf_counter() - started + step_batch.waited_s
+        metrics = trainer.take_step(batch, ids=[item.id for item in choose(trainer.step)])
+        seconds = time.perf_counter() - started + batch.waited_s
         trainer.log.append(
             {
                 "step": trainer.step + 1,
                 **metrics,
-                "lr": job.training.lr * factor,
-                **meter.speeds(metrics["row_tokens"], batch, seconds),
-                "data_wait_share": step_batch.waited_s / seconds,
+                "lr": training.lr * factor,
+                **meter.speeds(metrics["row_tokens"], training.global_batch, seconds),
+                "data_wait_share": batch.waited_s / seconds,
                 "peak_memory_gb": peak_memory_bytes(device) / 1e9,
             }
         )
-        measures = validation is not None and (trainer.step % validation.every == 0 or trainer.step == total)
+        is_last, validation = trainer.step == total, training.validation
+        measures = validation is not None and (is_last or trainer.step % validation.every == 0)
         if measures:
-            trainer.log[-1] |= trainer.measure(encode(_mine(held_out, workers)), ids=[item.id for item in held_out])
-        if trackers is not None:
-            trackers.log(trainer.step, trainer.log[-1])
-        if workers.rank == 0 and (is_local or time.monotonic() - written_at > _PROGRESS_EVERY_S):
-            written_at = time.monotonic()
-            state = {"step": trainer.step, "total": total, "loss": metrics["loss"]}
-            storage.write_bytes(storage.join(job.output, PROGRESS), json.dumps(state).encode())
-        if (
-            trainer.step % job.execution.checkpoint_every == 0
-            or trainer.step == total
-            or trainer.is_preempted
-            or measures
-        ):
+            trainer.log[-1] |= trainer.measure(held_out, lambda chunk: encode(_mine(chunk, workers)))
+        trackers.log(trainer.step, trainer.log[-1])
+        if measures or is_last or trainer.is_preempted or trainer.step % job.execution.checkpoint_every == 0:
             trainer.save()
     trainer.close()
-    if trackers is not None:
-        trackers.close()
+    trackers.close()
     start = partial(trainable, path, job, quantize=False)
-    export(job, trainer.scorer, trainer.metrics_text(), processor, start, workers.rank)
+    exported = trainer.log[trainer.exported_step - 1]
+    export(job, trainer.scorer, trainer.metrics_text(), exported, processor=processor, start=start, rank=workers.rank)
 
 
-def _share(items: list[Item], job: Job, workers: "Workers", step: int) -> list[Item]:
-    """A worker's items of a step's batch; one that counts for nothing where there are more workers than items."""
-    indices = batch_indices(step, num_items=len(items), global_batch=job.training.global_batch, seed=job.seed)
-    return _mine([items[index] for index in indices], workers)
+def _read(job: Job) -> tuple[list[Item], list[Item]]:
+    """What is trained on, and what is held out."""
+    items = read_items(job.data)
+    if not items:
+        raise ValueError(f"{job.data}: nothing to train on")
+    validation = job.training.validation
+    if validation is None:
+        return items, []
+    items, held_out = split_items(items, validation.share)
+    if not held_out:
+        raise ValueError("validation holds images out, and there is one only: set it to null, or give more")
+    return items, held_out
 
 
-def _mine(items: list[Item], workers: "Workers") -> list[Item]:
+def _batch(items: list[Item], job: Job, step: int) -> list[Item]:
+    """A step's global batch."""
+    batch = job.training.global_batch
+    return [items[i] for i in batch_indices(step, num_items=len(items), global_batch=batch, seed=job.seed)]
+
+
+def _mine(items: Sequence[Item], workers: "Workers") -> Sequence[Item]:
+    """A worker's part; one that counts for nothing where there are more workers than items."""
     return items[workers.rank :: workers.world] or items[:1]
 
 
@@ -197,12 +193,14 @@ class Trainer:
         self.optimizer = make_optimizer(scorer, job.training)
         self.log: list[dict[str, float]] = []
         self.is_preempted = False
+        self.exported_step = 0
         self._job = job
         self._workers = workers
         self._home = storage.join(job.output, CHECKPOINTS)
         self._writer: checkpoints.Writer | None = None
         self._has_new_notice = has_new_notice
         self._asked_at = 0.0
+        self._measured: tuple[Counts, list[int], dict[str, float]] | None = None
 
     @property
     def step(self) -> int:
@@ -239,7 +237,8 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint; until it is committed where the job waits for that, or the node is about to go."""
         assert self._writer is not None
-        score = self.log[-1].get("validation_loss")
+        measured = self.log[-1].get("validation_loss")
+        score = measured if measured is not None and math.isfinite(measured) else None
         header = checkpoints.Header(step=self.step, metrics=self.metrics_text(), score=score)
         self._writer.save(header, self.scorer, self.optimizer)
         if self._job.execution.wait_for_checkpoints or self.is_preempted:
@@ -253,11 +252,13 @@ class Trainer:
         assert self._writer is not None
         self._writer.close()
         self._workers.gather([0.0])  # rank 0 has written the records
+        self.exported_step = self.step
         if self._job.training.validation is not None:
             best = self._workers.agree(checkpoints.find_best(self._home) if self._workers.rank == 0 else None)
             if best is not None and best.step != self.step:
                 log, self.log = self.log, checkpoints.load(best, self.scorer, self.optimizer)
                 self.log = log  # of all steps, whichever model is kept
+                self.exported_step = best.step
 
     def metrics_text(self) -> str:
         """Every step's metrics as JSON lines."""
@@ -279,14 +280,21 @@ class Trainer:
         return self._update(sums, sizes, ids)
 
     @torch.no_grad()
-    def measure(self, parts: Sequence[Part], *, ids: list[str]) -> dict[str, float]:
-        """Loss and metrics of items that are not trained on, of which `parts` are this worker's share."""
-        counts, num_rows, sizes = self._count(parts, len(ids))
+    def measure(self, items: Sequence[Item], encode: Callable[[Sequence[Item]], Sequence[Part]]) -> dict[str, float]:
+        """Loss and metrics of items that are not trained on, some at a time; `encode` gives this worker's share."""
+        chunks = [items[start : start + _MEASURED_AT_ONCE] for start in range(0, len(items), _MEASURED_AT_ONCE)]
+        if self._measured is None:  # all counts, which are the same each time, before the first loss
+            found = [self._count(encode(chunk), len(chunk)) for chunk in chunks]
+            sizes = {name: sum(sizes[name] for _, _, sizes in found) for name in found[0][2]}
+            counts = Counts(num_items=len(items), num_tokens=sum(each.num_tokens for each, _, _ in found))
+            self._measured = counts, [num_rows for _, num_rows, _ in found], sizes
+        counts, rows, sizes = self._measured
         sums: dict[str, Tensor] = {}
         self.scorer.eval()
-        for part, share in self._padded(parts, num_rows, ids):
-            loss, metrics = self._loss(part, counts, sizes)
-            _add(sums, {"loss": loss, **metrics}, share)
+        for chunk, num_rows in zip(chunks, rows, strict=True):
+            for part, share in self._padded(encode(chunk), num_rows, [item.id for item in chunk]):
+                loss, metrics = self._loss(part, counts, sizes)
+                _add(sums, {"loss": loss, **metrics}, share)
         self.scorer.train()
         return {f"validation_{name}": value for name, value in self._summed(sums).items()}
 

@@ -11,26 +11,26 @@ _SIDE = 1024  # of the matrices whose product says what the device gives
 
 
 class Meter:
-    """Speeds of a training's steps, by counts of its weights and by what the device gives in a product of matrices.
+    """Speeds of a training's steps, by counts of its weights and by what its devices give in a product of matrices.
 
     FLOPs are those of the language model's blocks: 2 a weight and token forward, 2 backward, 2 more where it trains.
     Recomputed activations, attention, the head and the vision tower are left out: the use is a lower bound.
     """
 
-    def __init__(self, scorer: vlm.AnswerScorer, device: torch.device) -> None:
+    def __init__(self, scorer: vlm.AnswerScorer, device: torch.device, world: int) -> None:
         parameters = [p for unit in vlm.sharding_units(scorer.model) for p in unit.parameters()]
         frozen = sum(p.numel() for p in parameters if not p.requires_grad)
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         self._flops_per_token = 4 * frozen + 6 * trained
         low = any(p.dtype == torch.bfloat16 for p in parameters)
-        self._device_flops = measure_flops(device, torch.bfloat16 if low else torch.float32)
+        self._flops = world * measure_flops(device, torch.bfloat16 if low else torch.float32)
 
     def speeds(self, num_tokens: float, num_items: int, seconds: float) -> dict[str, float]:
-        """Of a step over that many tokens of rows."""
+        """Of a step of all workers over that many tokens of rows."""
         return {
             "tokens_per_s": num_tokens / seconds,
             "samples_per_s": num_items / seconds,
-            "flops_use": self._flops_per_token * num_tokens / seconds / self._device_flops,
+            "flops_use": self._flops_per_token * num_tokens / seconds / self._flops,
         }
 
 

@@ -1,6 +1,8 @@
 """Where a training's metrics go beside its own file: TensorBoard always, Weights & Biases and MLflow if asked for."""
 
+import json
 import tempfile
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -8,7 +10,9 @@ from tensorboardX import SummaryWriter
 
 from stic_ray import storage
 from stic_ray.config import Mlflow, Tracker, Wandb, to_tree
-from stic_ray.train.job import TENSORBOARD, Job
+from stic_ray.train.job import PROGRESS, TENSORBOARD, Job
+
+_PROGRESS_EVERY_S = 2.0  # where writing takes time
 
 
 class _Sink(Protocol):
@@ -18,13 +22,15 @@ class _Sink(Protocol):
 
 
 class Trackers:
-    """What rank 0 tells of every step. A run that goes on writes a new event file, which begins at its step."""
+    """What is told of every step; a worker that is not heard tells nothing. A run that goes on, at `step`, writes a new
+    event file, which begins there."""
 
-    def __init__(self, job: Job, name: str, step: int) -> None:
-        self._sinks: list[_Sink] = [
-            _TensorBoard(job, step),
-            *(_start(tracker, job, name) for tracker in job.execution.trackers),
-        ]
+    def __init__(self, job: Job, step: int, total: int, *, is_heard: bool) -> None:
+        name = job.output.rstrip("/").rpartition("/")[2]
+        self._sinks: list[_Sink] = []
+        if is_heard:
+            self._sinks += [_Progress(job, total), _TensorBoard(job, step)]
+            self._sinks += [_start(tracker, job, name) for tracker in job.execution.trackers]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step's metrics, as `train/NAME`."""
@@ -36,6 +42,25 @@ class Trackers:
         """Write what is left."""
         for sink in self._sinks:
             sink.close()
+
+
+class _Progress:
+    """The file that the driver reads while it waits."""
+
+    def __init__(self, job: Job, total: int) -> None:
+        self._uri = storage.join(job.output, PROGRESS)
+        self._every_s = 0.0 if storage.is_local(self._uri) else _PROGRESS_EVERY_S
+        self._total = total
+        self._written_at = 0.0
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if time.monotonic() - self._written_at >= self._every_s:
+            self._written_at = time.monotonic()
+            state = {"step": step, "total": self._total, "loss": metrics["train/loss"]}
+            storage.write_bytes(self._uri, json.dumps(state).encode())
+
+    def close(self) -> None:
+        pass
 
 
 class _TensorBoard:

@@ -4,7 +4,7 @@ Legend: T = positions of a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,11 +16,19 @@ from stic_ray.vlm.rows import Row
 
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """What a family's class calls its parts, below `model.`: language model, projector and vision tower."""
+    """What a family's class calls its parts, below `model.`: language model, projector and vision tower.
+
+    `beside` are weights that stand beside the projector and count as its own: like it, only an image uses them.
+    """
 
     language: str
     projector: str
     vision: str
+    beside: tuple[str, ...] = ()
+
+    def is_of_projector(self, name: str) -> bool:
+        """Whether a weight of that name is of the projector."""
+        return any(_is_in(name, part) for part in (self.projector, *self.beside))
 
 
 _LLAVA = _Parts(language="language_model", projector="multi_modal_projector", vision="vision_tower")
@@ -28,7 +36,7 @@ _IDEFICS = _Parts(language="text_model", projector="connector", vision="vision_m
 _PARTS = {
     "idefics3": _IDEFICS,
     "llava": _LLAVA,
-    "llava_next": _LLAVA,
+    "llava_next": replace(_LLAVA, beside=("image_newline",)),
     "qwen2_5_vl": _Parts(language="language_model", projector="visual.merger", vision="visual"),
     "smolvlm": _IDEFICS,
 }
@@ -133,7 +141,7 @@ def unfreeze_language_model(model: Any, *, projector: bool, frozen: Sequence[str
         if not any(_is_in(name, part) for name in names):
             raise ValueError(f"weights.frozen: no weight of the model has {part} in its name, like {names[-1]}")
     for name, parameter in model.named_parameters():
-        trains = projector if _is_in(name, parts.projector) else not _is_in(name, parts.vision)
+        trains = projector if parts.is_of_projector(name) else not _is_in(name, parts.vision)
         parameter.requires_grad_(trains and not any(_is_in(name, part) for part in frozen))
 
 
@@ -143,8 +151,8 @@ def _is_in(name: str, part: str) -> bool:
 
 def projector_parameters(model: Any) -> list[nn.Parameter]:
     """The parameters between vision tower and language model: of an adapted model, those that the adapter replaces."""
-    projector = _parts_of(model).projector
-    named = [(name, parameter) for name, parameter in model.named_parameters() if _is_in(name, projector)]
+    parts = _parts_of(model)
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parts.is_of_projector(name)]
     return [parameter for name, parameter in named if ".original_module." not in name]
 
 

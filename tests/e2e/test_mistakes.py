@@ -1,5 +1,6 @@
 """What a user does wrong, and a disk that is full: one clear line, and nothing lost."""
 
+import json
 import os
 import random
 import resource
@@ -166,3 +167,14 @@ def test_runs_on_a_full_disk_is_one_line_and_makes_nothing_again(finished: Proje
         assert done.returncode == 0 and "0 artifacts made" in done.stdout, done.stderr
     finally:
         subprocess.run(["umount", "--lazy", str(project.home / "runs")], check=True)
+
+
+def test_a_training_that_diverges_stops_at_once_and_names_its_items(finished: Project, tmp_path: Path) -> None:
+    """Ray would try it again, from the last checkpoint and to the same end."""
+    project = finished.copy(tmp_path / "project")
+    line = _error_line(project.run("stage1.lr=1e30", "stage1.validation=null", "stage2=null"))
+    assert line.startswith("error: stage1: loss or gradient is not finite at step ") and "not_finite.json" in line
+    (trained,) = (path for path in project.store.glob("stage1-*") if not (path / "record.json").exists())
+    assert len((trained / "attempts.jsonl").read_text().splitlines()) == 1
+    ids = json.loads((trained / "not_finite.json").read_text())["ids"]
+    assert len(ids) == 4 and ids[0] in line

@@ -20,12 +20,12 @@ _LOSSES = {
 @pytest.mark.parametrize("setting", list(_LOSSES.values()), ids=list(_LOSSES))
 def test_pairs_are_read_and_not_scored(finished: Project, tmp_path: Path, setting: str) -> None:
     project = finished.copy(tmp_path / "project")
-    project.finish(setting, "stage2=null", "stage1.max_length=60", "stage1.validation=null")
+    project.finish(setting, "stage2=null", "stage1.max_length=50", "stage1.validation=null")
     found = references(project.run_home)
     assert "pairs_tokens" in found and "pairs_scores" not in found
     pairs = {pair.id for pair in artifacts.read(found["pairs"], Pair)}
     kept = {row.item_id for row in artifacts.read(found["pairs_tokens"], Score)}
     rejects = artifacts.read_rejects(found["pairs_tokens"])
     assert kept | {reject.id for reject in rejects} == pairs and kept and rejects
-    assert {reject.reason for reject in rejects} == {"longer than max_length 60 tokens"}
+    assert {reject.reason for reject in rejects} == {"longer than max_length 50 tokens"}
     assert audit(project.run_home) == []

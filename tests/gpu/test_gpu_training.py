@@ -64,7 +64,7 @@ def test_segments_are_attended_to_by_flash_kernels_in_bfloat16(checkpoint: Path,
     processor = vlm.load_processor(str(checkpoint))
     scorer = vlm.AnswerScorer(vlm.load_model(str(checkpoint), "bfloat16").cuda())
     row = vlm.pack(_groups(processor, items)).to("cuda")
-    with torch.inference_mode(), sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         assert torch.isfinite(scorer(row)).all()
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -183,13 +182,13 @@ def test_failure_to_write_is_raised_where_training_waits(tmp_path: Path, monkeyp
 # More workers, or fewer
 
 
-def _sharded(rank: int, world: int, port: int, home: str, then: str) -> None:
+def _sharded(rank: int, world: int, meeting: str, home: str, then: str) -> None:
     """With "save" two steps and a checkpoint; else a checkpoint loaded, and what each worker has gathered in a file."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     module = _module(0 if then == "save" else 1)
     fully_shard(module, mesh=init_device_mesh("cpu", (world,)))
     optimizer = _optimizer(module)
@@ -228,10 +227,8 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _spawn(world: int, home: Path, then: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_sharded, args=(world, port, str(home), then), nprocs=world)
+    meeting = home.with_name(f"meeting-{Path(then).name}")  # a file: a free port may be taken before it is used
+    mp.spawn(_sharded, args=(world, str(meeting), str(home), then), nprocs=world)
 
 
 @pytest.mark.slow

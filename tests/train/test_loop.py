@@ -251,12 +251,17 @@ def test_step_too_long_is_refused_by_id_never_truncated(tiny_llava: Path, items:
         _gradient(_job(tiny_llava, _DPO, max_length=12), items)
 
 
-def test_measure_is_the_loss_of_a_step_and_changes_nothing(tiny_llava: Path, items: list[Item]) -> None:
+def test_measure_is_the_loss_of_a_step_and_changes_nothing(
+    tiny_llava: Path, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where not all items are measured at once."""
     job = _job(tiny_llava, _DPO, row_tokens=100)
     _, expected = _gradient(job, items)
     trainer = _trainer(job)
     before = {name: p.detach().clone() for name, p in trainer.scorer.named_parameters()}
-    found = trainer.measure(_batch(job, items).parts, ids=[item.id for item in items])
+    monkeypatch.setattr(loop, "_MEASURED_AT_ONCE", 3)
+    processor = vlm.load_processor(str(tiny_llava))
+    found = trainer.measure(items, lambda chunk: encode_parts(chunk, processor=processor, job=job))
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in trainer.scorer.named_parameters())
     assert {"validation_loss", "validation_accuracy", "validation_kl"} <= found.keys()
     assert found["validation_loss"] == pytest.approx(expected["loss"], rel=1e-6)
@@ -395,7 +400,8 @@ def test_export_is_the_trained_model_merged(
     assert (tmp_path / METRICS).read_text() == trainer.metrics_text()
     assert (tmp_path / ADAPTER / "adapter_model.safetensors").exists() is isinstance(weights, Lora)
     card = (tmp_path / MERGED / CARD).read_text()
-    assert f"base_model: {tiny_llava}" in card and '"type": "DpoLoss"' in card and "- artifact: `stage1-x`" in card
+    assert f"- trained from: `{tiny_llava}`" in card and "base_model:" not in card
+    assert '"type": "DpoLoss"' in card and "- artifact: `stage1-x`" in card
     row = vlm.pack([group for item in items for group in item.encode(processor)])
     with torch.inference_mode():
         trained = trainer.scorer.eval()(row)
@@ -408,7 +414,8 @@ def test_export_is_the_trained_model_merged(
 def _export(job: Job, trainer: loop.Trainer, *, rank: int) -> None:
     processor = vlm.load_processor(job.model_uri)
     start = partial(loop.trainable, job.model_uri, job, quantize=False)
-    export(job, trainer.scorer, trainer.metrics_text(), processor, start, rank)
+    last = trainer.log[-1] if trainer.log else {}
+    export(job, trainer.scorer, trainer.metrics_text(), last, processor=processor, start=start, rank=rank)
 
 
 def test_export_of_other_ranks_writes_nothing(tiny_llava: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """vLLM gives the tokens that transformers gives, one by one or together, and loses no request."""
 
 import itertools
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -120,6 +121,11 @@ def test_adapters_that_vllm_cannot_take_are_one_line(pair: Pair, tmp_path: Path)
     save_random_adapter(pair.model, tmp_path / "large", seed=0, rank=16)
     with pytest.raises(ValueError, match=r"has rank 16, engine\.max_lora_rank is 8: raise it"):
         pair.vllm.generate(_requests(1, adapter=str(tmp_path / "large")))
+    save_random_adapter(pair.model, tmp_path / "whole", seed=0)
+    settings = tmp_path / "whole" / "adapter_config.json"  # as of an adapter beside which a projector was trained
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "modules_to_save": ["projector"]}))
+    with pytest.raises(ValueError, match="replaces whole modules, which vLLM cannot: use the merged model instead"):
+        pair.vllm.generate(_requests(1, adapter=str(tmp_path / "whole")))
     with pytest.raises(ValueError, match="there is no such directory"):
         pair.vllm.generate(_requests(1, adapter=str(tmp_path / "nowhere")))
 
