@@ -35,9 +35,20 @@ LEAST = 2.0  # points of CHAIR_i or CHAIR_s that a method has to gain
 LOST = 1.0  # points of recall or accuracy that it may lose
 logger = logging.getLogger("science")
 
-_SFT = {"loss": {"type": "SftLoss"}, "weights": {"type": "FullFinetune"}, "global_batch": 32, "warmup_ratio": 0.1}
+_SFT = {
+    "loss": {"type": "SftLoss"},
+    "weights": {"type": "FullFinetune"},
+    "global_batch": 32,
+    "warmup_ratio": 0.1,
+    "adam_beta2": 0.98,
+}
 _DPO = {"loss": {"type": "DpoLoss", "beta": 0.1, "alpha": 3.0, "reduction": "token_mean"}}
-_LORA = {"weights": {"type": "Lora", "rank": 32, "lora_alpha": 64}, "global_batch": 32, "warmup_ratio": 0.1}
+_LORA = {
+    "weights": {"type": "Lora", "rank": 32, "lora_alpha": 64},
+    "global_batch": 32,
+    "warmup_ratio": 0.1,
+    "adam_beta2": 0.98,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
