@@ -1,9 +1,13 @@
 """A trained model on a model hub: Hugging Face's, or one that answers as it does at HF_ENDPOINT. Only if asked for."""
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from stic_ray import storage
 from stic_ray.config import Hub
+
+# The bases of its error are OSError and whatever its HTTP client, which changes with its version, raises.
+_FAILURES = (*HfHubHTTPError.__bases__, OSError, ValueError)
 
 
 def check(hub: Hub) -> None:
@@ -14,7 +18,7 @@ def check(hub: Hub) -> None:
     """
     try:
         HfApi().create_repo(hub.repo, private=hub.private, exist_ok=True)
-    except Exception as error:  # noqa: BLE001 - whatever its HTTP client raises
+    except _FAILURES as error:
         raise ValueError(_failed(hub, "set HF_TOKEN, or `hf auth login`; or hub=null", error)) from None
 
 
@@ -30,7 +34,7 @@ def push(hub: Hub, folders: dict[str, str]) -> str:
             told = f"{name or 'model'} trained by stic_ray"
             path = storage.local_copy(uri)
             url = api.upload_folder(repo_id=hub.repo, folder_path=path, path_in_repo=name, commit_message=told)
-    except Exception as error:  # noqa: BLE001 - as above
+    except _FAILURES as error:
         remedy = "the run is finished, and the same command pushes again without making anything anew"
         raise ValueError(_failed(hub, remedy, error)) from None
     return str(url)

@@ -84,7 +84,8 @@ class Job:
 def train_worker(config: dict[str, Any]) -> None:
     """Runs on every worker of Ray Train; only there is the training stack imported.
 
-    What this package refuses would be refused again: Ray's next attempt ends at once, and the driver says why.
+    What training itself refuses would be refused again: Ray's next attempt ends at once, and the driver says why. A
+    network that failed is tried again.
     """
     job: Job = config["job"]
     refused = storage.join(job.output, REFUSED)
@@ -98,7 +99,8 @@ def train_worker(config: dict[str, Any]) -> None:
     try:
         train(job)
     except ValueError as error:
-        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-        if Path(raised_in).is_relative_to(Path(__file__).parents[1]):
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        package = Path(__file__).parents[1]
+        if raised_in.is_relative_to(package / "train") or raised_in.is_relative_to(package / "vlm"):
             storage.write_bytes(refused, str(error).encode())
         raise

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stic_ray import vlm
+from small_training import score_pairs
+from stic_ray import storage, vlm
 from stic_ray.config import (
     AdapterOff,
     Blur,
@@ -35,7 +36,17 @@ from stic_ray.train import loop
 from stic_ray.train.data import Item, known
 from stic_ray.train.export import export
 from stic_ray.train.feed import Batch, encode_parts
-from stic_ray.train.job import ADAPTER, CARD, MERGED, METRICS, NOT_FINITE, Job, PairData
+from stic_ray.train.job import (
+    ADAPTER,
+    CARD,
+    MERGED,
+    METRICS,
+    NOT_FINITE,
+    REFUSED,
+    Job,
+    PairData,
+    train_worker,
+)
 from stic_ray.train.optimizer import make_optimizer, rate_factor
 
 _DPO = DpoLoss(beta=0.5, alpha=0.25, reduction="token_mean")
@@ -276,14 +287,7 @@ def test_adapters_switched_off_are_the_reference(tiny_llava: Path, items: list[I
     off = _job(tiny_llava, _DPO, weights=lora, reference=AdapterOff())
     gradient, metrics = _gradient(off, items)
     assert metrics["margin"] == pytest.approx(0.0, abs=1e-4) and metrics["kl"] == pytest.approx(0.0, abs=1e-6)
-    scorer = vlm.AnswerScorer(vlm.load_model(str(tiny_llava), "float32"))
-    processor = vlm.load_processor(str(tiny_llava))
-    scored = []
-    for item in items:
-        row = vlm.pack(item.encode(processor))
-        with torch.inference_mode():
-            parts = scorer(row).split(row.num_tokens)
-        scored.append(replace(item, known=tuple(known(logp=part.tolist()) for part in parts)))
+    scored = score_pairs(tiny_llava, items)
     expected, _ = _gradient(_job(tiny_llava, _DPO, weights=lora), scored)
     assert _relative_error(gradient, expected) < 1e-4
 
@@ -422,3 +426,18 @@ def test_export_of_other_ranks_writes_nothing(tiny_llava: Path, tmp_path: Path) 
     job = replace(_job(tiny_llava, _DPO), output=str(tmp_path))
     _export(job, _trainer(job), rank=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_training_refuses_is_not_tried_again_and_a_failure_elsewhere_is(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(_job(tiny_llava, _DPO), output=str(tmp_path))
+    monkeypatch.setattr(loop, "train", lambda job: storage.join_inside("/a", "../b"))
+    with pytest.raises(ValueError):
+        train_worker({"job": job})
+    assert not (tmp_path / REFUSED).exists()
+    monkeypatch.setattr(loop, "train", loop._read)
+    with pytest.raises(ValueError, match="nothing to train on"):
+        train_worker({"job": job})
+    assert "nothing to train on" in (tmp_path / REFUSED).read_text()
+    train_worker({"job": job})
