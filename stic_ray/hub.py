@@ -7,7 +7,8 @@ from stic_ray import storage
 from stic_ray.config import Hub
 
 # The bases of its error are OSError and whatever its HTTP client, which changes with its version, raises.
-_FAILURES = (*HfHubHTTPError.__bases__, OSError, ValueError)
+_BASES = [base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)]
+_FAILURES: tuple[type[Exception], ...] = (*_BASES, OSError, ValueError)
 
 
 def check(hub: Hub) -> None:
