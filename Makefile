@@ -84,7 +84,7 @@ test-families: $(FAMILIES_READY) ## A training step of each model family, in an 
 	$(TEST_ENV) $(FAMILIES)/bin/python -m pytest tests/families --durations=5 $(PYTEST_ARGS)
 
 test-gpu: $(GPU_READY) ## The tests that need a GPU, with vLLM on it (.venv-gpu); without one they skip
-	$(TEST_ENV) $(GPU_BIN)/python -m pytest tests/gpu --durations=5 $(PYTEST_ARGS)
+	$(TEST_ENV) $(GPU_BIN)/python -m pytest tests/gpu tests/train/test_trl_parity.py -k 'gpu or cuda' --durations=5 $(PYTEST_ARGS)
 
 bench-gpu: $(GPU_READY) ## The benchmarks of training and generation on one GPU, in bfloat16; without one they skip
 	for name in dpo sft generation; do $(GPU_BIN)/python benchmarks/$$name.py --gpu $(ARGS) || exit 1; done

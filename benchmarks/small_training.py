@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,23 @@ def score_pairs(checkpoint: Path, items: Sequence[Item], dtype: str = "float32")
             parts = scorer(row).split(row.num_tokens)
         scored.append(replace(item, known=tuple(known(logp=part.tolist()) for part in parts)))
     return scored
+
+
+def score_alone(checkpoint: Path, groups: Sequence[vlm.Group]) -> list[float]:
+    """The log-probability of each answer, in float32 on the CPU: alone in the family's own forward, from all logits."""
+    model: Any = vlm.load_model(str(checkpoint), "float32")
+    image_token = vlm.load_processor(str(checkpoint)).image_token_id
+    found = []
+    for example in (example for group in groups for example in group):
+        ids = torch.tensor([example.input_ids])
+        extra = {}
+        if model.config.model_type == "qwen2_5_vl":  # from which it makes its positions
+            extra["mm_token_type_ids"] = (ids == image_token).int()
+        with torch.inference_mode():
+            logp_TV = model(input_ids=ids, **example.image_inputs, **extra).logits[0].log_softmax(dim=1)
+        places = [place for place, trained in enumerate(example.trained) if trained]
+        found.append(sum(float(logp_TV[place - 1, example.input_ids[place]]) for place in places))
+    return found
 
 
 def make_job(checkpoint: Path, training: Training, *, dtype: str = "float32", output: str = "") -> Job:

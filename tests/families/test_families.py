@@ -5,13 +5,12 @@ tested with: `make test-families` runs all in an environment of its own.
 """
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from random_models import Size, save_random_model
-from small_training import make_job, make_pairs, score_pairs, train_pairs
+from small_training import make_job, make_pairs, score_alone, score_pairs, train_pairs
 from stic_ray import vlm
 from stic_ray.config import DpoLoss, FullFinetune, Lora, Training
 from stic_ray.train import loop
@@ -32,26 +31,12 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
     return make_pairs(tmp_path_factory.mktemp("images"))
 
 
-def _alone(model: Any, example: vlm.Example, image_token: int) -> float:
-    """One sequence through the family's own forward, from all logits."""
-    ids = torch.tensor([example.input_ids])
-    extra = {}
-    if model.config.model_type == "qwen2_5_vl":  # from which it makes its positions
-        extra["mm_token_type_ids"] = (ids == image_token).int()
-    with torch.inference_mode():
-        logp_TV = model(input_ids=ids, **example.image_inputs, **extra).logits[0].log_softmax(dim=1)
-    places = [place for place, trained in enumerate(example.trained) if trained]
-    return sum(float(logp_TV[place - 1, example.input_ids[place]]) for place in places)
-
-
 def test_shared_and_packed_answers_score_as_each_alone(checkpoint: Path, items: list[Item]) -> None:
     """Tolerance 1e-5 relative: pairs of images of several sizes in one row, each pair by itself, each answer by itself,
     against the family's own forward."""
     processor = vlm.load_processor(str(checkpoint))
     pairs = [group for item in items for group in item.encode(processor)]
-    plain = vlm.load_model(str(checkpoint), "float32")
-    token = processor.image_token_id
-    expected = [_alone(plain, example, token) for pair in pairs for example in pair]
+    expected = score_alone(checkpoint, pairs)
     scorer = vlm.AnswerScorer(vlm.load_model(str(checkpoint), "float32"))
 
     def score(*groups: vlm.Group) -> list[float]:

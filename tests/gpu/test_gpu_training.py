@@ -12,7 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from random_models import Size, save_random_model
-from small_training import make_job, make_pairs, score_pairs, train_pairs
+from small_training import make_job, make_pairs, score_alone, score_pairs, train_pairs
 from stic_ray import vlm
 from stic_ray.config import AdapterOff, DpoLoss, FullFinetune, Lora, ScoredReference, Training
 from stic_ray.train.data import Item
@@ -20,8 +20,10 @@ from stic_ray.train.data import Item
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 
 
-@pytest.fixture(scope="module", params=["llava", "llava_next", "idefics3"])
+@pytest.fixture(scope="module", params=["llava", "llava_next", "idefics3", "smolvlm", "qwen2_5_vl"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param in ("smolvlm", "qwen2_5_vl"):
+        pytest.importorskip("torchvision")
     return save_random_model(request.param, tmp_path_factory.mktemp(request.param) / "model", Size())
 
 
@@ -34,19 +36,6 @@ def _groups(processor: Any, items: list[Item]) -> list[vlm.Group]:
     return [group for item in items for group in item.encode(processor)]
 
 
-def _plain(checkpoint: Path, groups: list[vlm.Group]) -> list[float]:
-    """Each answer alone from all logits, float32 on the CPU."""
-    model = vlm.load_model(str(checkpoint), "float32")
-    found = []
-    for example in (example for group in groups for example in group):
-        with torch.inference_mode():
-            ids = torch.tensor([example.input_ids])
-            logp_TV = model(input_ids=ids, **example.image_inputs).logits[0].log_softmax(dim=1)
-        places = [place for place, trained in enumerate(example.trained) if trained]
-        found.append(sum(float(logp_TV[place - 1, example.input_ids[place]]) for place in places))
-    return found
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
 def test_rows_on_a_gpu_score_as_answers_alone_on_a_cpu(
     checkpoint: Path, items: list[Item], dtype: str, tolerance: float
@@ -57,7 +46,7 @@ def test_rows_on_a_gpu_score_as_answers_alone_on_a_cpu(
     row = vlm.pack(groups).to("cuda")
     with torch.inference_mode():
         found = row.sums(scorer(row)).tolist()
-    assert found == pytest.approx(_plain(checkpoint, groups), rel=tolerance)
+    assert found == pytest.approx(score_alone(checkpoint, groups), rel=tolerance)
 
 
 def test_segments_are_attended_to_by_flash_kernels_in_bfloat16(checkpoint: Path, items: list[Item]) -> None:

@@ -30,6 +30,7 @@ from stic_ray.train.feed import Batch, encode_parts
 from stic_ray.train.job import Job, PairData
 
 pytestmark = pytest.mark.slow
+_NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 
 _BETA, _ALPHA = 0.3, 0.7
 _TALKS = (
@@ -61,12 +62,12 @@ def _job(model: Path, loss: Loss) -> Job:
 
 
 def _set_adapters(model: torch.nn.Module) -> None:
-    """The same in both, none of them 0."""
+    """The same in both and on every device, none of them 0."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             if ".lora_" in name:
-                parameter.normal_(0, 0.3, generator=generator)
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 
 def _adapter_name(name: str) -> str:
@@ -81,7 +82,7 @@ def _images(folder: Path) -> list[Path]:
     return paths
 
 
-def _ours(model: Path, images: list[Path], loss: Loss) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+def _ours(model: Path, images: list[Path], loss: Loss, device: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     items = [
         Item(
             id=path.name,
@@ -94,7 +95,7 @@ def _ours(model: Path, images: list[Path], loss: Loss) -> tuple[dict[str, float]
         for path, (prompt, *answers) in zip(images, _TALKS, strict=True)
     ]
     job = _job(model, loss)
-    scorer = vlm.AnswerScorer(loop.trainable(str(model), job, quantize=False))
+    scorer = vlm.AnswerScorer(loop.trainable(str(model), job, quantize=False).to(device))
     _set_adapters(scorer.model)
     trainer = loop.Trainer(job, scorer, loop.Workers(rank=0, world=1), lambda: False)
     trained = {name: p for name, p in scorer.named_parameters() if p.requires_grad}
@@ -103,7 +104,7 @@ def _ours(model: Path, images: list[Path], loss: Loss) -> tuple[dict[str, float]
 
     def keep(name: str, parameter: torch.Tensor) -> None:
         assert parameter.grad is not None
-        gradients[_adapter_name(name)] = parameter.grad.clone()
+        gradients[_adapter_name(name)] = parameter.grad.cpu()
 
     for name, parameter in trained.items():
         parameter.register_post_accumulate_grad_hook(partial(keep, name))
@@ -113,7 +114,7 @@ def _ours(model: Path, images: list[Path], loss: Loss) -> tuple[dict[str, float]
 
 
 def _theirs(
-    model: Path, images: list[Path], folder: Path, settings: dict[str, Any]
+    model: Path, images: list[Path], folder: Path, settings: dict[str, Any], device: str
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     import trl
     from datasets import Dataset, Sequence
@@ -138,7 +139,7 @@ def _theirs(
             max_length=None,
             beta=_BETA,
             report_to=[],
-            use_cpu=True,
+            use_cpu=device == "cpu",
             bf16=False,
             gradient_checkpointing=False,
             save_strategy="no",
@@ -159,7 +160,7 @@ def _theirs(
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
     told = {name: float(np.mean(values)) for name, values in trainer._metrics["train"].items()}
-    gradients = {_adapter_name(n): p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+    gradients = {_adapter_name(n): p.grad.cpu() for n, p in trainer.model.named_parameters() if p.grad is not None}
     return {"loss": loss.item(), **told}, gradients
 
 
@@ -178,11 +179,12 @@ def _theirs(
     ],
     ids=["sigmoid", "sigmoid and sft", "robust", "ipo", "hinge", "length-normalised"],
 )
-def test_step_equals_trls(tiny_llava: Path, tmp_path: Path, loss: Loss, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=_NEEDS_GPU)])
+def test_step_equals_trls(tiny_llava: Path, tmp_path: Path, loss: Loss, settings: dict[str, Any], device: str) -> None:
     """Log-probabilities to 1e-5 relative, the loss to 1e-4, gradients to 1e-4 of their length, in float32."""
     images = _images(tmp_path)
-    ours, our_gradients = _ours(tiny_llava, images, loss)
-    theirs, their_gradients = _theirs(tiny_llava, images, tmp_path, settings)
+    ours, our_gradients = _ours(tiny_llava, images, loss, device)
+    theirs, their_gradients = _theirs(tiny_llava, images, tmp_path, settings, device)
     told = json.dumps({"ours": ours, "theirs": theirs}, indent=1)
     for role in ("chosen", "rejected"):
         assert ours[f"{role}_logp"] == pytest.approx(theirs[f"logps/{role}"], rel=1e-5), told
