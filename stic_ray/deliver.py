@@ -1,6 +1,7 @@
 """What a run leaves in `runs/NAME/`: references, configuration, metrics, models, summary and report."""
 
 import json
+import logging
 import shlex
 import sys
 import time
@@ -35,6 +36,7 @@ from stic_ray.train.driver import MODEL
 from stic_ray.train.job import ADAPTER, CARD, MERGED, METRICS
 
 _NUM_SAMPLES = 6
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +174,10 @@ def _stage_line(run: Run, role: str, artifact: Artifact) -> StageLine:
 
 def _training(run: Run) -> list[TrainingLine]:
     found = {name: run.artifacts[name].record for name in _trained(run)}
-    return [TrainingLine(stage=name, first=record["first"], last=record["last"]) for name, record in found.items()]
+    return [
+        TrainingLine(stage=name, first=record["first"], last=record["last"], exported=record["exported"])
+        for name, record in found.items()
+    ]
 
 
 def _trained(run: Run) -> list[str]:
@@ -233,6 +238,7 @@ def _write_models(run: Run, home: str, summary: Mapping[str, Any]) -> None:
     for stage in (uri.rpartition("/")[2] for uri in storage.list_directories(home)):
         # Not trained this time: an earlier run's would be taken for its own.
         if stage.partition(ROUND)[0] in ("stage1", "stage2") and stage not in delivered:
+            logger.info("%s: removed, of the run that had this name before", storage.join(home, stage))
             storage.remove(storage.join(home, stage))
     for stage in delivered:
         for part in (ADAPTER, MERGED):

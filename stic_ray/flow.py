@@ -239,10 +239,11 @@ def finish_stage(
         reason, count = Counter(counts["rejects_by_reason"]).most_common(1)[0]
         number = min(counts["rejects"], num_units)
         storage.remove(storage.join(uri, "rejects"))  # so that the same command tries them again when they are mended
-        raise ValueError(
-            f"{plan.stage}: {number} of {num_units} inputs were rejected, most often: {reason} ({count}). "
-            f"Mend the inputs; up to {max_reject_rate:.0%} are accepted (execution.max_reject_rate), but never all"
-        )
+        told = f"{plan.stage}: {number} of {num_units} inputs were rejected, most often: {reason} ({count})."
+        if max_reject_rate == 1:
+            raise ValueError(f"{told} Nothing is left: change the settings that choose, or give other data")
+        accepted = f"up to {max_reject_rate:.0%} are accepted (execution.max_reject_rate), but never all"
+        raise ValueError(f"{told} Mend the inputs; {accepted}")
     return artifacts.commit(store, plan, {"inputs": num_units, **figures}, counts)
 
 

@@ -20,7 +20,11 @@ def check(hub: Hub) -> None:
     try:
         HfApi().create_repo(hub.repo, private=hub.private, exist_ok=True)
     except _FAILURES as error:
-        raise ValueError(_failed(hub, "set HF_TOKEN, or `hf auth login`; or hub=null", error)) from None
+        raise ValueError(
+            _failed(
+                hub, "set HF_TOKEN, or `hf auth login`, and look at the network (HF_HUB_OFFLINE); or hub=null", error
+            )
+        ) from None
 
 
 def push(hub: Hub, folders: dict[str, str]) -> str:

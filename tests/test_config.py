@@ -254,6 +254,8 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
         ("execution.max_train_failures=-1", "execution.max_train_failures is -1: it must be 0 or more"),
         ("instructions.images=''", "instructions.images is '': it must be the folder"),
         ("evaluation={test: {images: /i, objects: /o}}", "evaluation.test.vocabulary is ''"),
+        ("stage1.learning_rate=1", "unknown setting stage1.learning_rate: did you mean lr?"),
+        ("hub={repo: a/b c}", "hub.repo is 'a/b c': it must be like owner/name, of letters"),
         ("name=a/b", "name is 'a/b'"),
         ("name=..", "name is '..'"),
         ("name=.", "name is '.'"),
@@ -283,6 +285,18 @@ def test_parse_config_override_of_a_shared_yaml_anchor_changes_one_place_only() 
     assert parsed.stage2 is not None and parsed.stage2_control is not None
     assert (parsed.stage2.lr, parsed.stage2_control.lr) == (1.0, 2e-5)
     assert parsed.stage2_control.weights == FullFinetune()
+
+
+def test_parse_config_override_of_a_type_takes_the_settings_of_the_other_one_away() -> None:
+    parsed = _parse("stage1.loss.gamma=0.5", "stage1.loss.beta=2.0", "stage1.loss.type=SimpoLoss")
+    assert parsed.stage1 is not None and parsed.stage1.loss == config.SimpoLoss(beta=2.0, gamma=0.5)
+    assert "stage1.loss.beta and stage1.loss.gamma are missing" in _message("stage1.loss.type=SimpoLoss")
+    assert _parse("stage1.loss.type=DpoLoss") == _parse()
+
+
+def test_parse_config_missing_setting_of_a_lists_entry_is_said_to_be_there() -> None:
+    message = _message("execution.trackers=[{type: Mlflow}]")
+    assert message == "execution.trackers[0].uri is missing: set it in its entry of the list"
 
 
 def test_parse_config_override_opens_a_null_section() -> None:

@@ -1,5 +1,6 @@
 """Engines, and where and how it runs."""
 
+import re
 from dataclasses import dataclass, field
 
 from stic_ray.config.checks import require
@@ -75,7 +76,8 @@ class Wandb:
 
 @dataclass(frozen=True, kw_only=True)
 class Mlflow:
-    """An MLflow tracking server, or a folder or database that it keeps itself."""
+    """An MLflow tracking server, or a folder; a database (`sqlite:///...`) needs the whole package `mlflow`, of which
+    the extra `track` installs the client."""
 
     uri: str
     experiment: str = "stic_ray"
@@ -92,8 +94,8 @@ class Hub:
     private: bool = True
 
     def __post_init__(self) -> None:
-        owner, _, name = self.repo.partition("/")
-        require(bool(owner and name and "/" not in name), "repo", self.repo, "like owner/name")
+        plain = re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo, re.ASCII) is not None
+        require(plain, "repo", self.repo, "like owner/name, of letters, digits, ., _ and -")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,15 @@ from stic_ray.config.views import Blind
 from stic_ray.config.whole import Config
 
 _MAX_INT = 2**62
+# What others call a setting, where it is not nearly written so.
+_ALSO_CALLED = {
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "batch_size": "global_batch",
+    "max_steps": "steps",
+    "lora_r": "rank",
+    "r": "rank",
+}
 
 
 class _MissingError(ValueError):
@@ -26,11 +35,13 @@ class _MissingError(ValueError):
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
-        given = " ".join(f"{name}=VALUE" for name in names)
+        settable = [name for name in names if "[" not in name]
+        given = " ".join(f"{name}=VALUE" for name in settable)
+        how = f"in the configuration or as {given}" if len(settable) == len(names) else "in its entry of the list"
         one = len(names) == 1
         which = f"{names[0]} is" if one else f"{', '.join(names[:-1])} and {names[-1]} are"
         them = "it" if one else "them"
-        super().__init__(f"{which} missing: set {them} in the configuration or as {given}")
+        super().__init__(f"{which} missing: set {them} {how}")
 
 
 def parse_config(tree: Mapping[str, Any], overrides: list[str]) -> Config:
@@ -41,8 +52,8 @@ def parse_config(tree: Mapping[str, Any], overrides: list[str]) -> Config:
             cannot be; the message names the dotted field and the remedy.
     """
     merged = _deep_copy(tree)
-    for override in overrides:
-        _apply(merged, override)
+    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".type")):
+        _apply(merged, override)  # another type first: it takes what is set of the one before away
     for stage in ("stage1", "stage2"):  # one that is left out leaves out its control
         if merged.get(stage, stage) is None:
             merged[f"{stage}_control"] = None
@@ -120,6 +131,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise ValueError(f"{path}: {'.'.join(parents[: depth + 1])} holds {child!r} and has no keys of its own")
         tree = child
+    if leaf == "type" and tree.get("type", value) != value:
+        tree.clear()  # the settings of another type, which this one may not have, or mean something else by
     tree[leaf] = value
 
 
@@ -216,5 +229,7 @@ def _names(kind: Any) -> list[str]:
 
 
 def _nearest(name: str, known: list[str]) -> str:
+    if _ALSO_CALLED.get(name) in known:
+        return f": did you mean {_ALSO_CALLED[name]}?"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f": did you mean {close[0]}?" if close else ""

@@ -86,11 +86,13 @@ class DescribedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingLine:
-    """The first and the last metrics of one training; names may be flat (`stage1/loss`)."""
+    """The first and the last metrics of one training, and those of the step that its weights are of; names may be flat
+    (`stage1/loss`), what was not finite is None."""
 
     stage: str
-    first: Mapping[str, float]
-    last: Mapping[str, float]
+    first: Mapping[str, float | None]
+    last: Mapping[str, float | None]
+    exported: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,14 +327,24 @@ def _training_table(training: Sequence[TrainingLine]) -> str:
     for line in training:
         first, last = _by_last_name(line.first), _by_last_name(line.last)
         cells = [
-            f"{first[name]:.4g} to {last[name]:.4g}" if name in first and name in last else ""
+            f"{_metric(first[name])} to {_metric(last[name])}" if name in first and name in last else ""
             for name in _TRAINING_METRICS
         ]
-        rows.append([escape(line.stage), *(cell or "-" for cell in cells)])
-    return _table(["training", *(f"{name}, first to last" for name in _TRAINING_METRICS)], rows)
+        rows.append([escape(line.stage), *(cell or "-" for cell in cells), _held_out(line.exported)])
+    return _table(["training", *(f"{name}, first to last" for name in _TRAINING_METRICS), "held out"], rows)
 
 
-def _by_last_name(metrics: Mapping[str, float]) -> dict[str, float]:
+def _metric(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
+
+
+def _held_out(exported: Mapping[str, float]) -> str:
+    """The loss on what was held out, at the step whose weights were kept for it."""
+    loss = exported.get("validation_loss")
+    return "-" if loss is None else f"{loss:.4g}, step {exported['step']:.0f} kept"
+
+
+def _by_last_name(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name.rpartition("/")[2]: value for name, value in metrics.items()}
 
 

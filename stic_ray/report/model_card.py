@@ -35,8 +35,8 @@ def render_card(
         "",
         "## Where it comes from",
         "",
-        f"- trained from: `{escape(base)}`",
-        *(f"- {name}: `{escape(value)}`" for name, value in origin.items()),
+        f"- trained from: {escape(base)}",
+        *(f"- {name}: {escape(value)}" for name, value in origin.items()),
         "",
         "## Training",
         "",
@@ -44,7 +44,11 @@ def render_card(
         json.dumps(training, indent=1),
         "```",
         "",
-        "Its step: " + ", ".join(f"{name} {value:.4g}" for name, value in step.items()) + ".",
+        "The step that its weights are of:",
+        "",
+        "| metric | value |",
+        "| --- | --- |",
+        *(f"| {name} | {value:.4g} |" for name, value in step.items()),
         "",
     ]
     return "\n".join(lines)

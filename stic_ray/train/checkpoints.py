@@ -1,12 +1,14 @@
 """Checkpoints of a training: every worker writes its shards, and a record, written last, says that all are there.
 
 A checkpoint is a folder `step-N-TOKEN`: `shard-R.safetensors` with a worker's parts of the trained weights and of their
-moments, `shard-R.json` with its hash and where the parts belong, `metrics.jsonl`, and `checkpoint.json`, the record.
-What has no record, or files that are not what it says, is never loaded. A checkpoint is read by any number of workers.
+moments, `shard-R.json` with its hash and where the parts belong, `metrics.jsonl`, and `checkpoint.json`, the record,
+with the hashes of these. What has no record, or files that are not what it says, is never loaded. A checkpoint is read
+by any number of workers.
 """
 
 import json
 import logging
+import math
 import queue
 import tempfile
 import threading
@@ -43,13 +45,14 @@ class Place:
 class Found:
     """A checkpoint that can be loaded: its folder, the steps that it has seen, and how many workers wrote it.
 
-    `score` is its loss on what is held out, None where that was not measured.
+    `score` is its loss on what is held out, None where that was not measured; `hashes` are of its small files.
     """
 
     uri: str
     step: int
     num_shards: int
     score: float | None
+    hashes: Mapping[str, str]
 
 
 # What a worker holds
@@ -159,7 +162,9 @@ class Writer:
             return
         storage.write_bytes(storage.join(uri, _METRICS), header.metrics.encode())
         self._await_shards(uri)
-        record = {"step": header.step, "num_shards": self._world, "score": header.score}
+        names = [_METRICS, *(f"shard-{rank}.json" for rank in range(self._world))]
+        hashes = {name: storage.hash_file(storage.join(uri, name)) for name in names}
+        record = {"step": header.step, "num_shards": self._world, "score": header.score, "hashes": hashes}
         storage.write_bytes(storage.join(uri, _RECORD), json.dumps(record).encode())
         there = list(_committed(self._home))
         best = min((found for found in there if found.score is not None), key=_rank, default=None)
@@ -183,12 +188,13 @@ def _committed(home: str) -> Iterator[Found]:
     for uri in sorted(storage.list_directories(home), reverse=True):
         try:
             record = json.loads(storage.read_text(storage.join(uri, _RECORD)))
+            found = Found(uri=uri, **record)
         except FileNotFoundError:
             continue
-        except ValueError:
+        except (ValueError, TypeError):
             logger.warning("%s: its record cannot be read: it is not used", uri)
             continue
-        yield Found(uri=uri, step=record["step"], num_shards=record["num_shards"], score=record["score"])
+        yield found
 
 
 def _rank(found: Found) -> tuple[float, int]:
@@ -199,10 +205,8 @@ def _rank(found: Found) -> tuple[float, int]:
 def find_newest(home: str) -> Found | None:
     """The newest checkpoint whose files are what its record says; None where there is none."""
     for found in _committed(home):
-        reason = _damage(found)
-        if not reason:
+        if not _damage(found):
             return found
-        logger.warning("%s is damaged (%s): an earlier checkpoint is used", found.uri, reason)
     return None
 
 
@@ -213,32 +217,62 @@ def find_best(home: str) -> Found | None:
 
 
 def _damage(found: Found) -> str:
-    for rank in range(found.num_shards):
-        name = f"shard-{rank}.safetensors"
-        try:
-            told = json.loads(storage.read_text(storage.join(found.uri, f"shard-{rank}.json")))
-            if storage.hash_file(storage.join(found.uri, name)) != told["sha256"]:
+    """What is not as the record says, "" for nothing."""
+    try:
+        for name, told in found.hashes.items():
+            if storage.hash_file(storage.join(found.uri, name)) != told:
                 return f"{name} has other bytes"
-        except (FileNotFoundError, ValueError) as error:
-            return f"{name}: {error}"
+        for rank in range(found.num_shards):
+            name = f"shard-{rank}.safetensors"
+            told = json.loads(storage.read_text(storage.join(found.uri, f"shard-{rank}.json")))["sha256"]
+            if storage.hash_file(storage.join(found.uri, name)) != told:
+                return f"{name} has other bytes"
+    except FileNotFoundError as error:
+        return str(error)
     return ""
 
 
 def sweep(home: str) -> None:
-    """Remove what attempts that ended left half-written, and what is damaged: it would take a whole one's place."""
-    committed = set()
+    """Remove what attempts that ended left half-written, and what is damaged: it would take a whole one's place.
+
+    So goes what came after a best one that is damaged: it is to be trained again, since it would have been kept.
+    """
+    whole = []
     for found in _committed(home):
         reason = _damage(found)
         if reason:
-            logger.warning("%s is damaged (%s): it is removed, and an earlier checkpoint is used", found.uri, reason)
+            logger.warning("%s is damaged (%s): it is removed", found.uri, reason)
         else:
-            committed.add(found.uri)
+            whole.append(found)
+    steps = {found.step for found in whole}
+    kept = {found.uri for found in whole if _best_step(found) in {None, *steps}}
+    for found in whole:
+        if found.uri not in kept:
+            logger.warning("%s is removed: the best one, which came before it, is damaged", found.uri)
     for uri in storage.list_directories(home):
-        if uri not in committed:
+        if uri not in kept:
             storage.remove(uri)
 
 
-def load(found: Found, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+def _best_step(found: Found) -> int | None:
+    """The step of the least loss on what is held out, as far as a checkpoint knows; None where none was measured."""
+    lines = _read_metrics(storage.read_text(storage.join(found.uri, _METRICS)))
+    losses = [(line.get("validation_loss", math.nan), number) for number, line in enumerate(lines, start=1)]
+    return min(((loss, number) for loss, number in losses if math.isfinite(loss)), default=(None, None))[1]
+
+
+def write_metrics(lines: Sequence[Mapping[str, float]]) -> str:
+    """Steps' metrics as JSON lines; what is not finite is null, which JSON has no number for."""
+    finite = [{k: v if math.isfinite(v) else None for k, v in line.items()} for line in lines]
+    return "".join(json.dumps(line) + "\n" for line in finite)
+
+
+def _read_metrics(text: str) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [{name: math.nan if value is None else value for name, value in line.items()} for line in lines]
+
+
+def load(found: Found, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
     """Put a checkpoint's state into a model and its optimizer, sharded in whatever way; returns its metrics.
 
     Raises:
@@ -259,7 +293,7 @@ def load(found: Found, module: nn.Module, optimizer: torch.optim.Optimizer) -> l
     steps = files[0].get_slice("optimizer_step")[0]  # type: ignore[no-untyped-call]
     for state in optimizer.state.values():
         state["step"].copy_(steps)
-    return [json.loads(line) for line in (Path(folder) / _METRICS).read_text().splitlines()]
+    return _read_metrics((Path(folder) / _METRICS).read_text())
 
 
 def _fill(part: Tensor, place: Place, shards: Sequence[tuple[Any, Place]], name: str) -> None:

@@ -2,13 +2,15 @@
 
 import json
 import logging
+import math
 import threading
 import time
 from typing import Any
 
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from stic_ray import artifacts, storage
@@ -66,14 +68,24 @@ def run(config: Config, training: Training, data: TrainingData, plan: Plan) -> A
         origin={"artifact": plan.name, **plan.parents},
     )
     storage.remove(storage.join(uri, PROGRESS))  # of an earlier attempt
+    before = sorted(storage.list_directories(storage.join(uri, CHECKPOINTS)))
+    if before:
+        logger.info(
+            "%s: an earlier attempt got to %s: it goes on from there", plan.stage, before[-1].rpartition("/")[2]
+        )
     with _Watch(plan.stage, storage.join(uri, PROGRESS)):
         _fit_or_refuse(job, plan.stage)
     lines = [json.loads(line) for line in storage.read_text(storage.join(uri, METRICS)).splitlines()]
     seconds = time.monotonic() - start
-    logger.info("%s: %d steps in %.1f s, loss %.4f -> %.4f", plan.stage, len(lines), seconds, *_ends(lines))
+    logger.info("%s: %d steps in %.1f s, loss %s -> %s", plan.stage, len(lines), seconds, *_ends(lines))
     exported = json.loads(storage.read_text(storage.join(uri, EXPORTED)))
+    if "validation_loss" in exported:
+        logger.info(
+            "%s: the model is that of step %d, of the least loss on what is held out: %.4f, %.4f at the end",
+            *(plan.stage, exported["step"], exported["validation_loss"], lines[-1]["validation_loss"] or math.nan),
+        )
     kept = exported.get("kept_by_merging", 1.0)
-    if kept < _LEAST_KEPT:
+    if not kept >= _LEAST_KEPT:
         logger.warning(
             "%s: the merged %s weights, which what follows starts from, keep %.0f%% of what the adapter changes: its "
             "steps are below their precision; take model.dtype=float32, or a higher learning rate",
@@ -97,14 +109,21 @@ def run(config: Config, training: Training, data: TrainingData, plan: Plan) -> A
 
 
 def _fit_or_refuse(job: Job, stage: str) -> None:
-    """Raises ValueError with what a worker refused, whichever attempt found it."""
+    """Raises ValueError with what a worker refused, whichever attempt found it, or where workers died too often."""
     refused = storage.join(job.output, REFUSED)
     storage.remove(refused)  # of an earlier command
     try:
         _fit(job)
-    except TrainingFailedError:
+    except TrainingFailedError as error:
         if not storage.exists(refused):
-            raise
+            died = isinstance(error, WorkerGroupError) and error.worker_failures.values()
+            if not died or not all(isinstance(failure, RayActorError) for failure in died):
+                raise
+            raise ValueError(
+                f"{stage}: workers died more often than execution.max_train_failures "
+                f"({job.execution.max_train_failures}): the same command goes on from the last checkpoint; where they "
+                "run out of memory, take a smaller execution.row_tokens or execution.recompute_activations=true"
+            ) from None
     if storage.exists(refused):
         raise ValueError(f"{stage}: {storage.read_text(refused)}")
 
@@ -138,8 +157,9 @@ def _fit(job: Job) -> None:
     storage.remove(work)
 
 
-def _ends(lines: list[dict[str, Any]]) -> tuple[float, float]:
-    return lines[0]["loss"], lines[-1]["loss"]
+def _ends(lines: list[dict[str, Any]]) -> list[str]:
+    losses = (lines[place]["loss"] for place in (0, -1))
+    return ["not finite" if loss is None else f"{loss:.4f}" for loss in losses]
 
 
 def _resources(cpus: float, gpus: float) -> dict[str, float]:

@@ -33,6 +33,7 @@ from stic_ray.train.throughput import Meter, peak_memory_bytes
 from stic_ray.train.trackers import Trackers
 
 _MEASURED_AT_ONCE = 64  # held-out items, whose images are in memory together
+_DESTROYED = 2  # steps at the end that were left out: one may be an item's fault
 _ASK_EVERY_S = 2.0  # whether a node is about to go
 
 
@@ -217,6 +218,8 @@ class Trainer:
         checkpoints.start_moments(self.scorer, self.optimizer)
         if found is not None:
             self.log = checkpoints.load(found, self.scorer, self.optimizer)
+            if len(self.log) != found.step:
+                raise RuntimeError(f"{found.uri} is of step {found.step} and has metrics of {len(self.log)}")
         if self._workers.rank == 0:
             self._note_attempt()
         self._writer = checkpoints.Writer(
@@ -248,9 +251,18 @@ class Trainer:
         ray.train.report({"step": self.step, "loss": self.log[-1]["loss"]})
 
     def close(self) -> None:
-        """Until all is written; where items were held out, the state is then the best one on them."""
+        """Until all is written; where items were held out, the state is then the best one on them.
+
+        Raises:
+            ValueError: the last steps, or all, were not finite: the model is destroyed.
+        """
         assert self._writer is not None
         self._writer.close()
+        if len(self.log) >= _DESTROYED and all(line["skipped"] for line in self.log[-_DESTROYED:]):
+            raise ValueError(
+                f"the last {_DESTROYED} steps were not finite, so the model is destroyed and not delivered (their ids "
+                f"are in {storage.join(self._job.output, NOT_FINITE)}): lower the learning rate"
+            )
         self._workers.gather([0.0])  # rank 0 has written the records
         self.exported_step = self.step
         if self._job.training.validation is not None:
@@ -262,7 +274,7 @@ class Trainer:
 
     def metrics_text(self) -> str:
         """Every step's metrics as JSON lines."""
-        return "".join(json.dumps(line) + "\n" for line in self.log)
+        return checkpoints.write_metrics(self.log)
 
     def take_step(self, batch: Batch, *, ids: list[str]) -> dict[str, float]:
         """One optimizer step on this worker's share of the global batch; metrics are the global batch's.

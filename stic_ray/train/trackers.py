@@ -1,6 +1,7 @@
 """Where a training's metrics go beside its own file: TensorBoard always, Weights & Biases and MLflow if asked for."""
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -70,7 +71,7 @@ class _TensorBoard:
         self._uri = storage.join(job.output, TENSORBOARD)
         self._aside = None if storage.is_local(self._uri) else tempfile.TemporaryDirectory()
         self._folder = self._uri if self._aside is None else self._aside.name
-        self._writer = SummaryWriter(self._folder, purge_step=step)
+        self._writer = SummaryWriter(self._folder, purge_step=step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -84,10 +85,13 @@ class _TensorBoard:
 
 
 def _start(tracker: Tracker, job: Job, name: str) -> _Sink:
+    """Raises ValueError with what the tracker says where it does not start, as without a login."""
     settings = to_tree(job.training)
-    if isinstance(tracker, Wandb):
-        return _Wandb(tracker, name, settings)
-    return _Mlflow(tracker, name, settings)
+    try:
+        return _Wandb(tracker, name, settings) if isinstance(tracker, Wandb) else _Mlflow(tracker, name, settings)
+    except Exception as error:  # whatever a tracker's client raises: it has no base of its own that is public
+        told = " ".join(str(error).split())[:300]
+        raise ValueError(f"execution.trackers: {type(tracker).__name__} does not start: {told}") from error
 
 
 class _Wandb:
@@ -107,6 +111,8 @@ class _Mlflow:
     def __init__(self, tracker: Mlflow, name: str, settings: Any) -> None:
         import mlflow
 
+        if "://" not in tracker.uri:
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # or it refuses a folder, which it still keeps
         self._mlflow = mlflow
         mlflow.set_tracking_uri(tracker.uri)
         mlflow.set_experiment(tracker.experiment)

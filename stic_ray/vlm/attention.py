@@ -3,7 +3,7 @@
 Legend: Q = heads, K = key and value heads, T = positions of the row, D = a head's size, G = segments of a run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -58,17 +58,19 @@ def segmented_attention(
     Raises:
         ValueError: a conversation is longer than the model's sliding window.
     """
-    assert attention_mask is None and dropout == 0.0
+    assert attention_mask is None
     longest = max(segment.longest for segment in segments)
     if sliding_window is not None and longest > sliding_window:
         raise ValueError(f"a conversation of {longest} tokens is longer than the model's window of {sliding_window}")
     groups = module.num_key_value_groups
+    # Under autocast rotary positions leave what they turn in float32, and a product is in one type.
+    query_1QTD, key_1KTD = query_1QTD.to(value_1KTD.dtype), key_1KTD.to(value_1KTD.dtype)
     tensors = (query_1QTD, repeat_kv(key_1KTD, groups), repeat_kv(value_1KTD, groups))
     query_TQD, key_TQD, value_TQD = (tensor[0].transpose(0, 1) for tensor in tensors)
     found: list[Tensor] = []
     start = 0
     for run in runs_of(segments):
-        found += _attend(run, start, (query_TQD, key_TQD, value_TQD), scaling)
+        found += _attend(run, start, (query_TQD, key_TQD, value_TQD), {"scale": scaling, "dropout_p": dropout})
         start += sum(segment.length for segment in run)
     return torch.cat(found)[None], None
 
@@ -100,8 +102,9 @@ def _lengths(segment: Segment) -> tuple[int, ...]:
     return (segment.prefix, *segment.branches)
 
 
-def _attend(run: Sequence[Segment], start: int, tensors: Sequence[Tensor], scale: float | None) -> list[Tensor]:
-    """A run's segments, of which the first begins at `start` of query, key and value [T, Q, D]; in their order."""
+def _attend(run: Sequence[Segment], start: int, tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
+    """A run's segments, of which the first begins at `start` of query, key and value [T, Q, D]; in their order.
+    `settings` are those of the product."""
     starts = list(accumulate((segment.length for segment in run), initial=start))[:-1]
     places = [list(accumulate(_lengths(segment), initial=begin)) for segment, begin in zip(run, starts, strict=True)]
     parts: list[Tensor] = []
@@ -111,11 +114,11 @@ def _attend(run: Sequence[Segment], start: int, tensors: Sequence[Tensor], scale
         query, key, value = (_stack([tensor[part] for part in slices]) for tensor in tensors)
         if number == 0:
             beginning = [key, value]
-            parts.append(scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale))
+            parts.append(scaled_dot_product_attention(query, key, value, is_causal=True, **settings))
             continue
         key, value = (torch.cat(both, dim=2) for both in zip(beginning, (key, value), strict=True))
         mask = causal_lower_right(query.shape[2], key.shape[2])
-        parts.append(scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale))
+        parts.append(scaled_dot_product_attention(query, key, value, attn_mask=mask, **settings))
     return [
         part[index, :, :length].transpose(0, 1)
         for index, segment in enumerate(run)

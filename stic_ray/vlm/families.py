@@ -133,7 +133,7 @@ def unfreeze_language_model(model: Any, *, projector: bool, frozen: Sequence[str
     So are weights whose dotted names have one of `frozen` in them.
 
     Raises:
-        ValueError: no weight has such a name.
+        ValueError: no weight has such a name, or nothing is left to train.
     """
     parts = _parts_of(model)
     names = [name for name, _ in model.named_parameters()]
@@ -143,6 +143,8 @@ def unfreeze_language_model(model: Any, *, projector: bool, frozen: Sequence[str
     for name, parameter in model.named_parameters():
         trains = projector if parts.is_of_projector(name) else not _is_in(name, parts.vision)
         parameter.requires_grad_(trains and not any(_is_in(name, part) for part in frozen))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"weights.frozen ({', '.join(frozen)}) leaves nothing to train: name fewer parts")
 
 
 def _is_in(name: str, part: str) -> bool:

@@ -1,6 +1,7 @@
 """The report and the closing table, with ground truth and without."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,6 +117,7 @@ def test_report_table_has_all_models_and_intervals() -> None:
 
 def test_report_says_counts_rejects_lineage_training_groups_and_command() -> None:
     training = (TrainingLine(stage="stage1", first={"stage1/loss": 0.9, "accuracy": 0.5}, last={"stage1/loss": 0.25}),)
+    training = (replace(training[0], exported={"step": 30.0, "validation_loss": 0.75}),)
     groups = {"base": {"questions": {"many objects": {"accuracy": 71.0}}}, "stage2": {"questions": {}}}
     report = make_report(measured(), training=training, groups=groups, artifacts={"adapter": "runs/first/adapter"})
     text = render_report(report)
@@ -125,7 +127,7 @@ def test_report_says_counts_rejects_lineage_training_groups_and_command() -> Non
     assert "| generate | image does not decode | 2 |" in text
     assert "| generate | empty &#124; answer | 1 |" in text
     assert "| generate | 0123456789abcdef |" in text
-    assert rows["stage1"] == ["0.9 to 0.25", "-", "-"]
+    assert rows["stage1"] == ["0.9 to 0.25", "-", "-", "0.75, step 30 kept"]
     assert rows["many objects, direct"] == ["71.0", "-"]
     assert rows["adapter"] == ["runs/first/adapter"]
     assert "```\npython jobs/stic_pipeline.py name=first\n```" in text

@@ -1,6 +1,7 @@
 """Checkpoints: what is loaded is what was saved, whole or not at all, by however many workers."""
 
 import json
+import math
 import shutil
 import threading
 from pathlib import Path
@@ -12,7 +13,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from stic_ray.train.checkpoints import Header, Writer, find_best, find_newest, load, start_moments, sweep
+from stic_ray.train.checkpoints import (
+    Header,
+    Writer,
+    find_best,
+    find_newest,
+    load,
+    start_moments,
+    sweep,
+    write_metrics,
+)
 
 _METRICS = '{"step": 1, "loss": 0.5}\n'
 
@@ -135,24 +145,70 @@ def test_writer_keeps_the_best_beside_the_newest(tmp_path: Path) -> None:
     assert best is not None and newest is not None and (best.step, newest.step) == (2, 5)
 
 
-@pytest.mark.parametrize("damage", ["bytes", "no shard", "cut shard record", "cut record"])
-def test_damaged_checkpoint_is_never_loaded(tmp_path: Path, damage: str) -> None:
+_DAMAGED = {  # file of a checkpoint, and what becomes of its bytes; None removes it
+    "shard": ("shard-0.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "no shard": ("shard-0.safetensors", None),
+    "cut shard record": ("shard-0.json", lambda data: data[:-3]),
+    "empty shard record": ("shard-0.json", lambda data: b"{}"),
+    "places": ("shard-0.json", lambda data: data.replace(b'"start": 0', b'"start": 1')),
+    "cut record": ("checkpoint.json", lambda data: data[:-3]),
+    "empty record": ("checkpoint.json", lambda data: b"{}"),
+    "record is null": ("checkpoint.json", lambda data: b"null"),
+    "no metrics": ("metrics.jsonl", None),
+    "empty metrics": ("metrics.jsonl", lambda data: b""),
+    "a line of metrics": ("metrics.jsonl", lambda data: data[: len(data) // 2]),
+    "cut metrics": ("metrics.jsonl", lambda data: data[:-3]),
+}
+
+
+@pytest.mark.parametrize("damage", list(_DAMAGED))
+def test_damaged_checkpoint_is_never_loaded_and_swept(tmp_path: Path, damage: str) -> None:
     module = _module(0)
     optimizer = _optimizer(module)
     for step in (1, 2):
         _save(tmp_path, step, module, optimizer)
-    newest = tmp_path / "step-00000002-a"
-    if damage == "bytes":
-        data = bytearray((newest / "shard-0.safetensors").read_bytes())
-        data[-1] ^= 1
-        (newest / "shard-0.safetensors").write_bytes(data)
-    elif damage == "no shard":
-        (newest / "shard-0.safetensors").unlink()
+    name, change = _DAMAGED[damage]
+    file = tmp_path / "step-00000002-a" / name
+    if change is None:
+        file.unlink()
     else:
-        name = "shard-0.json" if damage == "cut shard record" else "checkpoint.json"
-        (newest / name).write_text((newest / name).read_text()[:-3])
+        before = file.read_bytes()
+        file.write_bytes(change(before))
+        assert file.read_bytes() != before
     found = find_newest(str(tmp_path))
     assert found is not None and found.step == 1
+    sweep(str(tmp_path))
+    assert _found(tmp_path) == ["step-00000001-a"]
+
+
+def test_sweep_after_damage_of_the_best_goes_back_before_it(tmp_path: Path) -> None:
+    module = _module(0)
+    optimizer = _optimizer(module)
+    writer = _writer(tmp_path, keep=4)
+    losses = [None, 0.25, 0.5, None]
+    for step in (1, 2, 3, 4):
+        lines = [{"step": 1.0} | ({} if loss is None else {"validation_loss": loss}) for loss in losses[:step]]
+        writer.save(Header(step=step, metrics=write_metrics(lines), score=losses[step - 1]), module, optimizer)
+    writer.close()
+    sweep(str(tmp_path))
+    assert len(_found(tmp_path)) == 4
+    (tmp_path / "step-00000002-a" / "shard-0.safetensors").write_bytes(b"damaged")
+    sweep(str(tmp_path))
+    assert _found(tmp_path) == ["step-00000001-a"]
+
+
+def test_metrics_that_are_not_finite_are_valid_json_and_read_back(tmp_path: Path) -> None:
+    module = _module(0)
+    optimizer = _optimizer(module)
+    writer = _writer(tmp_path)
+    text = write_metrics([{"loss": math.nan, "step": 1.0}])
+    assert json.loads(text, parse_constant=pytest.fail) == {"loss": None, "step": 1.0}
+    writer.save(Header(step=1, metrics=text), module, optimizer)
+    writer.close()
+    found = find_newest(str(tmp_path))
+    assert found is not None
+    (line,) = load(found, module, optimizer)
+    assert math.isnan(line["loss"]) and line["step"] == 1.0
 
 
 def test_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,10 +29,12 @@ from stic_ray.config import (
     MdpoLoss,
     SftLoss,
     Training,
+    Wandb,
     WeightedLosses,
 )
 from stic_ray.images import blind, encode
 from stic_ray.records import Turn
+from stic_ray.report.markdown import escape
 from stic_ray.train import loop
 from stic_ray.train.data import Item, known
 from stic_ray.train.export import export
@@ -48,6 +51,7 @@ from stic_ray.train.job import (
     train_worker,
 )
 from stic_ray.train.optimizer import make_optimizer, rate_factor
+from stic_ray.train.trackers import Trackers
 
 _DPO = DpoLoss(beta=0.5, alpha=0.25, reduction="token_mean")
 
@@ -257,6 +261,68 @@ def test_steps_that_are_not_finite_are_left_out_as_long_as_they_may(
         _take(trainer, job, [_broken(items[0]), *items[1:]])
 
 
+def test_training_whose_last_steps_are_not_finite_delivers_nothing(
+    tiny_llava: Path, items: list[Item], tmp_path: Path
+) -> None:
+    job = replace(_job(tiny_llava, _DPO, max_skipped=9), output=str(tmp_path))
+    broken = [_broken(items[0]), *items[1:]]
+    once, twice = _trainer(job), _trainer(job)
+    for trainer, batches in ((once, (items, broken)), (twice, (items, broken, broken))):
+        trainer.resume()
+        trainer.log += [_take(trainer, job, batch) for batch in batches]
+    once.close()  # one step may be its items' fault
+    with pytest.raises(ValueError, match=r"last 2 steps were not finite.*lower the learning rate"):
+        twice.close()
+
+
+@pytest.mark.parametrize("weights", [Lora(rank=2, lora_alpha=4), FullFinetune()], ids=["lora", "full"])
+def test_step_in_bfloat16_is_near_that_in_float32(
+    tiny_llava: Path, items: list[Item], weights: Lora | FullFinetune
+) -> None:
+    """The first loss to 1%; the gradient's length to 10%."""
+    found = [
+        _gradient(replace(_job(tiny_llava, _DPO, weights=weights), dtype=dtype), items)[1]
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert found[1]["loss"] == pytest.approx(found[0]["loss"], rel=0.01)
+    assert found[1]["grad_norm"] == pytest.approx(found[0]["grad_norm"], rel=0.1)
+
+
+def test_full_finetune_that_freezes_everything_is_refused(tiny_llava: Path) -> None:
+    job = _job(tiny_llava, _DPO, weights=FullFinetune(frozen=("language_model", "lm_head")))
+    with pytest.raises(ValueError, match=r"weights\.frozen \(language_model, lm_head\) leaves nothing to train"):
+        _trainer(job)
+
+
+def test_models_own_attention_dropout_is_drawn_while_training_only(
+    tiny_llava: Path, items: list[Item], tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_llava, tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "config.json").read_text())
+    settings["text_config"]["attention_dropout"] = 0.3
+    (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    plain, dropped = (_gradient(_job(path, _DPO), items)[1] for path in (tiny_llava, tmp_path / "model"))
+    assert dropped["chosen_logp"] != pytest.approx(plain["chosen_logp"], rel=1e-4)
+    processor = vlm.load_processor(str(tiny_llava))
+    row = vlm.pack([group for item in items for group in item.encode(processor)])
+    with torch.inference_mode():
+        scores = [
+            vlm.AnswerScorer(vlm.load_model(str(path), "float32"))(row) for path in (tiny_llava, tmp_path / "model")
+        ]
+    assert torch.equal(*scores)
+
+
+def test_tracker_that_does_not_start_is_one_line(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb.py").write_text("def init(**_):\n    raise RuntimeError('api_key not\\nconfigured')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    job = replace(_job(tiny_llava, _DPO), output=str(tmp_path / "out"))
+    job = replace(job, execution=replace(job.execution, trackers=(Wandb(project="p"),)))
+    with pytest.raises(ValueError, match=r"^execution\.trackers: Wandb does not start: api_key not configured$"):
+        Trackers(job, 0, 4, is_heard=True)
+
+
 def test_step_too_long_is_refused_by_id_never_truncated(tiny_llava: Path, items: list[Item]) -> None:
     with pytest.raises(ValueError, match=r"id-\d has \d+ tokens, more than max_length 12: nothing is ever truncated"):
         _gradient(_job(tiny_llava, _DPO, max_length=12), items)
@@ -404,8 +470,8 @@ def test_export_is_the_trained_model_merged(
     assert (tmp_path / METRICS).read_text() == trainer.metrics_text()
     assert (tmp_path / ADAPTER / "adapter_model.safetensors").exists() is isinstance(weights, Lora)
     card = (tmp_path / MERGED / CARD).read_text()
-    assert f"- trained from: `{tiny_llava}`" in card and "base_model:" not in card
-    assert '"type": "DpoLoss"' in card and "- artifact: `stage1-x`" in card
+    assert f"- trained from: {escape(str(tiny_llava))}" in card and "base_model:" not in card
+    assert '"type": "DpoLoss"' in card and "- artifact: stage1-x" in card
     row = vlm.pack([group for item in items for group in item.encode(processor)])
     with torch.inference_mode():
         trained = trainer.scorer.eval()(row)
