@@ -98,7 +98,8 @@ def test_a_hub_that_refuses_is_one_line_with_the_remedy(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "wrong")
-    with pytest.raises(ValueError, match=r"^hub\.repo me/mine: .*: set HF_TOKEN, or `hf auth login`, and look at the network .*; or hub=null$"):
+    told = r"^hub\.repo me/mine: .*: set HF_TOKEN, or `hf auth login`, and look at the network .*; or hub=null$"
+    with pytest.raises(ValueError, match=told):
         hub.check(_HUB)
     server.refuses = True
     (tmp_path / "a").write_text("a")
