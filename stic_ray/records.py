@@ -216,19 +216,27 @@ def read_sample(text: str) -> Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One benchmark question on one image; `answer` is the gold answer, "" for a free description.
+    """One benchmark question on one image, or on none (`image_uri` "", and an `image_id` of its own).
 
-    `image_id` hashes the split with the image, so that splits whose files have the same names stay apart;
-    `category` is the question's type, `group` a coarser grouping that the file gives ("one object"), "" where none.
+    `task` is the benchmark's name in the configuration, with an ending where the model describes the image first;
+    `key` the question's own id in the benchmark's file. `answers` are the gold answers (of a description, the objects
+    that are there), `choices` what may be chosen (for AMBER, what is likely to be imagined), `form` how an answer is to
+    be read where that differs by question, `context` what a judge is told of the image. `image_id` hashes the split
+    with the image, so that splits whose files have the same names stay apart; `category` is the question's type,
+    `group` a coarser grouping that the file gives ("one object"), "" where none.
     """
 
     id: str
     split: str
-    image_id: str
     task: str
+    key: str
+    image_id: str
     image_uri: str
     text: str
-    answer: str
+    answers: list[str]
+    choices: list[str]
+    form: str
+    context: str
     category: str
     group: str
     error: str = ""
@@ -236,21 +244,43 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A model's answer to a question. `id` is the question's; `description` is what describe-and-respond read."""
+    """A model's answer to a question: `id` and what else the question has are the question's, its text is `question`.
+
+    `description` is what describe-and-respond read.
+    """
 
     id: str
     split: str
-    image_id: str
     task: str
+    key: str
+    image_id: str
     image_uri: str
     question: str
-    description: str
-    answer: str
+    answers: list[str]
+    choices: list[str]
+    form: str
+    context: str
     category: str
     group: str
+    description: str
     text: str
     num_tokens: int
     finish_reason: str
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a judge says of an answer: `id` hashes the question's id with the answer's text, so that it holds for every
+    model that gives it. `text` is the judge's own, `values` the numbers read in it, `names` the words.
+    """
+
+    id: str
+    question_id: str
+    task: str
+    text: str
+    values: list[float]
+    names: list[str]
     error: str = ""
 
 
@@ -280,6 +310,7 @@ Record = (
     | Selected
     | Question
     | Prediction
+    | Verdict
     | Reject
 )
 

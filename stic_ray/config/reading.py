@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from stic_ray.config.data import Duplicates, ImageSource, Instructions
+from stic_ray.config.evaluation import Benchmark, Judge
 from stic_ray.config.execution import EngineSettings, Tracker
 from stic_ray.config.losses import PlainLoss, WeightedLosses
 from stic_ray.config.negatives import ColorJitter, Downsize, Negative
@@ -87,6 +88,8 @@ def to_tree(value: Any) -> Any:
         return {"type": type(value).__name__, **tree} if type(value) in _VARIANTS else tree
     if isinstance(value, tuple):
         return [to_tree(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: to_tree(item) for name, item in value.items()}
     return value
 
 
@@ -96,6 +99,8 @@ _VARIANTS = {
     *get_args(Instructions),
     *get_args(EngineSettings),
     *get_args(Tracker),
+    *get_args(Benchmark),
+    *get_args(Judge),
     Downsize,
     ColorJitter,
     *get_args(PlainLoss),
@@ -150,9 +155,18 @@ def _build(kind: Any, value: Any, path: str) -> Any:
             raise ValueError(f"{path} is {value!r}: it must be a list")
         item = get_args(kind)[0]
         return tuple(_build(item, entry, f"{path}[{index}]") for index, entry in enumerate(value))
+    if origin is Mapping:
+        return _build_mapping(get_args(kind)[1], value, path)
     if is_dataclass(kind):
         return _build_dataclass(kind, value, path)
     return _build_scalar(kind, value, path)
+
+
+def _build_mapping(item: Any, value: Any, path: str) -> dict[str, Any]:
+    """Entries by names of the user's own; null leaves one out."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{path} is {value!r}: it must be a mapping of names to settings")
+    return {name: _build(item, entry, f"{path}.{name}") for name, entry in value.items() if entry is not None}
 
 
 def _build_union(options: tuple[Any, ...], value: Any, path: str) -> Any:

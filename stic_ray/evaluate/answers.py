@@ -9,26 +9,23 @@ from collections.abc import Iterable, Mapping, Sequence
 _NUMBERS = ("none", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(max(0, value - 1)) for value, word in enumerate(_NUMBERS)}
 _ARTICLES = {"a", "an", "the"}
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _BETWEEN_DIGITS = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-# Contractions as people type them; each stands for itself with its apostrophe (its place after these many letters).
-_CONTRACTIONS = {
-    word.replace("'", ""): word
-    for word in (
-        "ain't aren't can't couldn't could've didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's "
-        "i'm i've isn't it'd it'll let's ma'am mightn't might've mustn't must've needn't not've oughtn't shan't she'd "
-        "she's shouldn't should've somebody'd somebody'll somebody's someone'd someone'll someone's something'd "
-        "something'll that'd that's there'd there're there's they'd they'll they're they've 'twas wasn't we've weren't "
-        "what'll what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're why's "
-        "won't would've wouldn't y'all you'd you'll you're you've"
-    ).split()
-}
-_DOUBLE_CONTRACTIONS = {
-    joined: word
-    for word in ("couldn't've", "he'd've", "I'd've", "shouldn't've", "wouldn't've", "who'd've", "you'd've")
-    for joined in (word.replace("'", "", 1), word.replace("'t've", "'tve").replace("'d've", "'dve"))
-}
+# Contractions as people type them, without the apostrophes; each stands for itself with them.
+_WITH_APOSTROPHE = (
+    "ain't aren't can't couldn't could've didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's "
+    "i'm i've isn't it'd it'll let's ma'am mightn't might've mustn't must've needn't not've oughtn't shan't she'd "
+    "she's shouldn't should've somebody'd somebody'll somebody's someone'd someone'll someone's something'd "
+    "something'll that'd that's there'd there're there's they'd they'll they're they've 'twas wasn't we've weren't "
+    "what'll what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're why's "
+    "won't would've wouldn't y'all you'd you'll you're you've"
+)
+_WITH_TWO = "couldn't've he'd've I'd've shouldn't've wouldn't've who'd've you'd've"  # one of them may be there
+_CONTRACTIONS = {word.replace("'", ""): word for word in _WITH_APOSTROPHE.split()}
+for _word in _WITH_TWO.split():
+    _CONTRACTIONS[_word.replace("'", "", 1)] = _word
+    _CONTRACTIONS["".join(_word.rsplit("'", 1))] = _word
 
 
 def normalise_vqa(text: str) -> str:
@@ -39,8 +36,7 @@ def normalise_vqa(text: str) -> str:
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
     words = [_DIGITS.get(word, word) for word in _without_punctuation(text).split()]
-    both = _CONTRACTIONS | _DOUBLE_CONTRACTIONS
-    return " ".join(both.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def _without_punctuation(text: str) -> str:
