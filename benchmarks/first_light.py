@@ -18,10 +18,9 @@ from typing import Any
 from harness import Bar, write_results
 from stic_ray import artifacts
 from stic_ray.config import parse_config, read_yaml
-from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
+from stic_ray.evaluate.benchmarks.short_answers import most_frequent_answer_rates
 from stic_ray.evaluate.intervals import Bootstrap, Difference
-from stic_ray.evaluate.metrics import Vocabulary, most_frequent_answer_rates
-from stic_ray.evaluate.summary import Objects, paired_difference, select_questions
+from stic_ray.evaluate.summary import Predictions, Truth, by_task, paired_difference, truth_of
 from stic_ray.records import Prediction
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +38,7 @@ class Measured:
     base: str
     seed: int
     summary: Mapping[str, Any]
-    predictions: Mapping[str, list[Prediction]]
+    predictions: Mapping[str, Predictions]
 
 
 def run_pipeline(base: Path, seed: int, work: Path) -> Measured:
@@ -57,7 +56,9 @@ def run_pipeline(base: Path, seed: int, work: Path) -> Measured:
         base=base.name,
         seed=seed,
         summary=json.loads((home / "summary.json").read_text()),
-        predictions={model: [row for row in rows if row.split == "test"] for model, rows in predictions.items()},
+        predictions={
+            model: by_task([row for row in rows if row.split == "test"]) for model, rows in predictions.items()
+        },
     )
 
 
@@ -73,7 +74,7 @@ def base_bars(run: Measured) -> list[Bar]:
     bars.append(Bar(f"{run.base}: detailed-prompt recall", detailed, 75.0, "min"))
     bars.append(Bar(f"{run.base}: simple-prompt recall is lower by", detailed - simple, 8.0, "min"))
     bars.append(Bar(f"{run.base}: mean question accuracy", block["questions"]["accuracy"], 78.0, "min"))
-    frequent = most_frequent_answer_rates([row for row in run.predictions["base"] if row.task == "questions"])
+    frequent = most_frequent_answer_rates(run.predictions["base"]["questions"])
     least_margin = min(bounds["questions"][kind][0] - rate for kind, rate in frequent.items())
     bars.append(Bar(f"{run.base}: least margin of a type's lower bound over its top answer", least_margin, 0.0, "min"))
     return bars
@@ -99,15 +100,15 @@ def _gain(run: Measured, name: str) -> float:
     return float(stage1 - base)
 
 
-def compare(runs: Sequence[Measured], a: str, b: str, objects: Objects, words: Vocabulary) -> dict[str, Difference]:
+def compare(runs: Sequence[Measured], a: str, b: str, truth: Truth) -> dict[str, Difference]:
     """Every figure of model a minus model b, the mean over runs."""
     sides = [run.predictions[a] for run in runs], [run.predictions[b] for run in runs]
-    return paired_difference(*sides, objects, words, bootstrap=BOOTSTRAP)
+    return paired_difference(*sides, truth, BOOTSTRAP)
 
 
-def describe_and_respond(runs: Sequence[Measured], group: str) -> dict[str, Difference]:
+def describe_and_respond(runs: Sequence[Measured], group: str, truth: Truth) -> dict[str, Difference]:
     """Describe-and-respond after stage 2 on one group of questions, against the other ways of answering."""
-    ours = [select_questions(run.predictions["stage2"], "questions_dar", group) for run in runs]
+    ours = [_of_group(run.predictions["stage2"], "questions_dar", group) for run in runs]
     others = {
         "its own direct answers": ("stage2", "questions"),
         "the base's direct answers": ("base", "questions"),
@@ -117,10 +118,14 @@ def describe_and_respond(runs: Sequence[Measured], group: str) -> dict[str, Diff
     }
     found = {}
     for label, (model, task) in others.items():
-        theirs = [select_questions(run.predictions[model], task, group) for run in runs]
-        rows = paired_difference(ours, theirs, {}, Vocabulary(), bootstrap=BOOTSTRAP)
-        found[label] = rows["questions/accuracy"]
+        theirs = [_of_group(run.predictions[model], task, group) for run in runs]
+        found[label] = paired_difference(ours, theirs, truth, BOOTSTRAP)["questions/accuracy"]
     return found
+
+
+def _of_group(predictions: Predictions, task: str, group: str) -> Predictions:
+    """One group's answers, as if they had been asked directly, so that ways of asking can be compared."""
+    return {"questions": [row for row in predictions[task] if row.group == group]}
 
 
 def main() -> int:
@@ -139,17 +144,17 @@ def main() -> int:
     recipe = (ROOT / "stic_ray" / "recipes" / "embedded.yaml").read_text()
     evaluation = parse_config(read_yaml(recipe, "embedded"), []).evaluation
     assert evaluation is not None
-    truth = read_objects(evaluation.test), read_vocabulary(evaluation.test)
-    control = compare(runs, "stage1", "stage1_control", *truth)
+    truth = truth_of(evaluation.test, {})
+    control = compare(runs, "stage1", "stage1_control", truth)
     first_of_base = {run.base: run for run in reversed(runs)}
     size = [Bar("bases", len(first_of_base), 2, "min"), Bar("run seeds a base", len(arguments.seeds), 3, "min")]
     bars = size + [bar for run in first_of_base.values() for bar in base_bars(run)] + gain_bars(runs, control)
-    answers = {group: describe_and_respond(runs, group) for group in (ONE, MANY)}
+    answers = {group: describe_and_respond(runs, group, truth) for group in (ONE, MANY)}
     figures = {
         "runs": [{"base": run.base, "seed": run.seed, **{m: run.summary[m] for m in MODELS}} for run in runs],
         "stage1 minus control": control,
-        "stage1 minus base": compare(runs, "stage1", "base", *truth),
-        "stage2 minus control": compare(runs, "stage2", "stage2_control", *truth),
+        "stage1 minus base": compare(runs, "stage1", "base", truth),
+        "stage2 minus control": compare(runs, "stage2", "stage2_control", truth),
         "describe-and-respond after stage 2 minus": answers,
     }
     status = write_results("first_light", figures, bars)  # first: a changed document would make its commit dirty

@@ -20,10 +20,8 @@ from harness import Bar, write_results
 from stic_ray import artifacts, pipeline, recipes
 from stic_ray.cluster import connected
 from stic_ray.config import Config, parse_config, read_yaml
-from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
 from stic_ray.evaluate.intervals import Bootstrap, Difference
-from stic_ray.evaluate.metrics import Vocabulary
-from stic_ray.evaluate.summary import Objects, paired_difference, split_block
+from stic_ray.evaluate.summary import Predictions, Truth, by_task, paired_difference, split_block, truth_of
 from stic_ray.records import Gain, Prediction
 from stic_ray.world.scenes import COLORS, SHAPES
 from stic_ray.world.splits import scene
@@ -225,7 +223,7 @@ class Measured:
 
     base: str
     seed: int
-    predictions: Mapping[str, list[Prediction]]
+    predictions: Mapping[str, Predictions]
 
 
 def configure(arm: Arm, base: Path, seed: int, work: Path, split: str) -> Config:
@@ -238,13 +236,13 @@ def configure(arm: Arm, base: Path, seed: int, work: Path, split: str) -> Config
         "model.path": f"{base.absolute()}/base",
         "store": f"{work}/store",
         "runs": f"{work}/runs",
-        "evaluation.test": {
-            "images": f"embedded://{split}/images",
-            "objects": f"embedded://{split}/objects.jsonl",
-            "vocabulary": "embedded://vocabulary.txt",
-            "pope_adversarial": f"embedded://{split}/pope_adversarial.jsonl",
-            "questions": f"embedded://{split}/questions.jsonl",
-        },
+        "evaluation.test.describe_detailed": None,
+        "evaluation.test.describe_simple.images": f"embedded://{split}/images",
+        "evaluation.test.describe_simple.objects": f"embedded://{split}/objects.jsonl",
+        "evaluation.test.pope.images": f"embedded://{split}/images",
+        "evaluation.test.pope.questions": {"adversarial": f"embedded://{split}/pope_adversarial.jsonl"},
+        "evaluation.test.questions.images": f"embedded://{split}/images",
+        "evaluation.test.questions.questions": f"embedded://{split}/questions.jsonl",
     }
     for path, value in changes.items():
         *parents, leaf = path.split(".")
@@ -255,21 +253,19 @@ def configure(arm: Arm, base: Path, seed: int, work: Path, split: str) -> Config
     return parse_config(tree, [])
 
 
-def run_arm(arm: Arm, base: Path, seed: int, work: Path, split: str) -> dict[str, list[Prediction]]:
+def run_arm(arm: Arm, base: Path, seed: int, work: Path, split: str) -> dict[str, Predictions]:
     """Make what an arm still lacks; its models' predictions, and the base's."""
     config = configure(arm, base, seed, work, split)
     pipeline.run(config, ["benchmarks/science.py"])
     lineage = json.loads((work / "runs" / config.name / "artifacts.json").read_text())
     roles = {"base model": "base", **arm.models}
-    return {name: artifacts.read(lineage[f"predictions_{role}"], Prediction) for name, role in roles.items()}
+    return {name: by_task(artifacts.read(lineage[f"predictions_{role}"], Prediction)) for name, role in roles.items()}
 
 
-def compare(
-    runs: Sequence[Measured], comparison: Comparison, objects: Objects, words: Vocabulary
-) -> dict[str, Difference]:
+def compare(runs: Sequence[Measured], comparison: Comparison, truth: Truth) -> dict[str, Difference]:
     """Every figure of the method minus the control's, the mean over runs."""
     sides = [[run.predictions[name] for run in runs] for name in (comparison.method, comparison.control)]
-    return paired_difference(sides[0], sides[1], objects, words, bootstrap=BOOTSTRAP)
+    return paired_difference(sides[0], sides[1], truth, BOOTSTRAP)
 
 
 def holds(found: Mapping[str, Difference], least: float) -> bool:
@@ -295,7 +291,7 @@ def main() -> int:
     with connected():
         for seed in arguments.seeds:
             for base in arguments.bases:
-                predictions: dict[str, list[Prediction]] = {}
+                predictions: dict[str, Predictions] = {}
                 for experiment in experiments.values():
                     for arm in experiment.arms:
                         predictions |= run_arm(arm, base, seed, arguments.work, arguments.split)
@@ -305,16 +301,16 @@ def main() -> int:
     arm = next(iter(experiments.values())).arms[0]
     evaluation = configure(arm, arguments.bases[0], 0, arguments.work, arguments.split).evaluation
     assert evaluation is not None
-    truth = read_objects(evaluation.test), read_vocabulary(evaluation.test)
+    truth = truth_of(evaluation.test, {})
     found = {
-        (name, comparison): compare(runs, comparison, *truth)
+        (name, comparison): compare(runs, comparison, truth)
         for name, experiment in experiments.items()
         for comparison in experiment.comparisons
         if {comparison.method, comparison.control} <= runs[0].predictions.keys()
     }
     bars = _bars(arguments, found, words)
     figures = {
-        "runs": [{"base": run.base, "seed": run.seed, **_blocks(run, *truth)} for run in runs],
+        "runs": [{"base": run.base, "seed": run.seed, **_blocks(run, truth)} for run in runs],
         "differences": {
             f"{name}: {each.method} minus {each.control}": {"holds": holds(differences, each.least), **differences}
             for (name, each), differences in found.items()
@@ -329,9 +325,9 @@ def main() -> int:
     return status
 
 
-def _blocks(run: Measured, objects: Objects, vocabulary: Vocabulary) -> dict[str, Any]:
+def _blocks(run: Measured, truth: Truth) -> dict[str, Any]:
     """Every model's figures of one run."""
-    block = split_block(run.predictions, objects, vocabulary, bootstrap=Bootstrap(resamples=10, seed=0))
+    block = split_block(run.predictions, truth, Bootstrap(resamples=10, seed=0))
     return {name: block[name] for name in run.predictions}
 
 

@@ -5,19 +5,18 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import REFERENCES, ROUND, Artifact
-from stic_ray.config import Config, to_tree
+from stic_ray.config import Chair, Config, to_tree
 from stic_ray.evaluate.intervals import Bootstrap
-from stic_ray.evaluate.metrics import Vocabulary
-from stic_ray.evaluate.summary import paired_difference, questions_by_group, split_block
-from stic_ray.records import Pair, Prediction
+from stic_ray.evaluate.measured import Measured
+from stic_ray.evaluate.summary import main_figures, paired_difference, questions_by_group, split_block
+from stic_ray.records import Pair
 from stic_ray.report import vig_page
 from stic_ray.report.markdown import (
     CONTROLS,
@@ -37,15 +36,6 @@ from stic_ray.train.job import ADAPTER, CARD, MERGED, METRICS
 
 _NUM_SAMPLES = 6
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One split's predictions by model, with its ground truth."""
-
-    predictions: Mapping[str, Sequence[Prediction]]
-    objects: Mapping[str, frozenset[str]]
-    vocabulary: Vocabulary
 
 
 def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) -> str:
@@ -98,9 +88,14 @@ def _write_config(run: Run, home: str, command: list[str]) -> None:
 
 
 def _summary(config: Config, measured: Mapping[str, Measured], bootstrap: Bootstrap) -> dict[str, Any]:
-    """summary.json: the test split's blocks, their intervals, and the same of the dev split under `dev`."""
+    """summary.json: the test split's blocks, their intervals, which figures are shown (`figures`), what was asked and
+    what of it has no figure (`coverage`), and the same of the dev split under `dev`."""
     blocks = {
-        split: split_block(found.predictions, found.objects, found.vocabulary, bootstrap=bootstrap)
+        split: {
+            **split_block(found.predictions, found.truth, bootstrap),
+            "figures": main_figures(found.predictions, found.truth),
+            "coverage": found.coverage,
+        }
         for split, found in measured.items()
     }
     controls = _controls(config)
@@ -146,7 +141,7 @@ def _comparisons(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> list
         if model not in test.predictions or against not in test.predictions:
             continue
         runs = [test.predictions[model]], [test.predictions[against]]
-        found = paired_difference(*runs, test.objects, test.vocabulary, bootstrap=bootstrap)
+        found = paired_difference(*runs, test.truth, bootstrap)
         figures = {name: (entry.value, entry.low, entry.high) for name, entry in found.items()}
         comparisons.append(Comparison(model=model, against=against, figures=figures))
     return comparisons
@@ -155,7 +150,8 @@ def _comparisons(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> list
 def _groups(measured: Mapping[str, Measured]) -> dict[str, Any]:
     if "test" not in measured:
         return {}
-    return {name: questions_by_group(rows) for name, rows in measured["test"].predictions.items()}
+    test = measured["test"]
+    return {name: questions_by_group(rows, test.truth) for name, rows in test.predictions.items()}
 
 
 def _stage_line(run: Run, role: str, artifact: Artifact) -> StageLine:
@@ -205,16 +201,18 @@ def _samples(run: Run, measured: Mapping[str, Measured]) -> list[DescribedImage]
             for pair in pairs
         ]
     test = measured["test"]
+    described = [task for task, benchmark in test.truth.benchmarks.items() if isinstance(benchmark, Chair)]
+    if not described:
+        return []
     by_model = {
-        name: {row.image_uri: row for row in rows if row.task == "describe_simple"}
-        for name, rows in test.predictions.items()
+        name: {row.image_uri: row for row in tasks.get(described[0], ())} for name, tasks in test.predictions.items()
     }
     first = next(iter(by_model.values()))
     return [
         DescribedImage(
             image=uri,
             prompt=first[uri].question,
-            objects=sorted(test.objects.get(uri, ())),
+            objects=first[uri].answers,
             descriptions={name: rows[uri].text for name, rows in by_model.items() if uri in rows},
         )
         for uri in sorted(first)[:_NUM_SAMPLES]

@@ -18,11 +18,15 @@ from stic_ray.config import (
     AllTokens,
     Benchmark,
     Config,
+    Endpoint,
+    Evaluation,
     Instructions,
     Lora,
     MaskedPairs,
+    OwnModel,
     Selection,
     VigSelection,
+    locations,
     parse_config,
     read_yaml,
     to_tree,
@@ -207,7 +211,7 @@ def resolve_config(arguments: argparse.Namespace) -> Config:
         tree = read_yaml(recipes.read(arguments.recipe), f"recipe {arguments.recipe}")
     config = parse_config(recipes.expand(tree), arguments.overrides)
     _refuse_relative_when_submitted(config)
-    return parse_config(_absolute(to_tree(config)), [])
+    return parse_config(_absolute(config), [])
 
 
 _SOURCES = {"stic": "unlabeled", "bpo": "annotated"}  # what a method makes pairs of
@@ -236,8 +240,9 @@ def _refuse_relative_when_submitted(config: Config) -> None:
         )
 
 
-def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
-    """Every location of the tree made absolute, so that workers with another working directory find it."""
+def _absolute(config: Config) -> dict[str, Any]:
+    """A configuration's tree, every location made absolute, so that workers with another working directory find it."""
+    tree: dict[str, Any] = to_tree(config)
     for name in ("store", "runs"):
         tree[name] = _located(name, tree[name])
     for place in _PLACES:
@@ -250,11 +255,26 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
     for number, tracker in enumerate(tree["execution"]["trackers"]):
         if tracker.get("uri"):
             tracker["uri"] = _tracked(f"execution.trackers[{number}].uri", tracker["uri"])
-    splits = tree["evaluation"] or {}
-    for split in ("test", "dev"):
-        files = splits.get(split) or {}
-        files.update({name: _located(f"evaluation.{split}.{name}", uri) for name, uri in files.items() if uri})
+    _locate_benchmarks(config.evaluation, tree["evaluation"])
     return tree
+
+
+def _locate_benchmarks(evaluation: Evaluation | None, tree: Any) -> None:
+    """Those of a configuration made absolute in its tree."""
+    if evaluation is None:
+        return
+    parts: list[tuple[str, Benchmark | OwnModel, Any]] = [
+        (f"evaluation.{split}.{name}", benchmark, tree[split][name])
+        for split, benchmarks in evaluation.splits().items()
+        for name, benchmark in benchmarks.items()
+    ]
+    if isinstance(evaluation.judge, OwnModel):
+        parts.append(("evaluation.judge", evaluation.judge, tree["judge"]))
+    for where, settings, part in parts:
+        for field, uri in locations(settings):
+            name, _, key = field.partition(".")
+            target, last = (part[name], key) if key else (part, name)
+            target[last] = _located(f"{where}.{field}", uri)
 
 
 def _tracked(field: str, uri: str) -> str:
@@ -301,9 +321,7 @@ def check_places(config: Config, job: Job = PIPELINE) -> None:
     if job.function != PIPELINE.function:
         _check_needed(job, config)
     if "evaluation" in job.needs and config.evaluation is not None:
-        for split, benchmark in (("test", config.evaluation.test), ("dev", config.evaluation.dev)):
-            if benchmark is not None:
-                _check_benchmark(f"evaluation.{split}", benchmark)
+        _check_evaluation(config.evaluation)
     for name in ("store", "runs"):
         _check_writable(name, getattr(config, name))
     if job.stages and config.hub is not None:
@@ -389,14 +407,27 @@ def _check_needed(job: Job, config: Config) -> None:
         raise ValueError("instructions is null: set it")
 
 
-def _check_benchmark(where: str, benchmark: Benchmark) -> None:
-    for name, uri in to_tree(benchmark).items():
-        if not uri:
-            continue
-        with storage.reaching(f"{where}.{name} {uri}"):
+def _check_evaluation(evaluation: Evaluation) -> None:
+    named = [
+        (f"evaluation.{split}.{name}.{field}", uri)
+        for split, benchmarks in evaluation.splits().items()
+        for name, benchmark in benchmarks.items()
+        for field, uri in locations(benchmark)
+    ]
+    for field, uri in named:
+        with storage.reaching(f"{field} {uri}"):
             there = storage.exists(uri)
         if not there:
-            raise ValueError(f"{where}.{name} {uri} does not exist")
+            raise ValueError(f"{field} {uri} does not exist")
+    judge = evaluation.judge
+    if isinstance(judge, OwnModel):
+        with storage.reaching(f"evaluation.judge.path {judge.path}"):
+            check_checkpoint(judge.path)
+    if isinstance(judge, Endpoint) and judge.key_variable and not os.environ.get(judge.key_variable):
+        raise ValueError(
+            f"evaluation.judge.key_variable is {judge.key_variable}, which is not set in the environment: set it, here "
+            "and in the runtime environment of a submitted job"
+        )
 
 
 def _check_writable(name: str, uri: str) -> None:

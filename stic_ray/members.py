@@ -1,10 +1,12 @@
 """Images inside larger files: where each one lies, and how its bytes are read without the rest.
 
 A location is a text that goes wherever a file's URI goes: `bytes:START+SIZE:URI` is a part of a file (a member of a
-tar), `row:GROUP.ROW:COLUMN:URI` a cell of a table (a parquet row group, an Arrow record batch). A cell holds bytes, a
-Hugging Face image struct, or a list with one of them.
+tar), `base64:START+SIZE:URI` a part that holds it as text (a cell of a TSV), `row:GROUP.ROW:COLUMN:URI` a cell of a
+table (a parquet row group, an Arrow record batch), which holds bytes, a Hugging Face image struct, or a list with one.
 """
 
+import base64
+import binascii
 import itertools
 import re
 import tarfile
@@ -22,7 +24,7 @@ from stic_ray import storage
 from stic_ray.images import BadImageError
 
 ARROW = ".arrow"
-_PART = re.compile(r"bytes:(?P<start>\d+)\+(?P<size>\d+):(?P<uri>.+)", re.DOTALL)
+_PART = re.compile(r"(?P<kind>bytes|base64):(?P<start>\d+)\+(?P<size>\d+):(?P<uri>.+)", re.DOTALL)
 _CELL = re.compile(r"row:(?P<group>\d+)\.(?P<row>\d+):(?P<column>[^:]*):(?P<uri>.+)", re.DOTALL)
 _HEADERS_BYTES = 1 << 20  # read at once when a remote tar's headers are looked for
 _BYTES = "bytes"  # the field of an image struct (Hugging Face) that holds the file
@@ -30,7 +32,7 @@ _BYTES = "bytes"  # the field of an image struct (Hugging Face) that holds the f
 
 def is_inside(location: str) -> bool:
     """Whether a location is a part of a file, rather than a file."""
-    return location.startswith(("bytes:", "row:"))
+    return location.startswith(("bytes:", "base64:", "row:"))
 
 
 def file_of(location: str) -> str:
@@ -45,11 +47,12 @@ def read(location: str) -> bytes:
 
     Raises:
         FileNotFoundError: the file is gone.
-        BadImageError: the file is shorter than it was, or the cell holds nothing.
+        BadImageError: the file is shorter than it was, the text is no base64, or the cell holds nothing.
     """
     found = _parse(location)
     if "start" in found:
-        return _read_part(found["uri"], int(found["start"]), int(found["size"]))
+        part = _read_part(found["uri"], int(found["start"]), int(found["size"]))
+        return part if found["kind"] == "bytes" else _decoded(part)
     with _damage_told():
         cells = _read_cells(found["uri"], int(found["group"]), unquote(found["column"]))
     row = int(found["row"])
@@ -80,6 +83,18 @@ def _read_part(uri: str, start: int, size: int) -> bytes:
     if len(data) < size:
         raise BadImageError(f"cut off: {len(data)} of {size} bytes are there")
     return data
+
+
+def _decoded(text: bytes) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise BadImageError(f"no base64: {error}") from None
+
+
+def base64_part(start: int, size: int, uri: str) -> str:
+    """The location of an image that stands as base64 in a text file; places are counted in bytes."""
+    return f"base64:{start}+{size}:{uri}"
 
 
 @lru_cache(maxsize=2)

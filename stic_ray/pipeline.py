@@ -5,17 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from stic_ray import artifacts, deliver
+from stic_ray import deliver
 from stic_ray.artifacts import ROUND, Artifact
 from stic_ray.cluster import check_pool, check_training
 from stic_ray.config import (
     MAX_LENGTH,
     Config,
+    Evaluation,
     ImageSource,
     ImportedPairs,
     Instructions,
     Model,
     NearDuplicates,
+    OwnModel,
     RandomSelection,
     ScoredReference,
     Training,
@@ -23,10 +25,9 @@ from stic_ray.config import (
     blind_of,
     needs_reference,
 )
-from stic_ray.deliver import Measured
-from stic_ray.evaluate import predict
-from stic_ray.evaluate.benchmarks import read_objects, read_vocabulary
-from stic_ray.records import Prediction, make_seed
+from stic_ray.evaluate import judging, predict, questions
+from stic_ray.evaluate.measured import Measured, measure
+from stic_ray.records import make_seed
 from stic_ray.run import Run, Step
 from stic_ray.stages import (
     describe,
@@ -424,29 +425,30 @@ def _training(now: Round, stage: str, training: Training, data: TrainingData, pa
 
 
 def evaluate_models(this: Run, models: Mapping[str, Model]) -> dict[str, Measured]:
-    """Every model's predictions on every split by split name; {} where there is no ground truth."""
-    evaluation = this.config.evaluation
+    """Every model's answers to the benchmarks of every split, and what a judge says of them, by split name; {} where
+    there are none."""
+    config, evaluation = this.config, this.config.evaluation
     if evaluation is None:
         return {}
-    splits = {"test": evaluation.test, **({"dev": evaluation.dev} if evaluation.dev is not None else {})}
-    questions = this.make(
-        "questions",
-        predict.plan_questions(this.config, splits),
-        partial(predict.run_questions, this.config, splits),
-    )
-    rows = {}
+    asked = this.make("questions", questions.plan(config, evaluation), partial(questions.run, config, evaluation))
+    answers, judged = {}, {}
     for name, model in models.items():
-        artifact = this.make(
-            f"predictions_{name}",
-            predict.plan(this.config, questions.fingerprint, this.fingerprint_of(model)),
-            partial(predict.run, this.config, questions, model.path),
-        )
-        rows[name] = artifacts.read(artifact.uri, Prediction)
-    return {
-        split: Measured(
-            predictions={name: [row for row in found if row.split == split] for name, found in rows.items()},
-            objects=read_objects(benchmark),
-            vocabulary=read_vocabulary(benchmark),
-        )
-        for split, benchmark in splits.items()
-    }
+        plan = predict.plan(config, asked.fingerprint, this.fingerprint_of(model))
+        answers[name] = this.make(f"predictions_{name}", plan, partial(predict.run, config, asked, model.path))
+        judged[name] = _judge(this, name, answers[name], evaluation)
+    return measure(evaluation, asked, answers, judged)
+
+
+def _judge(this: Run, name: str, answers: Artifact, evaluation: Evaluation) -> judging.Judged | None:
+    """What the judge says of a model's answers; None where there is nothing for it."""
+    config, judge = this.config, evaluation.judge
+    tasks = judging.judged_tasks(config, evaluation)
+    if judge is None or not tasks:
+        return None
+    asks = this.make(
+        f"asks_{name}", judging.plan_asks(answers, tasks), partial(judging.run_asks, config, answers, tasks)
+    )
+    own = this.fingerprint_of(Model(path=judge.path, dtype=config.model.dtype)) if isinstance(judge, OwnModel) else ""
+    plan = judging.plan(config, judge, asks, own)
+    said = this.make(f"verdicts_{name}", plan, partial(judging.run, config, evaluation, asks))
+    return judging.Judged(asks=asks, verdicts=said)

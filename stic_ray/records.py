@@ -270,14 +270,27 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What a judge says of an answer: `id` hashes the question's id with the answer's text, so that it holds for every
-    model that gives it. `text` is the judge's own, `values` the numbers read in it, `names` the words.
+class Ask:
+    """What a judge is asked about an answer to a question of a benchmark (the name of its type). `id` hashes the
+    question's id with the answer's text; `image_uri` is "": judges are not shown the image.
     """
 
     id: str
     question_id: str
-    task: str
+    benchmark: str
+    image_uri: str
+    text: str
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a judge says of an answer: `id` is the ask's, `text` the judge's own, `values` the numbers read in it,
+    `names` the words.
+    """
+
+    id: str
+    question_id: str
     text: str
     values: list[float]
     names: list[str]
@@ -310,6 +323,7 @@ Record = (
     | Selected
     | Question
     | Prediction
+    | Ask
     | Verdict
     | Reject
 )

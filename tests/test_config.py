@@ -111,6 +111,10 @@ def test_parse_config_yaml_exponent_without_point_is_a_number() -> None:
     assert (stage1.loss, stage1.lr) == (DpoLoss(beta=0.1, alpha=0.001, reduction="sum"), 200000.0)
 
 
+def _asked(setting: str) -> str:
+    return f"evaluation={{test: {{a: {{type: MmBench, questions: /q, {setting}}}}}}}"
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -253,9 +257,20 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
         ("execution.train_gpus=-1", "execution.train_gpus is -1.0: it must be 0 or more"),
         ("execution.max_train_failures=-1", "execution.max_train_failures is -1: it must be 0 or more"),
         ("instructions.images=''", "instructions.images is '': it must be the folder"),
-        ("evaluation={test: {images: /i, objects: /o}}", "evaluation.test.vocabulary is ''"),
         ("stage1.learning_rate=1", "unknown setting stage1.learning_rate: did you mean lr?"),
         ("hub={repo: a/b c}", "hub.repo is 'a/b c': it must be like owner/name, of letters"),
+        ("evaluation={test: {}}", "evaluation.test is {}: it must be at least one benchmark by name"),
+        ("evaluation={test: [1]}", "evaluation.test is [1]: it must be a mapping of names to settings"),
+        ("evaluation={test: {a: {type: Popee}}}", "evaluation.test.a.type is 'Popee': it must be one of Pope, Chair"),
+        ("evaluation={test: {a: {type: Chair, images: /i}}}", "evaluation.test.a.objects is missing"),
+        ("evaluation={test: {a: {type: Pope, images: /i, questions: {}}}}", "evaluation.test.a.questions is {}"),
+        (_asked("modes: []"), "evaluation.test.a.modes is (): it must be direct, describe_first or both"),
+        (_asked("modes: [direct, direct]"), "it must be a list that names each once"),
+        (_asked("limit: 0"), "evaluation.test.a.limit is 0: it must be above 0, or null"),
+        (
+            f"{_asked('limit: 1')[:-1]}, judge: {{type: Endpoint, url: localhost, model: m}}}}",
+            "evaluation.judge.url is 'localhost'",
+        ),
         ("name=a/b", "name is 'a/b'"),
         ("name=..", "name is '..'"),
         ("name=.", "name is '.'"),
@@ -300,8 +315,14 @@ def test_parse_config_missing_setting_of_a_lists_entry_is_said_to_be_there() -> 
 
 
 def test_parse_config_override_opens_a_null_section() -> None:
-    parsed = _parse("evaluation=null", "evaluation.test.images=/i", "evaluation.resamples=5")
-    assert parsed.evaluation == Evaluation(test=Benchmark(images="/i"), resamples=5)
+    parsed = _parse("evaluation=null", "evaluation.test.a={type: MmBench, questions: /q}", "evaluation.resamples=5")
+    assert parsed.evaluation == Evaluation(test={"a": config.MmBench(questions="/q")}, resamples=5)
+
+
+def test_parse_config_null_leaves_one_benchmark_out() -> None:
+    two = "evaluation={test: {a: {type: MmBench, questions: /q}, b: {type: MultipleChoice, questions: /c}}}"
+    parsed = _parse(two, "evaluation.test.a=null")
+    assert parsed.evaluation is not None and list(parsed.evaluation.test) == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -325,6 +346,24 @@ def test_read_yaml_other_than_a_mapping_is_one_clear_line(text: str) -> None:
         read_yaml(text, "my.yaml")
 
 
+_BENCHMARKS: list[Benchmark] = [
+    config.Pope(questions={"random": "r"}, images="i", modes=("describe_first",), instruction="x", limit=3),
+    config.Chair(objects="o", images="i", captions="c", synonyms="s", prompt="p"),
+    config.ObjectHal(questions="q", objects="o", images="i"),
+    config.ShortAnswers(questions="q", images="i", modes=("direct", "describe_first")),
+    config.Amber(questions="q", annotations="a", relations="r", safe_words="s", images="i"),
+    config.MmHal(questions="q", images="i"),
+    config.ScienceQa(questions="q", images="i", split="val"),
+    config.TextVqa(questions="q", images="i"),
+    config.ChartQa(questions={"human": "h"}, images="i"),
+    config.DocVqa(questions="q", images="i"),
+    config.MmBench(questions="q", circular=False),
+    config.MmVet(questions="q", images="i"),
+    config.LlavaBench(questions="q", answers="a", context="c", images="i"),
+    config.MathVista(questions="q", images="i"),
+    config.CvBench(questions={"2D": "q"}),
+    config.MultipleChoice(questions="q"),
+]
 _LEAVES: list[Any] = [
     config.Hub(repo="owner/name", private=False),
     Model(path="p", dtype="bfloat16", version="v"),
@@ -395,9 +434,18 @@ _LEAVES: list[Any] = [
         steps=7,
         selection=config.WeightedPairs(temperature=2.0),
     ),
-    Benchmark(images="a", objects="b", vocabulary="c", pope_random="d", questions="g"),
-    Evaluation(test=Benchmark(images="a"), dev=Benchmark(images="b"), resamples=2, max_new_tokens=3),
-    Evaluation(test=Benchmark(images="a")),
+    *_BENCHMARKS,
+    config.Endpoint(url="http://h/v1", model="m", key_variable="K", max_concurrent=2, input_price=0.5),
+    config.OwnModel(path="a", max_new_tokens=2),
+    Evaluation(
+        test={str(number): each for number, each in enumerate(_BENCHMARKS)},
+        dev={"a": _BENCHMARKS[0]},
+        resamples=2,
+        max_new_tokens=3,
+        judge=config.OwnModel(path="a"),
+        max_judge_failures=0.5,
+    ),
+    Evaluation(test={"a": _BENCHMARKS[0]}),
     config.Auto(),
     config.Transformers(),
     config.Vllm(),
@@ -465,11 +513,12 @@ def test_to_tree_round_trip_covers_every_dataclass_of_the_package() -> None:
     modules = [module for module in vars(config).values() if isinstance(module, ModuleType)]
     found = [kind for module in modules for kind in vars(module).values()]
     kinds = {kind for kind in found if isinstance(kind, type) and is_dataclass(kind)}
-    assert kinds - {type(leaf) for leaf in _LEAVES} == {Config, Images, config.negatives._Weighted}
+    parents = {Images, config.negatives._Weighted, config.evaluation._Asked}
+    assert kinds - {type(leaf) for leaf in _LEAVES} == {Config} | parents
 
 
 def test_to_tree_whole_config_reads_back_equal_and_is_json() -> None:
-    parsed = replace(_parse(), evaluation=Evaluation(test=Benchmark(images="a")))
+    parsed = replace(_parse(), evaluation=Evaluation(test={"a": _BENCHMARKS[0]}))
     tree = to_tree(parsed)
     assert parse_config(tree, []) == parsed
     assert sorted(tree) == sorted(entry.name for entry in fields(Config))

@@ -14,7 +14,7 @@ import yaml
 from fsspec import AbstractFileSystem
 
 from stic_ray import launch, storage
-from stic_ray.config import Mlflow, parse_config
+from stic_ray.config import Chair, Mlflow, Pope, parse_config
 
 _JOB = Path(__file__).resolve().parent.parent / "jobs" / "stic_pipeline.py"
 
@@ -83,7 +83,10 @@ def place(tmp_path: Path) -> Path:
             ["engine.type=Vllm", "engine.tensor_parallel=2", "execution.pool.num_gpus=1"],
             ["engine.type is Vllm on 2 GPUs", "execution.pool.num_gpus is 1: set it to 2"],
         ),
-        (["evaluation.test.objects=missing"], ["evaluation.test.objects", "does not exist"]),
+        (
+            ["evaluation.test.pope.questions.random=missing"],
+            ["evaluation.test.pope.questions.random", "does not exist"],
+        ),
         (["unlabeled.uri=photos", "store=file"], ["store", "file cannot be written", "set store="]),
         (["unlabeled.uri=photos", "store=s", "runs=file/deep"], ["runs", "file/deep cannot be written", "set runs="]),
         (["unlabeled.uri=photos", "store=/proc/store"], ["store /proc/store cannot be written", "set store="]),
@@ -129,19 +132,23 @@ def test_absolute_output_of_a_submitted_job_is_accepted(monkeypatch: pytest.Monk
 
 def test_resolve_config_makes_every_place_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = ("model.path", "unlabeled.uri", "instructions.uri", "instructions.images", "evaluation.test.images")
+    names = ["model.path", "unlabeled.uri", "instructions.uri", "instructions.images"]
+    names += ["evaluation.test.describe_simple.images", "evaluation.test.pope.questions.popular"]
     config = launch.resolve_config(launch.parse_arguments([f"{name}=here/{name}" for name in names]))
     assert config.evaluation is not None and config.unlabeled is not None and config.instructions is not None
+    chair, pope = config.evaluation.test["describe_simple"], config.evaluation.test["pope"]
+    assert isinstance(chair, Chair) and isinstance(pope, Pope)
     found = (
         config.model.path,
         config.unlabeled.uri,
         config.instructions.uri,
         config.instructions.images,
-        config.evaluation.test.images,
+        chair.images,
+        pope.questions["popular"],
     )
     assert found == tuple(f"{tmp_path}/here/{name}" for name in names)
     assert (config.store, config.runs) == (f"{tmp_path}/store", f"{tmp_path}/runs")
-    assert config.evaluation.test.objects == "embedded://test/objects.jsonl"
+    assert chair.objects == "embedded://test/objects.jsonl"
 
 
 def test_show_config_prints_what_reads_back_as_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -177,7 +184,14 @@ class _Bucket(AbstractFileSystem):  # type: ignore[misc]
 
 @pytest.mark.parametrize(
     "field",
-    ["model.path", "unlabeled.uri", "instructions.uri", "instructions.images", "evaluation.test.objects", "store"],
+    [
+        "model.path",
+        "unlabeled.uri",
+        "instructions.uri",
+        "instructions.images",
+        "evaluation.test.pope.images",
+        "store",
+    ],
 )
 def test_check_places_without_credentials_is_one_line_with_the_place(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], field: str

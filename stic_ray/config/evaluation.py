@@ -96,7 +96,7 @@ class Amber(_Asked):
 
 @dataclass(frozen=True, kw_only=True)
 class MmHal(_Asked):
-    """MMHal-Bench (Sun et al. 2023): `response_template.json`; images are files named as those of `image_src`. Judged."""
+    """MMHal-Bench (Sun et al. 2023): `response_template.json`; images are named as `image_src` ends. Judged."""
 
     questions: Location
     images: Location

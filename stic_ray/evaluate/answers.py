@@ -119,7 +119,7 @@ def read_choice(text: str, choices: Mapping[str, str]) -> str:
     stripped = text.strip()
     if stripped[:1] in choices and (len(stripped) == 1 or stripped[1:3] in (". ", ") ", ": ") or stripped[1:] in ".):"):
         return stripped[0]
-    said = {letter for letter in _SAID.findall(stripped) if letter in choices}
+    said: set[str] = {letter for letter in _SAID.findall(stripped) if letter in choices}
     if len(said) == 1:
         return said.pop()
     return _single_letter(stripped, choices) or _only_text(stripped, choices)

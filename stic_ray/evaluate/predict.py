@@ -1,66 +1,24 @@
-"""Predictions: a model's answers to the questions of all splits, describe-and-respond included, as an artifact.
+"""Predictions: a model's answers to the questions of all benchmarks, describe-and-respond included, as an artifact.
 
 Unit = an image with all its questions: the image is read once, and describe-and-respond reads the description that
 the same actor has just written.
 """
 
 import json
-import time
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 
 from PIL import Image
 
-from stic_ray import artifacts, prompts, storage
+from stic_ray import prompts
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Benchmark, Config, Sampling, to_tree
+from stic_ray.config import Config, Sampling
 from stic_ray.engines import EngineStart, engine_for, engine_identity, start_engine
 from stic_ray.engines.protocol import Completion, Request
-from stic_ray.evaluate.benchmarks import DETAILED_TASK, read_questions
-from stic_ray.flow import Inputs, Outcome, Task, Work, by_image, finish_stage, read_image, run_stage
+from stic_ray.evaluate.questions import DAR_SUFFIX
+from stic_ray.flow import Inputs, Outcome, Task, Work, by_image, read_image, run_stage
 from stic_ray.records import Prediction, Question
 
-CODE_VERSION = 2
-DAR_SUFFIX = "_dar"
-_ROWS_PER_FILE = 4096
-
-
-def plan_questions(config: Config, splits: Mapping[str, Benchmark]) -> Plan:
-    """The artifact of all splits' questions."""
-    identity = {
-        "splits": {split: _versions(benchmark) for split, benchmark in splits.items()},
-        "prompts": [config.prompts.simple[0], config.prompts.detailed[0]],
-        "describe_and_respond": bool(config.prompts.infused),
-    }
-    return Plan(stage="questions", code_version=CODE_VERSION, identity=identity, kind=Question.__name__)
-
-
-def _versions(benchmark: Benchmark) -> dict[str, list[str]]:
-    files = {name: uri for name, uri in to_tree(benchmark).items() if uri and name != "images"}
-    versions = {name: [uri, storage.file_version(uri)] for name, uri in files.items()}
-    return {"images": [benchmark.images, storage.listing_version(benchmark.images)], **versions}
-
-
-def run_questions(config: Config, splits: Mapping[str, Benchmark], plan: Plan) -> Artifact:
-    """Make the artifact; an image's questions stand together."""
-    start = time.monotonic()
-    questions = [
-        question
-        for split, benchmark in splits.items()
-        for question in read_questions(benchmark, config.prompts, split=split)
-    ]
-    questions.sort(key=lambda question: (question.image_id, question.id))
-    uri = storage.join(config.store, plan.name)
-    part: list[Question] = []
-    for _, asked in groupby(questions, key=lambda question: question.image_id):
-        part += asked
-        if len(part) >= _ROWS_PER_FILE:
-            artifacts.write_rows(uri, part, Question, [])
-            part = []
-    artifacts.write_rows(uri, part, Question, [])
-    artifacts.remove_duplicates(uri, "image_id")
-    figures = {"seconds": round(time.monotonic() - start, 3)}
-    return finish_stage(store=config.store, plan=plan, num_units=len(questions), figures=figures, max_reject_rate=0.0)
+CODE_VERSION = 3
 
 
 def plan(config: Config, questions: str, model: str) -> Plan:
@@ -69,6 +27,7 @@ def plan(config: Config, questions: str, model: str) -> Plan:
         raise ValueError("evaluation is not configured")
     identity = {
         "max_new_tokens": config.evaluation.max_new_tokens,
+        "description": config.prompts.detailed[0] if config.prompts.infused else "",
         "infused": config.prompts.infused,
         "engine": engine_identity(config),
         "dtype": config.model.dtype,
@@ -90,7 +49,8 @@ def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Arti
         worker_arguments={
             "engine": engine,
             "max_new_tokens": plan.identity["max_new_tokens"],
-            "infused": config.prompts.infused,
+            "description": plan.identity["description"],
+            "infused": plan.identity["infused"],
         },
         concurrent_batches=engine.concurrent_batches,
     )
@@ -99,17 +59,12 @@ def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Arti
 
 
 class Answerer:
-    """An actor's work: descriptions first, then every question, those of describe-and-respond with the description."""
+    """An actor's work: what is asked of the image alone first, descriptions too, then what follows a description."""
 
-    def __init__(
-        self,
-        *,
-        engine: EngineStart,
-        max_new_tokens: int,
-        infused: str,
-    ) -> None:
+    def __init__(self, *, engine: EngineStart, max_new_tokens: int, description: str, infused: str) -> None:
         self._engine = start_engine(engine)
         self._sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
+        self._description = description
         self._infused = infused
 
     def figures(self) -> Mapping[str, float]:
@@ -117,47 +72,58 @@ class Answerer:
         return self._engine.figures()
 
     def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """A prediction a question; an image with a question that could not be answered is a reject."""
-        images = {unit.id: unit.images[0] for unit in tasks}
-        asked = [(unit.id, Question(**tree)) for unit in tasks for tree in json.loads(unit.payload)]
-        first = [(i, q) for i, q in asked if q.task == DETAILED_TASK]
-        answers = self._answer([(images[i], q.text) for i, q in first])
-        descriptions = {i: answer.text for (i, _), answer in zip(first, answers, strict=True)}
-        rest = [(i, q) for i, q in asked if q.task != DETAILED_TASK]
-        answers += self._answer([(images[i], self._text(q, descriptions.get(i, ""))) for i, q in rest])
-        rows: dict[str, list[Prediction]] = {unit.id: [] for unit in tasks}
-        reasons = dict.fromkeys(rows, "")
-        for (image_id, question), answer in zip(first + rest, answers, strict=True):
-            reasons[image_id] = reasons[image_id] or answer.error
-            description = descriptions.get(image_id, "") if question.task.endswith(DAR_SUFFIX) else ""
-            rows[image_id].append(_prediction(question, description, answer))
-        return [
-            Outcome(id=image_id, rows=[] if reasons[image_id] else made, reason=reasons[image_id])
-            for image_id, made in rows.items()
-        ]
+        """A prediction a question; what could not be answered is a reject of its own."""
+        images = {task.id: task.images[0] if task.images else None for task in tasks}
+        asked = {task.id: [Question(**tree) for tree in json.loads(task.payload)] for task in tasks}
+        first = self._answer({(unit, self._first(q)): images[unit] for unit, found in asked.items() for q in found})
+        later = {
+            (unit, self._second(q, first[unit, self._description].text)): images[unit]
+            for unit, found in asked.items()
+            for q in found
+            if _is_described(q) and not first[unit, self._description].error
+        }
+        answers = first | self._answer(later)
+        return [self._outcome(unit, found, answers) for unit, found in asked.items()]
 
-    def _text(self, question: Question, description: str) -> str:
-        if not question.task.endswith(DAR_SUFFIX):
-            return question.text
+    def _first(self, question: Question) -> str:
+        return self._description if _is_described(question) else question.text
+
+    def _second(self, question: Question, description: str) -> str:
         return prompts.infuse(self._infused, description, question.text)
 
-    def _answer(self, asks: list[tuple[Image.Image, str]]) -> list[Completion]:
-        requests = [Request(prompt=text, image=image, sampling=self._sampling, seed=0) for image, text in asks]
-        return self._engine.generate(requests)
+    def _outcome(self, unit: str, asked: Sequence[Question], answers: Mapping[tuple[str, str], Completion]) -> Outcome:
+        rows, refused = [], {}
+        for question in asked:
+            answer, description = answers[unit, self._first(question)], ""
+            if _is_described(question) and not answer.error:
+                description = answer.text
+                answer = answers[unit, self._second(question, description)]
+            if answer.error:
+                refused[question.id] = answer.error
+            else:
+                rows.append(_prediction(question, description, answer))
+        if rows:
+            return Outcome(id=unit, rows=rows, reason="", refused=refused)
+        return Outcome(id=unit, rows=[], reason=next(iter(refused.values())))
+
+    def _answer(self, asks: Mapping[tuple[str, str], Image.Image | None]) -> dict[tuple[str, str], Completion]:
+        requests = [
+            Request(prompt=text, image=image, sampling=self._sampling, seed=0) for (_, text), image in asks.items()
+        ]
+        return dict(zip(asks, self._engine.generate(requests) if requests else [], strict=True))
+
+
+def _is_described(question: Question) -> bool:
+    """A question of text alone has nothing to describe: it is asked as it is in every mode."""
+    return question.task.endswith(DAR_SUFFIX) and bool(question.image_uri)
 
 
 def _prediction(question: Question, description: str, answer: Completion) -> Prediction:
+    asked = {name: value for name, value in vars(question).items() if name != "text"}
     return Prediction(
-        id=question.id,
-        split=question.split,
-        image_id=question.image_id,
-        task=question.task,
-        image_uri=question.image_uri,
+        **asked,
         question=question.text,
         description=description,
-        answer=question.answer,
-        category=question.category,
-        group=question.group,
         text=answer.text,
         num_tokens=answer.num_tokens,
         finish_reason=answer.finish_reason,

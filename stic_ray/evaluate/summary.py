@@ -1,179 +1,149 @@
 """Figures of models from their predictions: the blocks of summary.json, their intervals, differences between models.
 
-A block nests as summary.json does (`describe_simple`, `pope`/`adversarial`, `questions`, ...); differences name the
-same figures flat ("pope/adversarial/accuracy"). What has no ground truth is absent.
+A block has an entry a task; an entry nests where a figure's name has "/" (`pope`: `adversarial`: `accuracy`).
+Differences name the same figures flat ("pope/adversarial/accuracy"). What has no ground truth is absent.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from stic_ray.evaluate.benchmarks import DESCRIBE_TASKS, POPE_STRATEGIES, QUESTION_TASKS
-from stic_ray.evaluate.intervals import (
-    Bootstrap,
-    Difference,
-    Figures,
-    FloatArray,
-    intervals,
-    paired_intervals,
-)
-from stic_ray.evaluate.metrics import (
-    Vocabulary,
-    caption_counts,
-    caption_figures,
-    pope_counts,
-    pope_figures,
-    question_counts,
-    question_figures,
-)
+from stic_ray.config import Benchmark, ShortAnswers
+from stic_ray.evaluate.benchmarks import measurable, measure_of
+from stic_ray.evaluate.intervals import Bootstrap, Difference, FloatArray, intervals, paired_intervals
+from stic_ray.evaluate.measures import Measure, Verdicts
+from stic_ray.evaluate.questions import task_of
 from stic_ray.records import Prediction
 
-Objects = Mapping[str, frozenset[str]]
+Predictions = Mapping[str, Sequence[Prediction]]
+"""A model's, by task."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Measure:
-    """How one task's answers become counts and its counts figures, and where in a block these stand."""
+class Truth:
+    """What a split's answers are held against: its benchmarks by task, and what a judge said of any answer."""
 
-    task: str
-    path: tuple[str, ...]
-    count: Callable[[Prediction], tuple[float, ...]]
-    figures: Figures
+    benchmarks: Mapping[str, Benchmark]
+    verdicts: Verdicts = field(default_factory=dict)
 
 
-def model_block(predictions: Sequence[Prediction], objects: Objects, vocabulary: Vocabulary) -> dict[str, Any]:
+def truth_of(benchmarks: Mapping[str, Benchmark], verdicts: Verdicts) -> Truth:
+    """The truth of a split: its benchmarks by name become tasks, asked in both modes."""
+    by_task = {task_of(name, mode): each for name, each in benchmarks.items() for mode in each.modes}
+    return Truth(benchmarks=by_task, verdicts=verdicts)
+
+
+def by_task(rows: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    """Predictions by task."""
+    found: defaultdict[str, list[Prediction]] = defaultdict(list)
+    for row in rows:
+        found[row.task].append(row)
+    return dict(found)
+
+
+def model_block(predictions: Predictions, truth: Truth) -> dict[str, Any]:
     """One model's block of summary.json; percentages are 0 to 100."""
     block: dict[str, Any] = {}
-    predictions = _with_truth(predictions, objects)
-    for measure in _measures(predictions, objects, vocabulary):
-        sums_S = _counts(predictions, measure, _images([predictions], measure)).sum(0)
-        _insert(block, measure.path, {name: float(value) for name, value in measure.figures(sums_S).items()})
+    for task, (measure, [rows]) in _measured([predictions], truth).items():
+        sums_S = _counts(rows, measure, _images([rows])).sum(0)
+        for name, value in measure.figures(sums_S).items():
+            _insert(block, [task, *name.split("/")], float(value))
     return block
 
 
-def intervals_block(
-    predictions: Sequence[Prediction], objects: Objects, vocabulary: Vocabulary, *, bootstrap: Bootstrap
-) -> dict[str, Any]:
+def intervals_block(predictions: Predictions, truth: Truth, bootstrap: Bootstrap) -> dict[str, Any]:
     """The same block with [low, high] for every figure: a bootstrap over each task's images."""
     block: dict[str, Any] = {}
-    predictions = _with_truth(predictions, objects)
-    for measure in _measures(predictions, objects, vocabulary):
-        counts_IS = _counts(predictions, measure, _images([predictions], measure))
-        bounds = intervals(counts_IS, measure.figures, bootstrap)
-        _insert(block, measure.path, {name: list(pair) for name, pair in bounds.items()})
+    for task, (measure, [rows]) in _measured([predictions], truth).items():
+        counts_IS = _counts(rows, measure, _images([rows]))
+        for name, bounds in intervals(counts_IS, measure.figures, bootstrap).items():
+            _insert(block, [task, *name.split("/")], list(bounds))
     return block
 
 
-def split_block(
-    models: Mapping[str, Sequence[Prediction]], objects: Objects, vocabulary: Vocabulary, *, bootstrap: Bootstrap
-) -> dict[str, Any]:
+def split_block(models: Mapping[str, Predictions], truth: Truth, bootstrap: Bootstrap) -> dict[str, Any]:
     """All models' blocks of one split by name, and their intervals under `intervals`."""
     return {
-        **{name: model_block(predictions, objects, vocabulary) for name, predictions in models.items()},
-        "intervals": {
-            name: intervals_block(predictions, objects, vocabulary, bootstrap=bootstrap)
-            for name, predictions in models.items()
-        },
+        **{name: model_block(predictions, truth) for name, predictions in models.items()},
+        "intervals": {name: intervals_block(predictions, truth, bootstrap) for name, predictions in models.items()},
     }
 
 
 def paired_difference(
-    a_runs: Sequence[Sequence[Prediction]],
-    b_runs: Sequence[Sequence[Prediction]],
-    objects: Objects,
-    vocabulary: Vocabulary,
-    *,
-    bootstrap: Bootstrap,
+    a_runs: Sequence[Predictions], b_runs: Sequence[Predictions], truth: Truth, bootstrap: Bootstrap
 ) -> dict[str, Difference]:
     """Every figure's difference, a minus b, by flat name: images resampled once for both sides.
 
     Each side is one or more runs on the same images (one run: a list of one), and a figure the mean of its runs' own.
     A task that any run lacks is absent.
     """
-    a_runs, b_runs = ([_with_truth(run, objects) for run in side] for side in (a_runs, b_runs))
-    runs = [*a_runs, *b_runs]
-    shared = set.intersection(*({row.task for row in run} for run in runs))
-    rows = [row for run in runs for row in run if row.task in shared]
     differences = {}
-    for measure in _measures(rows, objects, vocabulary):
-        images = _images(runs, measure)
-        a_counts, b_counts = ([_counts(run, measure, images) for run in side] for side in (a_runs, b_runs))
+    for task, (measure, runs) in _measured([*a_runs, *b_runs], truth).items():
+        images = _images(runs)
+        counts = [_counts(rows, measure, images) for rows in runs]
+        a_counts, b_counts = counts[: len(a_runs)], counts[len(a_runs) :]
         for name, difference in paired_intervals(a_counts, b_counts, measure.figures, bootstrap).items():
-            differences["/".join([*measure.path, name])] = difference
+            differences[f"{task}/{name}"] = difference
     return differences
 
 
-def select_questions(predictions: Sequence[Prediction], task: str, group: str = "") -> list[Prediction]:
-    """The short answers of one task, of one group or ("") of all, relabelled as task `questions`.
-
-    So describe-and-respond compares with direct answering, and one group with itself:
-    `paired_difference([select_questions(p, "questions_dar", g)], [select_questions(p, "questions", g)], ...)`.
-    """
-    return [
-        replace(row, task=QUESTION_TASKS[0]) for row in predictions if row.task == task and group in ("", row.group)
-    ]
-
-
-def questions_by_group(predictions: Sequence[Prediction]) -> dict[str, dict[str, dict[str, float]]]:
-    """Question accuracies by task and group (`accuracy`, the plain mean over the group's types, and one key a type)."""
-    groups = sorted({row.group for row in predictions if row.group})
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for task in QUESTION_TASKS:
-        for group in groups:
-            rows = select_questions(predictions, task, group)
-            if rows:
-                found.setdefault(task, {})[group] = model_block(rows, {}, Vocabulary())[QUESTION_TASKS[0]]
+def main_figures(models: Mapping[str, Predictions], truth: Truth) -> dict[str, dict[str, Any]]:
+    """The figures that a table shows, by flat name: what each is called (`title`), and whether it is better when it
+    falls (`less_is_better`)."""
+    found = {}
+    for task, (measure, _) in _measured(list(models.values()), truth).items():
+        for name, title in measure.main.items():
+            found[f"{task}/{name}"] = {"title": title, "less_is_better": name in measure.less_is_better}
     return found
 
 
-def _with_truth(predictions: Sequence[Prediction], objects: Objects) -> list[Prediction]:
-    """The predictions that can be measured: a description only where the image's objects are known."""
-    return [row for row in predictions if row.task not in DESCRIBE_TASKS or row.image_uri in objects]
+def questions_by_group(predictions: Predictions, truth: Truth) -> dict[str, dict[str, dict[str, float]]]:
+    """Accuracies of short answers by task and group (`accuracy`, the plain mean over the group's types, and one key a
+    type)."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for task, rows in predictions.items():
+        if not isinstance(truth.benchmarks.get(task), ShortAnswers):
+            continue
+        for group in sorted({row.group for row in rows if row.group}):
+            block = model_block({task: [row for row in rows if row.group == group]}, truth)
+            found.setdefault(task, {})[group] = block[task]
+    return found
 
 
-def _measures(predictions: Sequence[Prediction], objects: Objects, vocabulary: Vocabulary) -> list[_Measure]:
-    tasks = {row.task for row in predictions}
-    caption = partial(_count_caption, objects=objects, vocabulary=vocabulary)
-    measures = [_Measure(task=task, path=(task,), count=caption, figures=caption_figures) for task in DESCRIBE_TASKS]
-    measures += [
-        _Measure(task=f"pope_{strategy}", path=("pope", strategy), count=_count_pope, figures=pope_figures)
-        for strategy in POPE_STRATEGIES
-    ]
-    for task in QUESTION_TASKS:
-        categories = sorted({row.category for row in predictions if row.task == task})
-        count = partial(question_counts, categories=categories)
-        measures.append(_Measure(task=task, path=(task,), count=count, figures=question_figures(categories)))
-    return [measure for measure in measures if measure.task in tasks]
+def _measured(runs: Sequence[Predictions], truth: Truth) -> dict[str, tuple[Measure, list[list[Prediction]]]]:
+    """The tasks that all runs have: how each is measured, and each run's answers that can be."""
+    found = {}
+    for task, benchmark in truth.benchmarks.items():
+        each = [measurable(benchmark, run.get(task, ()), truth.verdicts) for run in runs]
+        if all(each):
+            rows = [row for run in each for row in run]
+            found[task] = (measure_of(benchmark, rows, truth.verdicts), each)
+    return found
 
 
-def _count_caption(prediction: Prediction, *, objects: Objects, vocabulary: Vocabulary) -> tuple[float, ...]:
-    there = objects[prediction.image_uri]
-    return caption_counts(prediction.text, num_tokens=prediction.num_tokens, objects=there, vocabulary=vocabulary)
-
-
-def _count_pope(prediction: Prediction) -> tuple[float, ...]:
-    return pope_counts(prediction.text, prediction.answer)
-
-
-def _images(runs: Sequence[Sequence[Prediction]], measure: _Measure) -> dict[str, int]:
+def _images(runs: Sequence[Sequence[Prediction]]) -> dict[str, int]:
     """The images of a task, over all runs, and their rows in the counts."""
-    uris = sorted({row.image_uri for run in runs for row in run if row.task == measure.task})
-    return {uri: index for index, uri in enumerate(uris)}
+    ids = sorted({row.image_id for run in runs for row in run})
+    return {image: index for index, image in enumerate(ids)}
 
 
-def _counts(predictions: Sequence[Prediction], measure: _Measure, images: Mapping[str, int]) -> FloatArray:
-    """The counts [I, S] of one task: every answer's, summed by image."""
-    rows = [row for row in predictions if row.task == measure.task]
-    each_S = np.array([measure.count(row) for row in rows], dtype=np.float64)
-    counts_IS = np.zeros((len(images), each_S.shape[1]))
-    np.add.at(counts_IS, [images[row.image_uri] for row in rows], each_S)
+def _counts(rows: Sequence[Prediction], measure: Measure, images: Mapping[str, int]) -> FloatArray:
+    """The counts [I, S] of one task by image, 0 where a run has no answer of the image."""
+    of: defaultdict[str, list[Prediction]] = defaultdict(list)
+    for row in rows:
+        of[row.image_id].append(row)
+    each = {image: measure.count(answers) for image, answers in of.items()}
+    counts_IS = np.zeros((len(images), len(next(iter(each.values())))))
+    for image, counts_S in each.items():
+        counts_IS[images[image]] = counts_S
     return counts_IS
 
 
-def _insert(block: dict[str, Any], path: Sequence[str], figures: Mapping[str, Any]) -> None:
-    for name in path:
-        block = block.setdefault(name, {})
-    block.update(figures)
+def _insert(block: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    *parents, name = path
+    for parent in parents:
+        block = block.setdefault(parent, {})
+    block[name] = value

@@ -4,7 +4,8 @@ Whatever a model, a file name or an error message contributed is escaped, so tha
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,37 +24,8 @@ CONTROLS = {
     "stage1": "SFT on the preferred descriptions only",
     "stage2": "the same samples without descriptions",
 }
-_FIGURES: Mapping[Path, str] = {
-    ("describe_simple", "chair_i"): "simple prompt: CHAIR_i",
-    ("describe_simple", "chair_s"): "simple prompt: CHAIR_s",
-    ("describe_simple", "recall"): "simple prompt: recall",
-    ("describe_simple", "mean_length"): "simple prompt: mean length (tokens)",
-    ("describe_detailed", "chair_i"): "detailed prompt: CHAIR_i",
-    ("describe_detailed", "chair_s"): "detailed prompt: CHAIR_s",
-    ("describe_detailed", "recall"): "detailed prompt: recall",
-    ("describe_detailed", "mean_length"): "detailed prompt: mean length (tokens)",
-    ("pope", "random", "accuracy"): "POPE random: accuracy",
-    ("pope", "popular", "accuracy"): "POPE popular: accuracy",
-    ("pope", "adversarial", "accuracy"): "POPE adversarial: accuracy",
-    ("pope", "adversarial", "f1"): "POPE adversarial: F1",
-    ("pope", "adversarial", "yes_ratio"): "POPE adversarial: yes ratio",
-    ("questions", "accuracy"): "questions: accuracy, direct",
-    ("questions_dar", "accuracy"): "questions: accuracy, describe-and-respond",
-}
-_HEADLINE_FIGURES: Mapping[Path, str] = {
-    ("describe_simple", "chair_i"): "simple-prompt CHAIR_i",
-    ("pope", "adversarial", "accuracy"): "POPE adversarial accuracy",
-    ("questions", "accuracy"): "question accuracy",
-}
-_TABLE_FIGURES: Mapping[Path, str] = {
-    ("describe_simple", "chair_i"): "CHAIR_i",
-    ("describe_simple", "chair_s"): "CHAIR_s",
-    ("describe_simple", "recall"): "recall",
-    ("pope", "adversarial", "accuracy"): "POPE adv.",
-    ("questions", "accuracy"): "questions",
-    ("questions_dar", "accuracy"): "DaR",
-}
-_QUESTION_TASKS = {"questions": "direct", "questions_dar": "describe-and-respond"}
+_DESCRIBED_FIRST = "_dar"
+_CLOSING_FIGURES = 3  # of a benchmark, in the table that a job ends with
 _TRAINING_METRICS = ("loss", "accuracy", "margin")
 _MAX_SAMPLE_CHARACTERS = 1200
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -128,7 +100,7 @@ def render_report(report: Report) -> str:
     sections = [
         ("", [f"# {escape(report.name)}", _headline(report)]),
         ("Test split", _split_tables(report.summary)),
-        ("Differences", [_comparison_table(report.comparisons)]),
+        ("Differences", [_comparison_table(report.comparisons, _figures(report.summary))]),
         ("Questions by group", [_group_table(report.groups)]),
         ("Dev split", _split_tables(report.summary.get("dev", {}))),
         ("Stages", [_stage_table(report.stages), _reject_table(report.stages)]),
@@ -146,19 +118,49 @@ def render_report(report: Report) -> str:
 
 
 def render_table(summary: Mapping[str, Any]) -> str:
-    """The plain-text table that a job ends with: models by main figures of the test split, at most 100 columns."""
+    """The plain-text table that a job ends with: the first figures of each benchmark of the test split, by model."""
     models = _present_models(summary)
-    figures = [path for path in _TABLE_FIGURES if any(_figure(summary[model], path) is not None for model in models)]
-    if not figures:
+    if not models or not _figures(summary):
         return "No ground truth, so nothing is measured: the report shows descriptions side by side."
-    lines = [["", *(_TABLE_FIGURES[path] for path in figures)]]
-    lines += [[model_title(model), *(_number(_figure(summary[model], path)) for path in figures)] for model in models]
-    width = max(20, *(len(line[0]) + 2 for line in lines))
-    text = [line[0].ljust(width) + "".join(cell.rjust(12) for cell in line[1:]) for line in lines]
+    lines = [["", *map(model_title, models)]]
+    shown = Counter[str]()
+    for path, label in _figures(summary).items():
+        shown[path[0]] += 1
+        if shown[path[0]] <= _CLOSING_FIGURES:
+            lines.append([label, *(_number(_figure(summary[model], path)) for model in models)])
+    widths = [max(len(line[place]) for line in lines) for place in range(len(models) + 1)]
+    text = [
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    ]
     text.insert(1, "-" * len(text[0]))
-    notes = ["percent; CHAIR (hallucination, lower is better) and recall: descriptions by the simple prompt"]
-    notes += [f"control of {MODELS[name]}: {told}" for name, told in _controls(summary, models).items()]
-    return "\n".join([*text, *notes])
+    notes = [f"control of {MODELS[name]}: {told}" for name, told in _controls(summary, models).items()]
+    return "\n".join([*text, *notes, *_missing(summary, models)])
+
+
+def _missing(split: Mapping[str, Any], models: Sequence[str]) -> list[str]:
+    """What was asked and has no figure, a line a model and task."""
+    lines = []
+    for model in models:
+        for task, counts in split.get("coverage", {}).get(model, {}).items():
+            reasons = [f"{number} {reason}" for reason, number in counts.items() if reason != "asked"]
+            if reasons:
+                lines.append(
+                    f"{task}, {model_title(model)}: of {counts['asked']} without a figure {', '.join(reasons)}"
+                )
+    return lines
+
+
+def _figures(split: Mapping[str, Any]) -> dict[Path, str]:
+    """The main figures of a split, and what tables call them; an arrow says that less is better."""
+    return {tuple(name.split("/")): _label(name, told) for name, told in split.get("figures", {}).items()}
+
+
+def _label(name: str, told: Mapping[str, Any]) -> str:
+    task = name.partition("/")[0]
+    benchmark = task.removesuffix(_DESCRIBED_FIRST)
+    how = ", described first" if task != benchmark else ""
+    return f"{benchmark}{how}: {told['title']}" + (" (less is better)" if told["less_is_better"] else "")
 
 
 def _controls(split: Mapping[str, Any], models: Sequence[str]) -> dict[str, str]:
@@ -177,7 +179,7 @@ def escape(text: str) -> str:
 def _headline(report: Report) -> str:
     summary = report.summary
     trained = [model for model in ("stage1", "stage2") if model in summary]
-    for path in _HEADLINE_FIGURES:
+    for path in _figures(summary):
         for model in trained:
             if _figure(summary.get("base", {}), path) is not None and _figure(summary[model], path) is not None:
                 return _change(report, model, path)
@@ -196,7 +198,7 @@ def _change(report: Report, model: str, path: Path) -> str:
     verb = "lowered" if after < before else "raised"
     if after == before or (found is not None and found[1] <= 0 <= found[2]):
         verb = "did not clearly change"
-    name = _HEADLINE_FIGURES[path]
+    name = escape(_figures(report.summary)[path])
     sentence = f"{MODELS[model].capitalize()} {verb} {name} ({before:.1f} before, {after:.1f} after{_interval(found)})"
     control = _figure(report.summary.get(f"{model}_control", {}), path)
     if control is None:
@@ -227,19 +229,23 @@ def _find_comparison(
 def _split_tables(split: Mapping[str, Any]) -> list[str]:
     """The main figures and the question types of one split, models as columns, with intervals."""
     models = _present_models(split)
-    types: dict[Path, str] = {
-        (task, category): escape(f"{category}, {label}")
-        for task, label in _QUESTION_TASKS.items()
-        for model in models
-        for category in split[model].get(task, {})
-        if category != "accuracy"
-    }
-    main = _figure_table(split, models, _FIGURES)
+    main = _figures(split)
     if not main:
         return []
+    others = {path: path for model in models for path in _paths(split[model]) if path not in main}
     notes = [f"Control of {MODELS[name]}: {text}." for name, text in _controls(split, models).items()]
-    legend = " ".join(["Percent, with 95% bootstrap intervals over images; lower is better for CHAIR only.", *notes])
-    return [main, legend, _figure_table(split, models, types)]
+    legend = " ".join(["Percent where nothing else is said, with 95% bootstrap intervals over images.", *notes])
+    missing = "\n".join(f"- {escape(line)}" for line in _missing(split, models))
+    rest = {path: ", ".join(path).replace(_DESCRIBED_FIRST, " described first") for path in others}
+    return [_figure_table(split, models, main), legend, missing, _figure_table(split, models, rest)]
+
+
+def _paths(block: Mapping[str, Any], parents: Path = ()) -> Iterator[Path]:
+    for name, value in block.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, (*parents, name))
+        else:
+            yield (*parents, name)
 
 
 def _figure_table(split: Mapping[str, Any], models: Sequence[str], figures: Mapping[Path, str]) -> str:
@@ -247,7 +253,7 @@ def _figure_table(split: Mapping[str, Any], models: Sequence[str], figures: Mapp
     for path, label in figures.items():
         cells = [_figure_cell(split, model, path) for model in models]
         if any(cells):
-            rows.append([label, *(cell or "-" for cell in cells)])
+            rows.append([escape(label), *(cell or "-" for cell in cells)])
     return _table(["", *map(model_title, models)], rows)
 
 
@@ -259,13 +265,13 @@ def _figure_cell(split: Mapping[str, Any], model: str, path: Path) -> str:
     return f"{value:.1f}" if bounds is None else f"{value:.1f} [{bounds[0]:.1f}, {bounds[1]:.1f}]"
 
 
-def _comparison_table(comparisons: Sequence[Comparison]) -> str:
+def _comparison_table(comparisons: Sequence[Comparison], figures: Mapping[Path, str]) -> str:
     """Differences in the main figures, one column a pair of models; * marks an interval without 0."""
     rows = []
-    for path, label in _FIGURES.items():
+    for path, label in figures.items():
         found = [comparison.figures.get("/".join(path)) for comparison in comparisons]
         if any(found):
-            rows.append([label, *(_difference_cell(each) for each in found)])
+            rows.append([escape(label), *(_difference_cell(each) for each in found)])
     header = ["", *(f"{model_title(each.model)} minus {model_title(each.against)}" for each in comparisons)]
     table = _table(header, rows)
     return table and f"{table}\n\nPaired bootstrap over images, 95%; \\* marks an interval that excludes 0."
@@ -279,14 +285,13 @@ def _difference_cell(found: tuple[float, float, float] | None) -> str:
 
 
 def _group_table(groups: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> str:
-    names = sorted({name for tasks in groups.values() for by_group in tasks.values() for name in by_group})
+    names = sorted({(task, name) for tasks in groups.values() for task, found in tasks.items() for name in found})
     rows = []
-    for name in names:
-        for task, label in _QUESTION_TASKS.items():
-            found = [tasks.get(task, {}).get(name, {}).get("accuracy") for tasks in groups.values()]
-            if any(value is not None for value in found):
-                rows.append([escape(f"{name}, {label}"), *map(_number, found)])
-    return _table(["question accuracy", *map(model_title, groups)], rows)
+    for task, name in names:
+        found = [tasks.get(task, {}).get(name, {}).get("accuracy") for tasks in groups.values()]
+        how = task.replace(_DESCRIBED_FIRST, " described first")
+        rows.append([escape(f"{how}: {name}"), *map(_number, found)])
+    return _table(["accuracy", *map(model_title, groups)], rows)
 
 
 def _stage_table(stages: Sequence[StageLine]) -> str:

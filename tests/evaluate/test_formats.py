@@ -1,0 +1,562 @@
+"""The official file formats: every benchmark reads a file of its shape, says what a wrong one lacks, and measures."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from stic_ray import sources
+from stic_ray.config import (
+    Amber,
+    ChartQa,
+    CvBench,
+    DocVqa,
+    LlavaBench,
+    MathVista,
+    MmBench,
+    MmHal,
+    MmVet,
+    MultipleChoice,
+    ObjectHal,
+    ScienceQa,
+    TextVqa,
+)
+from stic_ray.evaluate.benchmarks import judge_question, llava_bench, mmhal, mmvet, object_hal
+from tests.evaluate.answering import answer, figures, judged, read
+
+
+def write(path: Path, tree: Any) -> str:
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    return str(path)
+
+
+def write_lines(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def png(color: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), color).save(file, "PNG")
+    return file.getvalue()
+
+
+# TextVQA
+
+TEXTVQA = {"question_id": 34602, "image_id": "003a8ae2ef43b901", "question": "what brand?", "answers": ["dakota"] * 10}
+
+
+def test_textvqa_reads_its_file_and_measures_vqa_accuracy(tmp_path: Path) -> None:
+    other = {**TEXTVQA, "question_id": 34603, "answers": ["nous les gosses"] * 2 + ["dakota"] * 8}
+    uri = write(tmp_path / "val.json", {"dataset_type": "val", "data": [TEXTVQA, other]})
+    benchmark = TextVqa(questions=uri, images="images")
+    rows = read(benchmark)
+    assert [row.image_uri for row in rows] == ["images/003a8ae2ef43b901.jpg"] * 2
+    assert rows[0].text.startswith("what brand?\n")
+    said = [answer(rows[0], "Dakota."), answer(rows[1], "nous les gosses")]
+    # Of ten people two agree: the eight others see two, and the two see one each.
+    assert figures(benchmark, said)["accuracy"] == pytest.approx(100 * (1 + (8 * 2 / 3 + 2 * 1 / 3) / 10) / 2)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ([TEXTVQA], "top level: list: it must be a JSON object"),
+        ({"questions": [TEXTVQA]}, "it must be JSON with a list that is not empty under 'data'"),
+        ({"data": [{**TEXTVQA, "answers": "dakota"}]}, "entry 1: answers is 'dakota': it must be a list of texts"),
+        ({"data": [TEXTVQA, TEXTVQA]}, "entry 2: question_id is 34602: it must be different from entry 1's"),
+        ({"data": [{**TEXTVQA, "image_id": "../a"}]}, "entry 1: image_id is '../a': it must be a path below images"),
+    ],
+)
+def test_textvqa_wrong_file_is_told_by_place_and_field(tmp_path: Path, tree: Any, message: str) -> None:
+    uri = write(tmp_path / "val.json", tree)
+    with pytest.raises(ValueError, match=r"val\.json") as caught:
+        read(TextVqa(questions=uri, images="images"))
+    assert message in str(caught.value)
+
+
+# ChartQA
+
+
+def test_chartqa_is_the_mean_of_human_and_augmented(tmp_path: Path) -> None:
+    human = [
+        {"imgname": "1.png", "query": "how much?", "label": "100"},
+        {"imgname": "1.png", "query": "a?", "label": "b"},
+    ]
+    augmented = [{"imgname": "2.png", "query": "share?", "label": "3.5"}]
+    files = {"human": write(tmp_path / "h.json", human), "augmented": write(tmp_path / "a.json", augmented)}
+    benchmark = ChartQa(questions=files, images="png")
+    rows = read(benchmark)
+    assert [(row.category, row.key, row.image_uri) for row in rows] == [
+        ("human", "human-0", "png/1.png"),
+        ("human", "human-1", "png/1.png"),
+        ("augmented", "augmented-0", "png/2.png"),
+    ]
+    said = [answer(row, text) for row, text in zip(rows, ["104.9", "c", "3.6"], strict=True)]
+    assert figures(benchmark, said) == {"accuracy": 75.0, "kind/human": 50.0, "kind/augmented": 100.0}
+
+
+def test_chartqa_wrong_file_is_told(tmp_path: Path) -> None:
+    uri = write(tmp_path / "h.json", [{"imgname": "1.png", "query": "how much?", "label": 7}])
+    with pytest.raises(ValueError, match=r"h\.json, entry 1: label is 7: it must be a text"):
+        read(ChartQa(questions={"human": uri}, images="png"))
+
+
+# DocVQA
+
+
+def test_docvqa_has_anls_and_accuracy(tmp_path: Path) -> None:
+    entry = {
+        "questionId": 49153,
+        "question": "total?",
+        "image": "documents/pybv0228_81.png",
+        "answers": ["$12.00", "12"],
+    }
+    uri = write(tmp_path / "val.json", {"dataset_name": "docvqa", "data": [entry, {**entry, "questionId": 2}]})
+    benchmark = DocVqa(questions=uri, images="docs")
+    rows = read(benchmark)
+    assert rows[0].image_uri == "docs/pybv0228_81.png"
+    said = [answer(rows[0], "12"), answer(rows[1], "$12.0")]
+    assert figures(benchmark, said) == {"anls": pytest.approx(100 * (1 + 5 / 6) / 2), "accuracy": 50.0}
+
+
+# ScienceQA
+
+SCIENCEQA = {
+    "21": {
+        "question": "Which is solid?",
+        "choices": ["water", "ice"],
+        "answer": 1,
+        "hint": "",
+        "image": "image.png",
+        "split": "test",
+        "subject": "natural science",
+    },
+    "7": {
+        "question": "What is the capital?",
+        "choices": ["Salem", "Boise", "Reno"],
+        "answer": 0,
+        "hint": "Look it up.",
+        "image": None,
+        "split": "test",
+        "subject": "social science",
+    },
+    "8": {"question": "?", "choices": ["a", "b"], "answer": 0, "split": "train"},
+}
+
+
+def test_scienceqa_reads_the_split_with_and_without_images(tmp_path: Path) -> None:
+    benchmark = ScienceQa(questions=write(tmp_path / "problems.json", SCIENCEQA), images="sqa")
+    seen, text = read(benchmark)
+    assert (seen.image_uri, text.image_uri) == ("sqa/21/image.png", "")
+    letter = "Answer with the option's letter from the given choices directly."
+    assert seen.text == f"Which is solid?\nA. water\nB. ice\n{letter}"
+    assert text.text == f"Context: Look it up.\nWhat is the capital?\nA. Salem\nB. Boise\nC. Reno\n{letter}"
+    found = figures(benchmark, [answer(seen, "B"), answer(text, "The answer is B.")])
+    assert found == {
+        "accuracy": 50.0,
+        "subject/natural science": 100.0,
+        "subject/social science": 0.0,
+        "context/image": 100.0,
+        "context/text": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": 2}, "entry 21: answer is 2: it must be the number of a choice, 0 to 1"),
+        ({"choices": []}, "entry 21: choices is []: it must be a list of texts"),
+        ({"split": "val"}, "has no questions of split test: set split to one of its"),
+    ],
+)
+def test_scienceqa_wrong_file_is_told(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    uri = write(tmp_path / "problems.json", {"21": {**SCIENCEQA["21"], **change}})
+    with pytest.raises(ValueError, match=r"problems\.json") as caught:
+        read(ScienceQa(questions=uri, images="sqa"))
+    assert message in str(caught.value)
+
+
+# MMLU's form
+
+
+def test_multiple_choice_reads_mmlus_form(tmp_path: Path) -> None:
+    path = tmp_path / "test.csv"
+    path.write_text('"What is 2, plus 2?",3,4,5,6,B\nWhich is red?,grass,sky,blood,snow,C\n')
+    benchmark = MultipleChoice(questions=str(path))
+    rows = read(benchmark)
+    assert rows[0].text.startswith("What is 2, plus 2?\nA. 3\nB. 4\nC. 5\nD. 6\n")
+    assert [row.image_uri for row in rows] == ["", ""]
+    assert figures(benchmark, [answer(rows[0], "B"), answer(rows[1], "It is the sky.")]) == {"accuracy": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n", "row 1: 2 cells"),
+        ("q,a,b,E\n", "row 1: the answer is 'E': it must be one of A, B"),
+        (" \n", "is empty"),
+    ],
+)
+def test_multiple_choice_wrong_file_is_told(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "test.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"test\.csv") as caught:
+        read(MultipleChoice(questions=str(path)))
+    assert message in str(caught.value)
+
+
+# MMBench
+
+HEADER = "index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\timage\tsplit\n"
+
+
+def mmbench_line(index: int, image: str, answer: str = "B", c: str = "", hint: str = "") -> str:
+    return f"{index}\tWhich one?\t{hint}\tred\tblue\t{c}\t\t{answer}\tcolor\t{image}\tdev\n"
+
+
+def mmbench(folder: Path, *lines: str, **settings: Any) -> MmBench:
+    path = folder / "mmbench.tsv"
+    path.write_text(HEADER + "".join(lines), encoding="utf-8")
+    return MmBench(questions=str(path), **settings)
+
+
+def test_mmbench_turns_the_choices_and_counts_questions_whose_turns_are_all_right(tmp_path: Path) -> None:
+    red, blue = (base64.b64encode(png(color) * 9).decode() for color in ("red", "blue"))
+    benchmark = mmbench(tmp_path, mmbench_line(3, red, c="green", hint="Look."), mmbench_line(4, blue, "A"))
+    rows = read(benchmark)
+    assert [row.key for row in rows] == ["3", "1000003", "2000003", "4", "1000004"]
+    assert [row.choices for row in rows[:3]] == [
+        ["red", "blue", "green"],
+        ["blue", "green", "red"],
+        ["green", "red", "blue"],
+    ]
+    assert [row.answers for row in rows] == [["B"], ["A"], ["C"], ["A"], ["B"]]
+    assert rows[1].text.startswith("Look.\nWhich one?\nA. blue\nB. green\nC. red\n")
+    assert sources.read_image(rows[0].image_uri) == png("red") * 9
+    assert sources.read_image(rows[3].image_uri) == png("blue") * 9
+    always_a = [answer(row, "A") for row in rows]
+    assert figures(benchmark, always_a) == {"circular": 0.0, "accuracy": 40.0, "category/color": 0.0}
+    first_only = [answer(row, row.answers[0] if row.group == "3" else "A") for row in rows]
+    assert figures(benchmark, first_only) == {"circular": 50.0, "accuracy": 80.0, "category/color": 50.0}
+
+
+def test_mmbench_file_with_turns_of_its_own_is_not_turned_again(tmp_path: Path) -> None:
+    image = base64.b64encode(png("red") * 9).decode()
+    benchmark = mmbench(tmp_path, mmbench_line(3, image), mmbench_line(1_000_003, "3", "A"))
+    rows = read(benchmark)
+    assert [(row.key, row.group, row.answers) for row in rows] == [("3", "3", ["B"]), ("1000003", "3", ["A"])]
+    assert rows[0].image_uri == rows[1].image_uri
+
+
+def test_mmbench_secret_answers_are_not_counted(tmp_path: Path) -> None:
+    image = base64.b64encode(png("red") * 9).decode()
+    benchmark = mmbench(tmp_path, mmbench_line(3, image, ""), mmbench_line(4, "3", "A"), circular=False)
+    rows = read(benchmark)
+    assert rows[0].answers == []
+    assert figures(benchmark, [answer(row, "A") for row in rows])["circular"] == 100.0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (mmbench_line(3, "9"), "image is '9': it must be an image in base64, or the index of a row before"),
+        (mmbench_line(3, "?" * 400), "it must be an image in base64, or the name of a file"),
+        (mmbench_line(3, "A" * 400, "D"), "answer is 'D': it must be one of A, B, or empty where it is secret"),
+        ("x" + mmbench_line(3, "A" * 400), "index is 'x3': it must be a whole number"),
+    ],
+)
+def test_mmbench_wrong_file_is_told(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r"mmbench\.tsv, row 1: ") as caught:
+        read(mmbench(tmp_path, line))
+    assert message in str(caught.value)
+
+
+# CV-Bench
+
+CVBENCH = {
+    "idx": 0,
+    "type": "2D",
+    "task": "Count",
+    "question": "How many?",
+    "choices": ["1", "2", "3"],
+    "answer": "(C)",
+    "source": "ADE20K",
+}
+
+
+def cvbench(path: Path, rows: list[dict[str, Any]]) -> str:
+    images = [{"bytes": png("red"), "path": None}] * len(rows)
+    pq.write_table(pa.Table.from_pylist(rows).append_column("image", pa.array(images)), path)
+    return str(path)
+
+
+def test_cvbench_is_the_mean_of_its_parts_and_2d_of_its_sources(tmp_path: Path) -> None:
+    coco = {**CVBENCH, "source": "COCO", "answer": "(A)"}
+    two = [CVBENCH, {**coco, "idx": 1}, {**coco, "idx": 2}, {**coco, "idx": 3}]
+    three = [{**CVBENCH, "type": "3D", "source": "Omni3D", "task": "Depth"}]
+    files = {"2D": cvbench(tmp_path / "2d.parquet", two), "3D": cvbench(tmp_path / "3d.parquet", three)}
+    benchmark = CvBench(questions=files)
+    rows = read(benchmark)
+    assert rows[0].text.startswith("How many?\nA. 1\nB. 2\nC. 3\n")
+    assert sources.read_image(rows[0].image_uri) == png("red")
+    assert len({row.id for row in rows}) == len({row.image_id for row in rows}) == 5
+    found = figures(benchmark, [answer(row, text) for row, text in zip(rows, "CABBC", strict=True)])
+    assert found["2D"] == pytest.approx((100 + 100 / 3) / 2)
+    assert found["3D"] == 100.0
+    assert found["accuracy"] == pytest.approx((found["2D"] + 100) / 2)
+    assert found["task/Count"] == 50.0
+
+
+def test_cvbench_wrong_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"row 1: answer is '\(D\)': it must be one of \(A\), \(B\), \(C\)"):
+        read(CvBench(questions={"2D": cvbench(tmp_path / "2d.parquet", [{**CVBENCH, "answer": "(D)"}])}))
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match=r"damaged\.parquet: damaged table"):
+        read(CvBench(questions={"2D": str(tmp_path / "damaged.parquet")}))
+
+
+# MathVista
+
+
+def test_mathvista_reads_choices_numbers_and_units(tmp_path: Path) -> None:
+    metadata = {"task": "figure question answering", "context": "bar chart"}
+    free = {"image": "images/1.jpg", "choices": None, "unit": "cm", "precision": 1.0, "metadata": metadata}
+    problems = {
+        "1": {**free, "question": "How long?", "answer": "1.2", "question_type": "free_form", "answer_type": "float"},
+        "2": {
+            **free,
+            "question": "Is it?",
+            "answer": "Yes",
+            "choices": ["Yes", "No"],
+            "question_type": "multi_choice",
+            "answer_type": "text",
+            "unit": None,
+        },
+        "3": {**free, "question": "How many?", "answer": "12", "answer_type": "integer", "unit": None},
+    }
+    benchmark = MathVista(questions=write(tmp_path / "testmini.json", problems), images="mv")
+    rows = read(benchmark)
+    assert [(row.text, row.form) for row in rows] == [
+        ("How long? (Unit: cm)", "float 1"),
+        ("Is it?\nA. Yes\nB. No", "choice"),
+        ("How many?", "integer"),
+    ]
+    said = [answer(row, text) for row, text in zip(rows, ["It is 1.19 cm.", "(B)", "I count 12"], strict=True)]
+    found = figures(benchmark, said)
+    assert found["accuracy"] == found["task/figure question answering"] == pytest.approx(200 / 3)
+
+
+# AMBER
+
+RELATIONS = {"person": ["people", "man", "woman"], "tree": ["bush"], "dog": ["puppy"], "car": ["vehicle"], "sky": []}
+
+
+def amber(folder: Path, hallu: list[str] | None = None) -> Amber:
+    truth = {
+        "id": 1,
+        "type": "generative",
+        "truth": ["person", "tree", "sky"],
+        "hallu": ["dog"] if hallu is None else hallu,
+    }
+    (folder / "safe.txt").write_text("sky\n")
+    return Amber(
+        questions=write(folder / "q.json", [{"id": 1, "image": "AMBER_1.jpg", "query": "Describe this image."}]),
+        annotations=write(
+            folder / "a.json", [truth, {"id": 2, "type": "discriminative-hallucination", "truth": "yes"}]
+        ),
+        relations=write(folder / "r.json", RELATIONS),
+        safe_words=str(folder / "safe.txt"),
+        images="amber",
+    )
+
+
+def test_amber_counts_imagined_covered_and_likely_words(tmp_path: Path) -> None:
+    benchmark = amber(tmp_path)
+    (row,) = read(benchmark)
+    assert (row.text, row.answers, row.choices) == ("Describe this image.", ["person", "tree", "sky"], ["dog"])
+    # People and man stand for person, bush for tree; sky is never wrong and covers nothing; puppy and car are imagined.
+    said = [answer(row, "Two people, a man, a bush, puppies and cars below the sky. A unicorn.")]
+    assert figures(benchmark, said) == {
+        "chair": pytest.approx(100 * 2 / 6),
+        "cover": pytest.approx(100 * 2 / 3),
+        "hal": 100.0,
+        "cog": 100.0,
+    }
+    assert figures(amber(tmp_path, hallu=[]), [answer(row, "a man")])["hal"] == 0.0
+
+
+def test_amber_question_without_annotation_is_told(tmp_path: Path) -> None:
+    benchmark = amber(tmp_path)
+    write(tmp_path / "q.json", [{"id": 9, "image": "x.jpg", "query": "?"}])
+    with pytest.raises(ValueError, match=r"q\.json, entry 1: id is 9: it must be an entry of .*a\.json"):
+        read(benchmark)
+
+
+# MM-Vet
+
+
+def test_mmvet_is_graded_by_capability(tmp_path: Path) -> None:
+    tree = {
+        "v1_0": {
+            "imagename": "v1_0.png",
+            "question": "What is x?",
+            "answer": "-1 <AND> -5",
+            "capability": ["ocr", "math"],
+        },
+        "v1_1": {"imagename": "v1_1.png", "question": "Who?", "answer": "Messi", "capability": ["rec"]},
+    }
+    benchmark = MmVet(questions=write(tmp_path / "mm-vet.json", tree), images="images")
+    said = [answer(row, "-1") for row in read(benchmark)]
+    assert "-1 <AND> -5" in judge_question(benchmark)(said[0])
+    verdicts = {v.id: v for v in (judged(said[0], [0.5]), judged(said[1], [0.0]))}
+    assert figures(benchmark, said, verdicts) == {
+        "score": 25.0,
+        "capability/math": 50.0,
+        "capability/ocr": 50.0,
+        "capability/rec": 0.0,
+    }
+    assert figures(benchmark, said, {v: verdicts[v] for v in [judged(said[0]).id]})["score"] == 50.0
+
+
+@pytest.mark.parametrize(
+    ("text", "grade"),
+    [
+        ("0.5", 0.5),
+        ("Grade: 1.0", 1.0),
+        ("1", 1.0),
+        ("0", 0.0),
+        (".3", 0.3),
+        ("**0.7**", 0.7),
+        ("0.5 0.5", 0.5),
+        ("0.2 or 0.4", None),
+        ("10", None),
+        ("1.5", None),
+        ("", None),
+        ("I cannot grade this.", None),
+    ],
+)
+def test_mmvet_reads_one_grade_or_none(text: str, grade: float | None) -> None:
+    assert mmvet.read_verdict(text) == (None if grade is None else ([grade], []))
+
+
+# MMHal
+
+
+def test_mmhal_reads_its_official_file_and_rates(real_data: Path) -> None:
+    benchmark = MmHal(questions=str(real_data / "benchmarks" / "mmhal_bench_template.json"), images="mmhal")
+    rows = read(benchmark)
+    assert len(rows) == len({row.id for row in rows}) == 96
+    assert rows[0].image_uri == "mmhal/7206072054_c53d53b97d_o.jpg"
+    assert "Fire hydrant" in judge_question(benchmark)(answer(rows[0], "red"))
+    said = [answer(row, "yes") for row in rows]
+    verdicts = {judged(row).id: judged(row, [2.0 if number < 24 else 4.0]) for number, row in enumerate(said)}
+    found = figures(benchmark, said, verdicts)
+    assert (found["score"], found["hallucination_rate"]) == (3.5, 25.0)
+    assert {name for name in found if name.startswith("type/")} == {f"type/{row.category}" for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("text", "rating"),
+    [
+        ("It is fine.\nRating: 4", 4.0),
+        ("rating: 0", 0.0),
+        ("**Rating: 6**", 6.0),
+        ("Rating: 3\nRating: 3", 3.0),
+        ("Rating: 2, or Rating: 3", None),
+        ("Rating: 7", None),
+        ("Rating: 4.5", None),
+        ("4", None),
+    ],
+)
+def test_mmhal_reads_one_rating_or_none(text: str, rating: float | None) -> None:
+    assert mmhal.read_verdict(text) == (None if rating is None else ([rating], []))
+
+
+# LLaVA-Bench
+
+
+def test_llava_bench_reads_its_official_files_and_is_relative(real_data: Path) -> None:
+    folder = real_data / "benchmarks"
+    benchmark = LlavaBench(
+        questions=str(folder / "llava_bench_coco_questions.jsonl"),
+        answers=str(folder / "llava_bench_coco_gpt4_answers.jsonl"),
+        context=str(folder / "coco_caps_boxes_80.jsonl"),
+        images="coco",
+    )
+    rows = read(LlavaBench(**{**vars(benchmark), "limit": 5}))
+    assert len(rows) == 15
+    assert {row.category for row in rows} == {"conv", "detail", "complex"}
+    said = [answer(row, "an answer") for row in rows]
+    asked = judge_question(benchmark)(said[0])
+    assert rows[0].answers[0] in asked
+    assert rows[0].context in asked
+    scores = {"conv": [8.0, 4.0], "detail": [10.0, 10.0], "complex": [6.0, 9.0]}
+    found = figures(benchmark, said, {judged(row).id: judged(row, scores[row.category]) for row in said})
+    assert found["relative"] == pytest.approx(100 * 23 / 24)
+    assert found["category/conv"] == 50.0
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        ("8 7\nBecause.", [8.0, 7.0]),
+        ("8.5, 10\n", [8.5, 10.0]),
+        ("9/3", [9.0, 3.0]),
+        ("8 7 6", None),
+        ("0 5", None),
+        ("11 5", None),
+        ("Both are good: 8 7", None),
+        ("8", None),
+    ],
+)
+def test_llava_bench_reads_two_scores_of_the_first_line_or_none(text: str, scores: list[float] | None) -> None:
+    assert llava_bench.read_verdict(text) == (None if scores is None else (scores, []))
+
+
+# Object HalBench
+
+
+def test_object_hal_counts_what_the_judge_reads_out(tmp_path: Path) -> None:
+    image = base64.b64encode(png("red") * 9).decode()
+    questions = [
+        {"image_id": 25, "question": "Describe.", "image": image},
+        {"image_id": 7, "question": "?", "image": "7.jpg"},
+    ]
+    objects = [{"image": f"COCO_val2014_{number:012d}.jpg", "objects": ["dog", "cat"]} for number in (25, 7)]
+    benchmark = ObjectHal(
+        questions=write_lines(tmp_path / "q.jsonl", questions),
+        objects=write_lines(tmp_path / "o.jsonl", objects),
+        images="coco",
+    )
+    rows = read(benchmark)
+    assert sources.read_image(rows[0].image_uri) == png("red") * 9
+    assert rows[1].image_uri == "coco/7.jpg"
+    said = [answer(row, "a puppy and a truck on a lawn") for row in rows]
+    names = [["puppy", "truck", "lawn"], ["dog"]]
+    verdicts = {judged(row).id: judged(row, names=each) for row, each in zip(said, names, strict=True)}
+    found = figures(benchmark, said, verdicts)
+    assert found["chair_i"] == pytest.approx(100 / 3)
+    assert (found["chair_s"], found["recall"]) == (50.0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('["dog", "cat"]', ["dog", "cat"]),
+        ('```json\n["dog"]\n```', ["dog"]),
+        ("[]", []),
+        ("dog, cat", None),
+        ('["dog", 3]', None),
+        ('["dog"', None),
+        ("", None),
+    ],
+)
+def test_object_hal_reads_a_list_or_none(text: str, names: list[str] | None) -> None:
+    assert object_hal.read_verdict(text) == (None if names is None else ([], names))
