@@ -119,36 +119,36 @@ def test_read_objects_malformed_line_is_named(tmp_path: Path, row: Any, message:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"images": None}, ", top level: images is None: it must be a list of JSON objects"),
-        ({"images": [{"id": 7}]}, r", top level, images\[0\]: file_name is missing: it must be a text"),
+        ({"images": None}, ": images is None: it must be a list of JSON objects"),
+        ({"images": [{"id": 7}]}, r", images\[0\]: file_name is missing: it must be a text"),
         (
             {"images": [{"id": True, "file_name": "7.jpg"}]},
-            r", top level, images\[0\]: id is True: it must be a whole number",
+            r", images\[0\]: id is True: it must be a whole number",
         ),
         (
             {"images": [{"id": 7, "file_name": x} for x in "ab"]},
-            r", top level, images\[1\]: id is 7: it must be different",
+            r", images\[1\]: id is 7: it must be different",
         ),
         (
             {"categories": [{"id": 1, "name": "unicorn"}]},
-            r", top level, categories\[0\]: name has 'unicorn', which is no object",
+            r", categories\[0\]: name has 'unicorn', which is no object",
         ),
-        ({"annotations": [7]}, r", top level, annotations\[0\]: int: it must be a JSON object"),
+        ({"annotations": [7]}, r", annotations\[0\]: int: it must be a JSON object"),
         (
             {"annotations": [{"image_id": 6, "category_id": 18}]},
-            r", top level, annotations\[0\]: image_id is 6: it must be the id",
+            r", annotations\[0\]: image_id is 6: it must be the id",
         ),
         (
             {"annotations": [{"image_id": [], "category_id": 18}]},
-            r", top level, annotations\[0\]: image_id is \[\]: it must be a",
+            r", annotations\[0\]: image_id is \[\]: it must be a",
         ),
         (
             {"annotations": [{"image_id": 7, "caption": "dog"}]},
-            r", top level, annotations\[0\]: category_id is missing: it must",
+            r", annotations\[0\]: category_id is missing: it must",
         ),
         (
             {"annotations": [{"image_id": 7, "category_id": 1}]},
-            r", top level, annotations\[0\]: category_id is 1: it must be the",
+            r", annotations\[0\]: category_id is 1: it must be the",
         ),
     ],
 )
@@ -156,7 +156,7 @@ def test_read_objects_malformed_coco_instances_are_named(
     tmp_path: Path, overrides: dict[str, Any], message: str
 ) -> None:
     uri = write_json(tmp_path / "instances.json", instances(**overrides))
-    with pytest.raises(ValueError, match=f"^{re.escape(uri)}{message}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(uri)}, top level{message}"):
         read_objects(uri, VOCABULARY)
 
 
