@@ -12,7 +12,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -76,8 +76,7 @@ class Asker:
             ValueError: the environment variable of the key is not set.
         """
         self._endpoint = endpoint
-        self._url = endpoint.url.rstrip("/") + "/chat/completions"
-        self._key = _read_key(endpoint.key_variable)
+        self._client = _Client(endpoint, _read_key(endpoint.key_variable), self._count)
         self._turn = threading.Lock()
         self._counting = threading.Lock()
         names = ("requests", "attempts", "failed", "prompt_tokens", "new_tokens", "cost")
@@ -91,7 +90,7 @@ class Asker:
         """
         with self._turn:
             try:
-                return asyncio.run(self._answer_all(texts))
+                return asyncio.run(self._client.answer_all(texts))
             except BaseExceptionGroup as group:  # as a task group tells of the task that ended it
                 raise group.exceptions[0] from None
 
@@ -101,7 +100,31 @@ class Asker:
         with self._counting:
             return dict(self._sums)
 
-    async def _answer_all(self, texts: Sequence[str]) -> list[Reply]:
+    def _count(self, reply: Reply) -> None:
+        with self._counting:
+            self._sums["judge_requests"] += 1
+            self._sums["judge_attempts"] += reply.attempts
+            self._sums["judge_failed"] += bool(reply.error)
+            self._sums["judge_prompt_tokens"] += reply.prompt_tokens
+            self._sums["judge_new_tokens"] += reply.new_tokens
+            self._sums["judge_cost"] += self._cost(reply)
+
+    def _cost(self, reply: Reply) -> float:
+        read, written = self._endpoint.input_price, self._endpoint.output_price
+        return (reply.prompt_tokens * read + reply.new_tokens * written) / 1e6
+
+
+class _Client:
+    """What asks. `Asker` itself has no coroutines: Ray would make it an asynchronous actor, where `ask` cannot run."""
+
+    def __init__(self, endpoint: Endpoint, key: str, count: Callable[[Reply], None]) -> None:
+        self._endpoint = endpoint
+        self._key = key
+        self._count = count
+        self._url = endpoint.url.rstrip("/") + "/chat/completions"
+
+    async def answer_all(self, texts: Sequence[str]) -> list[Reply]:
+        """As `Asker.ask`, but for the group that its ValueError comes in."""
         slots = asyncio.Semaphore(self._endpoint.max_concurrent)
         settings: dict[str, Any] = {
             "headers": {"Authorization": f"Bearer {self._key}"} if self._key else {},
@@ -183,16 +206,6 @@ class Asker:
         """The start on one line and without the key, which servers send back."""
         hidden = told.replace(self._key, "[key]") if self._key else told
         return " ".join(hidden.split())[:_MAX_EXCERPT]
-
-    def _count(self, reply: Reply) -> None:
-        prices = self._endpoint.input_price, self._endpoint.output_price
-        with self._counting:
-            self._sums["judge_requests"] += 1
-            self._sums["judge_attempts"] += reply.attempts
-            self._sums["judge_failed"] += bool(reply.error)
-            self._sums["judge_prompt_tokens"] += reply.prompt_tokens
-            self._sums["judge_new_tokens"] += reply.new_tokens
-            self._sums["judge_cost"] += (reply.prompt_tokens * prices[0] + reply.new_tokens * prices[1]) / 1e6
 
 
 def backoff_s(text: str, attempt: int) -> float:
