@@ -134,7 +134,8 @@ def render_table(summary: Mapping[str, Any]) -> str:
         for line in lines
     ]
     text.insert(1, "-" * len(text[0]))
-    notes = [f"control of {MODELS[name]}: {told}" for name, told in _controls(summary, models).items()]
+    notes = ["percent where nothing else is said; ↓ less is better"]
+    notes += [f"control of {MODELS[name]}: {told}" for name, told in _controls(summary, models).items()]
     return "\n".join([*text, *notes, *_missing(summary, models)])
 
 
@@ -145,14 +146,12 @@ def _missing(split: Mapping[str, Any], models: Sequence[str]) -> list[str]:
         for task, counts in split.get("coverage", {}).get(model, {}).items():
             reasons = [f"{number} {reason}" for reason, number in counts.items() if reason != "asked"]
             if reasons:
-                lines.append(
-                    f"{task}, {model_title(model)}: of {counts['asked']} without a figure {', '.join(reasons)}"
-                )
+                lines.append(f"{task}, {model_title(model)}: {counts['asked']} asked, not counted {', '.join(reasons)}")
     return lines
 
 
 def _figures(split: Mapping[str, Any]) -> dict[Path, str]:
-    """The main figures of a split, and what tables call them; an arrow says that less is better."""
+    """The main figures of a split, and what tables call them; those that are better when they fall have an arrow."""
     return {tuple(name.split("/")): _label(name, told) for name, told in split.get("figures", {}).items()}
 
 
@@ -160,7 +159,7 @@ def _label(name: str, told: Mapping[str, Any]) -> str:
     task = name.partition("/")[0]
     benchmark = task.removesuffix(_DESCRIBED_FIRST)
     how = ", described first" if task != benchmark else ""
-    return f"{benchmark}{how}: {told['title']}" + (" (less is better)" if told["less_is_better"] else "")
+    return f"{benchmark}{how}: {told['title']}" + (" ↓" if told["less_is_better"] else "")
 
 
 def _controls(split: Mapping[str, Any], models: Sequence[str]) -> dict[str, str]:
@@ -183,6 +182,8 @@ def _headline(report: Report) -> str:
         for model in trained:
             if _figure(summary.get("base", {}), path) is not None and _figure(summary[model], path) is not None:
                 return _change(report, model, path)
+    if not trained and _present_models(summary):
+        return "**Nothing was trained in this run: its models are measured as they are.**"
     num_rejects = sum(stage.num_rejects for stage in report.stages)
     return (
         f"**This run has no ground truth to be measured on.** Its {len(report.stages)} stages rejected or left out "
@@ -234,7 +235,9 @@ def _split_tables(split: Mapping[str, Any]) -> list[str]:
         return []
     others = {path: path for model in models for path in _paths(split[model]) if path not in main}
     notes = [f"Control of {MODELS[name]}: {text}." for name, text in _controls(split, models).items()]
-    legend = " ".join(["Percent where nothing else is said, with 95% bootstrap intervals over images.", *notes])
+    legend = " ".join(
+        ["Percent where nothing else is said, with 95% bootstrap intervals over images; ↓ less is better.", *notes]
+    )
     missing = "\n".join(f"- {escape(line)}" for line in _missing(split, models))
     rest = {path: ", ".join(path).replace(_DESCRIBED_FIRST, " described first") for path in others}
     return [_figure_table(split, models, main), legend, missing, _figure_table(split, models, rest)]

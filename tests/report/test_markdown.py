@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import unescape
 from typing import Any
 
 import pytest
@@ -53,11 +54,22 @@ def block(chair_i: float) -> dict[str, Any]:
     }
 
 
+_TITLES = {
+    "describe_simple/chair_i": ("CHAIR_i", True),
+    "describe_simple/recall": ("recall", False),
+    "pope/adversarial/accuracy": ("adversarial accuracy", False),
+    "questions/accuracy": ("accuracy", False),
+    "questions_dar/accuracy": ("accuracy", False),
+}
+FIGURES = {name: {"title": title, "less_is_better": less} for name, (title, less) in _TITLES.items()}
+
+
 def measured() -> dict[str, Any]:
     models = {"base": 34.1, "stage1": 20.2, "stage1_control": 22.0, "stage2": 21.0, "stage2_control": 21.5}
     bounds = {"base": {"describe_simple": {"chair_i": [32.0, 36.0]}}}
     split = {name: block(value) for name, value in models.items()}
-    return {**split, "intervals": bounds, "dev": {"base": block(33.3), "intervals": {}}}
+    dev = {"base": block(33.3), "intervals": {}, "figures": FIGURES}
+    return {**split, "intervals": bounds, "figures": FIGURES, "dev": dev}
 
 
 def make_report(summary: dict[str, Any], **parts: Any) -> Report:
@@ -77,42 +89,43 @@ def rows_of(text: str) -> dict[str, list[str]]:
 
 
 def test_report_headline_says_change_interval_and_control() -> None:
-    headline = render_report(make_report(measured(), comparisons=COMPARISONS)).splitlines()[2]
+    headline = unescape(render_report(make_report(measured(), comparisons=COMPARISONS)).splitlines()[2])
     assert headline == (
-        "**Stage 1 lowered simple-prompt CHAIR_i (34.1 before, 20.2 after; difference -13.9, 95% interval -15.7 to "
-        "-12.1); its control (SFT on the preferred descriptions only) has 22.0; stage 1 minus control -1.8, 95% "
+        "**Stage 1 lowered describe_simple: CHAIR_i ↓ (34.1 before, 20.2 after; difference -13.9, 95% interval -15.7 "
+        "to -12.1); its control (SFT on the preferred descriptions only) has 22.0; stage 1 minus control -1.8, 95% "
         "interval -2.9 to +0.2, which includes 0.**"
     )
 
 
 def test_report_headline_interval_over_zero_claims_no_change() -> None:
     comparisons = (Comparison(model="stage1", against="base", figures={"describe_simple/chair_i": (-1.0, -3.0, 1.0)}),)
-    headline = render_report(make_report(measured(), comparisons=comparisons)).splitlines()[2]
-    assert headline.startswith("**Stage 1 did not clearly change simple-prompt CHAIR_i")
+    headline = unescape(render_report(make_report(measured(), comparisons=comparisons)).splitlines()[2])
+    assert headline.startswith("**Stage 1 did not clearly change describe_simple: CHAIR_i")
 
 
 def test_report_headline_without_control_says_so() -> None:
-    summary = {"base": block(34.0), "stage1": block(20.0), "intervals": {}}
+    summary = {"base": block(34.0), "stage1": block(20.0), "intervals": {}, "figures": FIGURES}
     assert "No control was trained beside it" in render_report(make_report(summary)).splitlines()[2]
 
 
 def test_report_headline_falls_back_to_what_was_measured() -> None:
-    summary = {"base": {"questions": {"accuracy": 70.0}}, "stage2": {"questions": {"accuracy": 72.0}}}
-    headline = render_report(make_report(summary)).splitlines()[2]
-    assert headline.startswith("**Stage 2 raised question accuracy (70.0 before, 72.0 after)")
+    accuracies = {"base": {"questions": {"accuracy": 70.0}}, "stage2": {"questions": {"accuracy": 72.0}}}
+    summary = {**accuracies, "figures": FIGURES}
+    headline = unescape(render_report(make_report(summary)).splitlines()[2])
+    assert headline.startswith("**Stage 2 raised questions: accuracy (70.0 before, 72.0 after)")
 
 
 def test_report_table_has_all_models_and_intervals() -> None:
-    text = render_report(make_report(measured(), comparisons=COMPARISONS))
+    text = unescape(render_report(make_report(measured(), comparisons=COMPARISONS)))
     header = "|  | base | stage 1 | control of stage 1 | stage 2 | control of stage 2 |"
     assert header in text
     rows = rows_of(text)
-    assert rows["simple prompt: CHAIR_i"] == ["34.1 [32.0, 36.0]", "20.2", "22.0", "21.0", "21.5"]
-    assert rows["questions: accuracy, describe-and-respond"] == ["82.0"] * 5
-    assert rows["where, direct"] == ["65.0"] * 5
+    assert rows["describe_simple: CHAIR_i ↓"] == ["34.1 [32.0, 36.0]", "20.2", "22.0", "21.0", "21.5"]
+    assert rows["questions, described first: accuracy"] == ["82.0"] * 5
+    assert rows["questions, where"] == ["65.0"] * 5
     assert "## Dev split" in text
-    assert "| simple prompt: CHAIR_i | 33.3 |" in text
-    assert "| simple prompt: CHAIR_i | -13.9 [-15.7, -12.1] \\* | -1.8 [-2.9, +0.2] |" in text
+    assert "| describe_simple: CHAIR_i ↓ | 33.3 |" in text
+    assert "| describe_simple: CHAIR_i ↓ | -13.9 [-15.7, -12.1] \\* | -1.8 [-2.9, +0.2] |" in text
 
 
 def test_report_says_counts_rejects_lineage_training_groups_and_command() -> None:
@@ -128,7 +141,7 @@ def test_report_says_counts_rejects_lineage_training_groups_and_command() -> Non
     assert "| generate | empty &#124; answer | 1 |" in text
     assert "| generate | 0123456789abcdef |" in text
     assert rows["stage1"] == ["0.9 to 0.25", "-", "-", "0.75, step 30 kept"]
-    assert rows["many objects, direct"] == ["71.0", "-"]
+    assert rows["questions&#58; many objects"] == ["71.0", "-"]
     assert rows["adapter"] == ["runs/first/adapter"]
     assert "```\npython jobs/stic_pipeline.py name=first\n```" in text
 
@@ -191,31 +204,40 @@ def test_report_command_with_backticks_stays_in_its_fence() -> None:
 def test_table_all_models_fits_100_columns_and_aligns() -> None:
     lines = render_table(measured()).splitlines()
     assert max(map(len, lines)) <= 100
-    header = lines[0].split()
-    assert header == ["CHAIR_i", "CHAIR_s", "recall", "POPE", "adv.", "questions", "DaR"]
-    assert lines[2].split() == ["base", "34.1", "68.2", "63.0", "90.0", "80.0", "82.0"]
-    assert lines[4].startswith("control of stage 1")
+    assert lines[0].split("  ")[-1].strip() == "control of stage 2"
+    assert lines[2].split() == ["describe_simple:", "CHAIR_i", "↓", "34.1", "20.2", "22.0", "21.0", "21.5"]
     assert {len(line) for line in lines[:7]} == {len(lines[0])}
+
+
+def test_table_shows_three_figures_of_a_benchmark_and_says_what_was_not_counted() -> None:
+    figures = {f"pope/{name}": {"title": name, "less_is_better": False} for name in "abcd"}
+    summary = {
+        "base": {"pope": dict.fromkeys("abcd", 1.0)},
+        "figures": figures,
+        "coverage": {"base": {"pope": {"asked": 9, "the image file is missing": 2}}},
+    }
+    lines = render_table(summary).splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["pope:"] * 3
+    assert lines[-1] == "pope, base: 9 asked, not counted 2 the image file is missing"
+    assert "- pope, base: 9 asked" in unescape(render_report(make_report(summary)))
 
 
 def test_table_and_report_have_rounds_before_the_last_model_of_their_stage() -> None:
     models = ("base", "stage2", "stage1", "stage1_control", "stage1_round10", "stage1_round2", "stage1_control_round2")
-    summary = {**{name: block(20.0) for name in models}, "intervals": {}}
-    lines = render_table(summary).splitlines()
-    names = [line[:28].rstrip() for line in lines[2:-2]]
+    summary = {**{name: block(20.0) for name in models}, "intervals": {}, "figures": FIGURES}
+    names = [name.strip() for name in render_table(summary).splitlines()[0].split("  ") if name]
     rounds = ["stage 1, round 2", "control of stage 1, round 2", "stage 1, round 10"]
     assert names == ["base", *rounds, "stage 1", "control of stage 1", "stage 2"]
-    assert len({len(line) for line in lines[:-2]}) == 1 and len(lines[0]) <= 101
     header = next(line for line in render_report(make_report(summary)).splitlines() if line.startswith("|"))
     assert [cell.strip() for cell in header.strip("|").split("|")][1:] == names
 
 
-def test_table_absent_figures_have_no_column_and_single_gaps_a_dash() -> None:
+def test_table_single_gaps_are_a_dash() -> None:
     summary = {"base": {"questions": {"accuracy": 70.0}}, "stage1": {"questions_dar": {"accuracy": 71.0}}}
-    lines = render_table(summary).splitlines()
-    assert lines[0].split() == ["questions", "DaR"]
-    assert lines[2].split() == ["base", "70.0", "-"]
-    assert lines[3].split() == ["stage", "1", "-", "71.0"]
+    figures = {name: FIGURES[name] for name in ("questions/accuracy", "questions_dar/accuracy")}
+    lines = render_table({**summary, "figures": figures}).splitlines()
+    assert lines[2].split()[-2:] == ["70.0", "-"]
+    assert lines[3].split()[-2:] == ["-", "71.0"]
 
 
 def test_table_without_ground_truth_says_so() -> None:
