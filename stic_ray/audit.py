@@ -28,7 +28,8 @@ _LINEAGE = {
     "sample_selection": ("gains", "item_id", "item_id", 0),
     "descriptions": ("samples", "id", "id", 1),
     "fitting": ("descriptions", "id", "id", 1),
-    "predictions": ("questions", "image_id", "image_id", 0),
+    "predictions": ("questions", "id", "id", 1),
+    "verdicts": ("asks", "id", "id", 1),
 }
 
 
@@ -133,6 +134,9 @@ def _audit_lineage(artifact: Artifact, found: Mapping[str, Artifact]) -> list[st
             item_of = _items(parent)
             outputs.update(item_of[key] for key in rejects if key in item_of and item_of[key] in outputs)
             rejects -= item_of.keys()
+        elif record["stage"] == "predictions":
+            # An image that cannot be read is one reject, for all of its questions.
+            rejects = {key for key, image in _images(parent).items() if {key, image} & rejects}
         elif "negatives" in record["identity"]:
             rows_per_input = 1 + int(record["identity"]["negatives"]["per_positive"])
     except (artifacts.DamagedError, OSError):
@@ -160,6 +164,15 @@ def _items(responses: Artifact) -> dict[str, str]:
         table = artifacts.read_file(file, ["id", "item_id"])
         items.update(zip(table.column("id").to_pylist(), table.column("item_id").to_pylist(), strict=True))
     return items
+
+
+def _images(questions: Artifact) -> dict[str, str]:
+    """Which image each question is about."""
+    images: dict[str, str] = {}
+    for file in artifacts.data_files(questions.uri):
+        table = artifacts.read_file(file, ["id", "image_id"])
+        images.update(zip(table.column("id").to_pylist(), table.column("image_id").to_pylist(), strict=True))
+    return images
 
 
 def _values(artifact: Artifact, column: str) -> Counter[str]:

@@ -5,7 +5,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -13,6 +13,7 @@ import yaml
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import REFERENCES, ROUND, Artifact
 from stic_ray.config import Chair, Config, to_tree
+from stic_ray.evaluate import answer_files
 from stic_ray.evaluate.intervals import Bootstrap
 from stic_ray.evaluate.measured import Measured
 from stic_ray.evaluate.summary import main_figures, paired_difference, questions_by_group, split_block
@@ -52,7 +53,7 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
         stages=[_stage_line(run, role, artifact) for role, artifact in run.artifacts.items()],
         samples=_samples(run, measured),
         training=_training(run),
-        comparisons=_comparisons(measured, bootstrap),
+        comparisons=_comparisons(measured, _of_stages(measured), bootstrap),
         groups=_groups(measured),
         artifacts=lineage,
     )
@@ -65,6 +66,53 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
         storage.remove(storage.join(home, page))
     run.deliver()  # last: until then the run is not finished
     return _closing(run, home, summary) + _push(run, home)
+
+
+def write_comparison(run: Run, measured: Mapping[str, Measured], command: list[str]) -> str:
+    """Write what a comparison of models leaves in `runs/NAME/`, their answers in the benchmarks' own files too, and
+    return the closing summary."""
+    assert run.config.evaluation is not None  # what is compared, is on benchmarks
+    bootstrap = Bootstrap(resamples=run.config.evaluation.resamples, seed=run.config.seed)
+    summary = _summary(run.config, measured, bootstrap)
+    first, *others = measured["test"].predictions
+    against_first = [(other, first) for other in others]
+    report = Report(
+        name=run.config.name,
+        command=shlex.join(command),
+        summary=summary,
+        stages=[_stage_line(run, role, artifact) for role, artifact in run.artifacts.items()],
+        samples=_samples(run, measured),
+        comparisons=_comparisons(measured, against_first, bootstrap),
+        groups=_groups(measured),
+        artifacts={role: artifact.uri for role, artifact in run.artifacts.items()},
+    )
+    _write_config(run, run.home, command)
+    _write_json(storage.join(run.home, "summary.json"), summary)
+    storage.write_bytes(storage.join(run.home, "report.md"), render_report(report).encode())
+    folder = storage.join(run.home, "answers")
+    storage.remove(folder)  # of the run that had this name before
+    for split, found in measured.items():
+        for name, tasks in found.predictions.items():
+            for task, rows in tasks.items():
+                for ending, data in answer_files.write(found.truth.benchmarks[task], rows).items():
+                    storage.write_bytes(storage.join(folder, split, f"{task}-{name}{ending}"), data)
+    run.deliver()  # last: until then the run is not finished
+    lines = [
+        render_table(summary),
+        *_differences(report.comparisons),
+        f"report        {storage.join(run.home, 'report.md')}",
+        f"answers       {folder}    (in the benchmarks' own formats)",
+    ]
+    return "\n".join(["", *lines, ""])
+
+
+def _differences(comparisons: Sequence[Comparison]) -> list[str]:
+    """How many figures a model is surely better or worse in."""
+    return [
+        f"{each.model} against {each.against}: {sum(low > 0 or high < 0 for _, low, high in each.figures.values())} of "
+        f"{len(each.figures)} figures differ (paired bootstrap over images, 95%)"
+        for each in comparisons
+    ]
 
 
 def write_stages(run: Run, command: list[str]) -> str:
@@ -123,21 +171,28 @@ def _controls(config: Config) -> dict[str, str]:
     return told
 
 
-def _comparisons(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> list[Comparison]:
-    if "test" not in measured:
-        return []
-    test = measured["test"]
-    comparisons = []
-    rounds = [name for name in test.predictions if name.startswith(f"stage1{ROUND}")]
+def _of_stages(measured: Mapping[str, Measured]) -> list[tuple[str, str]]:
+    """Which of a run's models are compared, each with which."""
+    rounds = [name for name in measured["test"].predictions if name.startswith(f"stage1{ROUND}")] if measured else []
     steps = [*zip([*rounds, "stage1"][1:], rounds, strict=True)]
-    compared = [
+    return [
         ("stage1", "base"),
         *steps,
         ("stage1", "stage1_control"),
         ("stage2", "base"),
         ("stage2", "stage2_control"),
     ]
-    for model, against in compared:
+
+
+def _comparisons(
+    measured: Mapping[str, Measured], pairs: Sequence[tuple[str, str]], bootstrap: Bootstrap
+) -> list[Comparison]:
+    """The differences of each pair of models that there is, on the test split."""
+    if "test" not in measured:
+        return []
+    test = measured["test"]
+    comparisons = []
+    for model, against in pairs:
         if model not in test.predictions or against not in test.predictions:
             continue
         runs = [test.predictions[model]], [test.predictions[against]]

@@ -193,11 +193,11 @@ def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Nam
     return parser.parse_intermixed_args(argv)
 
 
-def resolve_config(arguments: argparse.Namespace) -> Config:
-    """The configuration that the command line means, its locations made absolute.
+def read_tree(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the file or the recipe that the command line names, before its overrides.
 
     Raises:
-        ValueError: anything in it is wrong; the message names the field and the remedy.
+        ValueError: the file cannot be read, or there is no such recipe.
     """
     if arguments.config:
         try:
@@ -206,10 +206,25 @@ def resolve_config(arguments: argparse.Namespace) -> Config:
             raise ValueError(f"--config {arguments.config}: {error.strerror or error}") from None
         except UnicodeDecodeError:
             raise ValueError(f"--config {arguments.config}: no UTF-8 text: give a YAML file") from None
-        tree = read_yaml(text, arguments.config)
-    else:
-        tree = read_yaml(recipes.read(arguments.recipe), f"recipe {arguments.recipe}")
-    config = parse_config(recipes.expand(tree), arguments.overrides)
+        return recipes.expand(read_yaml(text, arguments.config))
+    return recipes.expand(read_yaml(recipes.read(arguments.recipe), f"recipe {arguments.recipe}"))
+
+
+def resolve_config(arguments: argparse.Namespace) -> Config:
+    """The configuration that the command line means, its locations made absolute.
+
+    Raises:
+        ValueError: anything in it is wrong; the message names the field and the remedy.
+    """
+    return absolute(parse_config(read_tree(arguments), arguments.overrides))
+
+
+def absolute(config: Config) -> Config:
+    """A configuration whose locations workers with another working directory find.
+
+    Raises:
+        ValueError: a location cannot be, or a submitted job would leave its results in its temporary copy.
+    """
     _refuse_relative_when_submitted(config)
     return parse_config(_absolute(config), [])
 

@@ -27,6 +27,7 @@ from stic_ray.config import (
 )
 from stic_ray.evaluate import judging, predict, questions
 from stic_ray.evaluate.measured import Measured, measure
+from stic_ray.evaluate.predict import Candidate
 from stic_ray.records import make_seed
 from stic_ray.run import Run, Step
 from stic_ray.stages import (
@@ -76,7 +77,7 @@ def run(config: Config, command: list[str], name: str = "") -> str:
         if config.stage2 is not None:
             models |= train_on_samples(this, models.get("stage1", config.model))
 
-        measured = evaluate_models(this, models)
+        measured = evaluate_models(this, {name: Candidate(model=model) for name, model in models.items()})
         with this.explained("report"):
             return deliver.write_run(this, measured, command)
 
@@ -424,7 +425,19 @@ def _training(now: Round, stage: str, training: Training, data: TrainingData, pa
     return Step(role=f"{stage}{now.suffix}", plan=plan, work=work)
 
 
-def evaluate_models(this: Run, models: Mapping[str, Model]) -> dict[str, Measured]:
+def compare_models(config: Config, candidates: Mapping[str, Candidate], command: list[str]) -> str:
+    """Models that are there already on the benchmarks, against the first of them; returns the closing summary.
+
+    Raises:
+        ValueError: inputs that cannot be used, with the field or file and the remedy.
+    """
+    with Run(config, name=config.name, checks=(check_pool,)) as this:
+        measured = evaluate_models(this, candidates)
+        with this.explained("report"):
+            return deliver.write_comparison(this, measured, command)
+
+
+def evaluate_models(this: Run, candidates: Mapping[str, Candidate]) -> dict[str, Measured]:
     """Every model's answers to the benchmarks of every split, and what a judge says of them, by split name; {} where
     there are none."""
     config, evaluation = this.config, this.config.evaluation
@@ -432,9 +445,11 @@ def evaluate_models(this: Run, models: Mapping[str, Model]) -> dict[str, Measure
         return {}
     asked = this.make("questions", questions.plan(config, evaluation), partial(questions.run, config, evaluation))
     answers, judged = {}, {}
-    for name, model in models.items():
-        plan = predict.plan(config, asked.fingerprint, this.fingerprint_of(model))
-        answers[name] = this.make(f"predictions_{name}", plan, partial(predict.run, config, asked, model.path))
+    for name, candidate in candidates.items():
+        on = replace(candidate.model, path=candidate.adapter)
+        adapter = this.fingerprint_of(on) if candidate.adapter else ""
+        plan = predict.plan(config, asked.fingerprint, this.fingerprint_of(candidate.model), adapter)
+        answers[name] = this.make(f"predictions_{name}", plan, partial(predict.run, config, asked, candidate))
         judged[name] = _judge(this, name, answers[name], evaluation)
     return measure(evaluation, asked, answers, judged)
 

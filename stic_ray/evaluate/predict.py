@@ -6,12 +6,13 @@ the same actor has just written.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 
 from stic_ray import prompts
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Config, Sampling
+from stic_ray.config import Config, Model, Sampling
 from stic_ray.engines import EngineStart, engine_for, engine_identity, start_engine
 from stic_ray.engines.protocol import Completion, Request
 from stic_ray.evaluate.questions import DAR_SUFFIX
@@ -21,8 +22,16 @@ from stic_ray.records import Prediction, Question
 CODE_VERSION = 3
 
 
-def plan(config: Config, questions: str, model: str) -> Plan:
-    """The artifact of predictions; `questions` and `model` are the parents' fingerprints."""
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A model to be measured, with a LoRA adapter on it ("": none), as peft saves one."""
+
+    model: Model
+    adapter: str = ""
+
+
+def plan(config: Config, questions: str, model: str, adapter: str = "") -> Plan:
+    """The artifact of predictions; `questions`, `model` and `adapter` are the parents' fingerprints."""
     if config.evaluation is None:
         raise ValueError("evaluation is not configured")
     identity = {
@@ -32,15 +41,15 @@ def plan(config: Config, questions: str, model: str) -> Plan:
         "engine": engine_identity(config),
         "dtype": config.model.dtype,
     }
-    parents = {"questions": questions, "model": model}
+    parents = {"questions": questions, "model": model, **({"adapter": adapter} if adapter else {})}
     return Plan(
         stage="predictions", code_version=CODE_VERSION, identity=identity, parents=parents, kind=Prediction.__name__
     )
 
 
-def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Artifact:
+def run(config: Config, questions: Artifact, candidate: Candidate, plan: Plan) -> Artifact:
     """Make the artifact: greedy answers to every question."""
-    engine = engine_for(config, model_uri)
+    engine = engine_for(config, candidate.model.path)
     work = Work(
         record=Prediction,
         input_column="image_id",
@@ -51,6 +60,7 @@ def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Arti
             "max_new_tokens": plan.identity["max_new_tokens"],
             "description": plan.identity["description"],
             "infused": plan.identity["infused"],
+            "adapter": candidate.adapter,
         },
         concurrent_batches=engine.concurrent_batches,
     )
@@ -61,11 +71,14 @@ def run(config: Config, questions: Artifact, model_uri: str, plan: Plan) -> Arti
 class Answerer:
     """An actor's work: what is asked of the image alone first, descriptions too, then what follows a description."""
 
-    def __init__(self, *, engine: EngineStart, max_new_tokens: int, description: str, infused: str) -> None:
+    def __init__(
+        self, *, engine: EngineStart, max_new_tokens: int, description: str, infused: str, adapter: str
+    ) -> None:
         self._engine = start_engine(engine)
         self._sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
         self._description = description
         self._infused = infused
+        self._adapter = adapter
 
     def figures(self) -> Mapping[str, float]:
         """The engine's."""
@@ -108,7 +121,8 @@ class Answerer:
 
     def _answer(self, asks: Mapping[tuple[str, str], Image.Image | None]) -> dict[tuple[str, str], Completion]:
         requests = [
-            Request(prompt=text, image=image, sampling=self._sampling, seed=0) for (_, text), image in asks.items()
+            Request(prompt=text, image=image, sampling=self._sampling, seed=0, adapter=self._adapter)
+            for (_, text), image in asks.items()
         ]
         return dict(zip(asks, self._engine.generate(requests) if requests else [], strict=True))
 

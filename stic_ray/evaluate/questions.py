@@ -2,7 +2,7 @@
 
 import heapq
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 
 from stic_ray import artifacts, storage
@@ -76,20 +76,22 @@ def run(config: Config, evaluation: Evaluation, plan: Plan) -> Artifact:
 
 
 def read(benchmark: Benchmark, *, split: str, name: str, infused: str) -> Iterator[Question]:
-    """Every question of a benchmark in every mode, in its files' order, with its instruction below it.
+    """Every question of a benchmark in every mode, in its files' order, with its instruction below it. A benchmark of
+    text alone has nothing to describe and is asked directly.
 
     Raises:
         ValueError: a file is missing or is not of the benchmark's format.
     """
-    for item in _limited(read_items(benchmark), benchmark.limit):
-        for mode in modes_of(benchmark, infused):
+    items = _limited(list(read_items(benchmark)), benchmark.limit)
+    modes = modes_of(benchmark, infused if any(item.image_uri for item in items) else "")
+    for item in items:
+        for mode in modes:
             yield _question(item, benchmark, split=split, task=task_of(name, mode))
 
 
-def _limited(items: Iterable[Item], limit: int | None) -> Iterable[Item]:
+def _limited(listed: list[Item], limit: int | None) -> list[Item]:
     if limit is None:
-        return items
-    listed = list(items)
+        return listed
     images = {item.image or item.key for item in listed}
     taken = set(heapq.nsmallest(limit, images, key=lambda image: (make_seed("limit", image), image)))
     return [item for item in listed if (item.image or item.key) in taken]

@@ -122,7 +122,7 @@ def render_table(summary: Mapping[str, Any]) -> str:
     models = _present_models(summary)
     if not models or not _figures(summary):
         return "No ground truth, so nothing is measured: the report shows descriptions side by side."
-    lines = [["", *map(model_title, models)]]
+    lines = [["", *map(_plain_title, models)]]
     shown = Counter[str]()
     for path, label in _figures(summary).items():
         shown[path[0]] += 1
@@ -146,7 +146,9 @@ def _missing(split: Mapping[str, Any], models: Sequence[str]) -> list[str]:
         for task, counts in split.get("coverage", {}).get(model, {}).items():
             reasons = [f"{number} {reason}" for reason, number in counts.items() if reason != "asked"]
             if reasons:
-                lines.append(f"{task}, {model_title(model)}: {counts['asked']} asked, not counted {', '.join(reasons)}")
+                lines.append(
+                    f"{task}, {_plain_title(model)}: {counts['asked']} asked, not counted {', '.join(reasons)}"
+                )
     return lines
 
 
@@ -177,12 +179,13 @@ def escape(text: str) -> str:
 
 def _headline(report: Report) -> str:
     summary = report.summary
+    models = _present_models(summary)
     trained = [model for model in ("stage1", "stage2") if model in summary]
     for path in _figures(summary):
         for model in trained:
             if _figure(summary.get("base", {}), path) is not None and _figure(summary[model], path) is not None:
                 return _change(report, model, path)
-    if not trained and _present_models(summary):
+    if not trained and models:
         return "**Nothing was trained in this run: its models are measured as they are.**"
     num_rejects = sum(stage.num_rejects for stage in report.stages)
     return (
@@ -376,8 +379,12 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+_OTHER_ENTRIES = frozenset({"intervals", "figures", "coverage", "controls", "dev"})
+
+
 def _present_models(split: Mapping[str, Any]) -> list[str]:
-    """The models of a split by stage; the rounds of stage 1 in order, the last, which has no number, at their end."""
+    """The models of a split by stage; the rounds of stage 1 in order, the last, which has no number, at their end; then
+    those that no run made, as they stand."""
     order = list(MODELS)
     found = []
     for model in split:
@@ -385,14 +392,19 @@ def _present_models(split: Mapping[str, Any]) -> list[str]:
         if name in order and (not number or number.isdecimal()):
             stage = name.removesuffix("_control")
             found.append((order.index(stage), not number, int(number or 0), order.index(name), model))
-    return [model for *_, model in sorted(found)]
+    made = [model for *_, model in sorted(found)]
+    return made + [model for model in split if model not in _OTHER_ENTRIES and model not in made]
 
 
 def model_title(model: str) -> str:
-    """What a model is called: "stage 1", or of a round before the last "stage 1, round 2"."""
+    """What a model is called, escaped: "stage 1", or of a round before the last "stage 1, round 2"."""
+    return escape(_plain_title(model))
+
+
+def _plain_title(model: str) -> str:
     name, _, number = model.partition(ROUND)
     if name not in MODELS or not (number.isdecimal() or name == model):
-        return escape(model)
+        return model
     return f"{MODELS[name]}, round {number}" if number else MODELS[name]
 
 

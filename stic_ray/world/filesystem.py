@@ -2,7 +2,8 @@
 
 ```
 unlabeled/00000.png ...                    images without ground truth
-{dev,test}/images/00000.png ...            objects.jsonl, questions.jsonl, pope_{random,popular,adversarial}.jsonl
+{dev,test}/images/00000.png ...            objects.jsonl, questions.jsonl, pope_{random,popular,adversarial}.jsonl,
+                                           reading.jsonl (questions of text alone)
 vocabulary.txt                             CHAIR's synonyms file
 sft/instructions.json, sft/images/...      instruction data in LLaVA's format
 sft/noisy_instructions.json                as in the wild: with errors
@@ -42,6 +43,7 @@ def _files() -> dict[str, Produce]:
     for split in splits.LABELED:
         files[f"{split}/objects.jsonl"] = _once(splits.objects_jsonl, split)
         files[f"{split}/questions.jsonl"] = _once(splits.questions_jsonl, split)
+        files[f"{split}/reading.jsonl"] = _once(splits.reading_jsonl, split)
         for strategy in POPE_STRATEGIES:
             files[f"{split}/pope_{strategy}.jsonl"] = _once(splits.pope_jsonl, split, strategy)
     files["sft/instructions.json"] = _once(splits.instructions_json)

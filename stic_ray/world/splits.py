@@ -94,6 +94,21 @@ def questions_jsonl(split: str) -> bytes:
     return _jsonl(rows)
 
 
+def reading_jsonl(split: str) -> bytes:
+    """Questions of text alone: about a scene that nobody has drawn, with its description in front."""
+    rows: list[dict[str, Any]] = []
+    for index in range(NUM_IMAGES[split]):
+        rng = _rng(split, index, "reading")
+        imagined = sample_scene(rng, biased=False)
+        category = questions.CATEGORIES[index % len(questions.CATEGORIES)]
+        question = questions.ask(imagined, category, rng)
+        if question:
+            text = captions.INFUSED.format(description=captions.caption(imagined), question=question.text)
+            row = {"question_id": len(rows) + 1, "text": text, "answer": question.answer, "category": category}
+            rows.append({**row, "group": "one object" if category in questions.ONE_OBJECT else "many objects"})
+    return _jsonl(rows)
+
+
 def pope_jsonl(split: str, strategy: str) -> bytes:
     """POPE's questions: one with the answer yes and one with no an image."""
     rows: list[dict[str, Any]] = []

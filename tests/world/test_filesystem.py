@@ -31,7 +31,7 @@ def test_listing_is_complete() -> None:
         "unlabeled",
         "vocabulary.txt",
     ]
-    jsonl = ["objects", "pope_adversarial", "pope_popular", "pope_random", "questions"]
+    jsonl = ["objects", "pope_adversarial", "pope_popular", "pope_random", "questions", "reading"]
     assert filesystem.glob("embedded://test/*.jsonl") == [f"test/{name}.jsonl" for name in jsonl]
     for name in ("base", "aligned"):
         assert filesystem.exists(f"embedded://models/{name}/model.safetensors")
