@@ -22,6 +22,7 @@ import aiohttp
 from stic_ray.config import Endpoint
 from stic_ray.records import make_seed
 
+_FIELD = "evaluation.judge"
 BACKOFF_S = 1.0
 MAX_RETRY_AFTER_S = 60.0
 MAX_BYTES = 4 * 2**20
@@ -30,14 +31,6 @@ _MAX_EXCERPT = 200
 _TRIED_AGAIN = frozenset({408, 409, 429})  # and 500 and above
 _INCOMPLETE = {"length": "cut off at max_new_tokens", "content_filter": "cut off by the server's content filter"}
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """What a judge is asked: the whole message of its user."""
-
-    id: str
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +163,7 @@ class _Client:
             async with session.post(self._url, json=asked, allow_redirects=False) as response:
                 body = await _read_body(response)
         except ValueError as error:  # no address, no header, no certificate for it: all are before any answer
-            told = f"evaluation.judge.url is {self._url!r}: it must be an address that can be asked with the key of key_variable"
+            told = f"{_FIELD}.url is {self._url!r}: it must be an address that can be asked with a key"
             raise ValueError(f"{told} ({self._excerpt(str(error))})") from None
         except TimeoutError:
             return _Attempt(error=f"no whole answer within {self._endpoint.timeout_s:g} s", again=True)
@@ -191,12 +184,10 @@ class _Client:
         told = f"the server answered {status}" + (f": {excerpt}" if excerpt else "")
         if status in (401, 403):
             wanted = f"an environment variable with a key that may ask {self._endpoint.model}"
-            raise ValueError(
-                f"evaluation.judge.key_variable is {self._endpoint.key_variable!r}: it must be {wanted} ({told})"
-            )
+            raise ValueError(f"{_FIELD}.key_variable is {self._endpoint.key_variable!r}: it must be {wanted} ({told})")
         if status == 404:
             wanted = "a server's address up to /v1 and the name of a model there"
-            found = f"evaluation.judge.url is {self._endpoint.url!r}, model is {self._endpoint.model!r}"
+            found = f"{_FIELD}.url is {self._endpoint.url!r}, model is {self._endpoint.model!r}"
             raise ValueError(f"{found}: they must be {wanted} ({told})")
         if status < 400:
             return _Attempt(error=f"the server redirects ({status}), which is not followed: set url to where it leads")
@@ -221,9 +212,7 @@ def _read_key(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if variable and not key:
         remedy = 'set it where the judge is asked (all machines of the cluster), or key_variable: "" for no key'
-        raise ValueError(
-            f"evaluation.judge.key_variable is {variable!r}: there is no such environment variable: {remedy}"
-        )
+        raise ValueError(f"{_FIELD}.key_variable is {variable!r}: there is no such environment variable: {remedy}")
     return key
 
 

@@ -299,9 +299,15 @@ def test_backoff_doubles_and_is_drawn_by_the_text_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("401", r"^key_variable is 'JUDGE_KEY': it must be .* \(the server answered 401: told 401\)$"),
-        ("403", r"^key_variable is 'JUDGE_KEY': it must be .*may ask a-judge \(the server answered 403: told 403\)$"),
-        ("404", r"^url is 'http.*', model is 'a-judge': they must be .* \(the server answered 404: told 404\)$"),
+        ("401", r"judge.key_variable is 'JUDGE_KEY': it must be .* \(the server answered 401: told 401\)$"),
+        (
+            "403",
+            r"judge.key_variable is 'JUDGE_KEY': it must be .*may ask a-judge \(the server answered 403: told 403\)$",
+        ),
+        (
+            "404",
+            r"judge.url is 'http.*', model is 'a-judge': they must be .* \(the server answered 404: told 404\)$",
+        ),
     ],
 )
 def test_wrong_setting_ends_all_texts_at_once(server: Server, text: str, told: str) -> None:
@@ -315,13 +321,13 @@ def test_wrong_setting_ends_all_texts_at_once(server: Server, text: str, told: s
 
 @pytest.mark.parametrize("url", ["http://", "http://user:word@127.0.0.1:1/v1"])
 def test_address_that_cannot_be_asked_with_a_key_is_refused(server: Server, url: str) -> None:
-    with pytest.raises(ValueError, match=r"^url is .*: it must be an address"):
+    with pytest.raises(ValueError, match=r"judge.url is .*: it must be an address"):
         _ask_one(server, "ok", url=url)
 
 
 def test_missing_key_is_refused_before_anything_is_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY")
-    with pytest.raises(ValueError, match=r"^key_variable is 'JUDGE_KEY': there is no such .*: set it"):
+    with pytest.raises(ValueError, match=r"judge.key_variable is 'JUDGE_KEY': there is no such .*: set it"):
         Asker(_settings(server))
 
 
