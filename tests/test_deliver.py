@@ -59,7 +59,9 @@ def test_card_of_a_model_gets_the_scores_of_its_run(tmp_path: Path) -> None:
     run = _run(tmp_path, "a", ADAPTER, MERGED)
     figures = {"describe_simple": {"chair_i": 12.5, "chair_s": 25.0, "recall": 50.0}}
     for _ in range(2):
-        deliver._write_models(run, str(tmp_path / "home"), {"base": figures, "stage1": figures})
+        shown = {"describe_simple/chair_i": {"title": "CHAIR_i", "less_is_better": True}}
+        summary = {"base": figures, "stage1": figures, "figures": shown}
+        deliver._write_models(run, str(tmp_path / "home"), summary)
         for part in (ADAPTER, MERGED):
             card = (tmp_path / "home" / "stage1" / part / CARD).read_text()
             assert card.startswith("card of a\n") and card.count("## Scores") == 1 and "12.5" in card

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from stic_ray.records import (
+    Ask,
     Gain,
     ImageRef,
     Pair,
@@ -20,6 +21,7 @@ from stic_ray.records import (
     Short,
     Single,
     Turn,
+    Verdict,
     from_table,
     make_id,
     make_seed,
@@ -34,6 +36,8 @@ _VALUES: dict[Any, Any] = {
     int: 2**62,
     float: -1.25e-300,
     list[Turn]: _TURNS,
+    list[str]: ["", "tëxt"],
+    list[float]: [-1.25e-300, 0.5],
     list[Short]: [2**31 - 1, -1],
     list[Single]: [-0.25, 2.0**-100],
     list[bool]: [True, False],
@@ -45,7 +49,7 @@ def _row(record: type) -> Any:
 
 
 @pytest.mark.parametrize(
-    "record", [ImageRef, Response, Pair, Sample, Score, Gain, Selected, Question, Prediction, Reject]
+    "record", [ImageRef, Response, Pair, Sample, Score, Gain, Selected, Question, Prediction, Ask, Verdict, Reject]
 )
 def test_to_table_from_table_gives_the_same_rows(record: type) -> None:
     rows = [_row(record), _row(record)]
