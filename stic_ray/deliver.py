@@ -100,6 +100,7 @@ def write_comparison(run: Run, measured: Mapping[str, Measured], command: list[s
     lines = [
         render_table(summary),
         *_differences(report.comparisons),
+        *_judged(run),
         f"report        {storage.join(run.home, 'report.md')}",
         f"answers       {folder}    (in the benchmarks' own formats)",
     ]
@@ -113,6 +114,19 @@ def _differences(comparisons: Sequence[Comparison]) -> list[str]:
         f"{len(each.figures)} figures differ (paired bootstrap over images, 95%)"
         for each in comparisons
     ]
+
+
+def _judged(run: Run) -> list[str]:
+    """What the judge was asked in this run or before, and what it cost, a line a model."""
+    lines = []
+    for role, artifact in run.artifacts.items():
+        if role.startswith("verdicts_") and "judge_requests" in artifact.record:
+            told = {name: artifact.record[f"judge_{name}"] for name in ("requests", "attempts", "failed", "cost")}
+            lines.append(
+                f"judge, {role.removeprefix('verdicts_')}: {told['requests']:.0f} answers in {told['attempts']:.0f} "
+                f"attempts, {told['failed']:.0f} failed, {told['cost']:.2f} dollars"
+            )
+    return lines
 
 
 def write_stages(run: Run, command: list[str]) -> str:
@@ -338,6 +352,7 @@ def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
         [
             "",
             render_table(summary),
+            *_judged(run),
             "",
             f"{made} artifacts made, {len(run.reused)} reused, {told}, {seconds:.0f} s",
             f"report        {storage.join(home, 'report.md')}",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from stic_ray import launch, recipes, storage
-from stic_ray.config import Config, Evaluation, Mode, Model, parse_config
+from stic_ray.config import Config, Evaluation, Mode, Model, parse_config, to_tree
 from stic_ray.evaluate import layout
 from stic_ray.evaluate.predict import Candidate
 
@@ -120,8 +120,6 @@ def _modes(arguments: argparse.Namespace) -> tuple[Mode, ...]:
 
 
 def _located(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    from stic_ray.config import to_tree
-
     names = [name.strip() for name in arguments.benchmarks.split(",") if name.strip()]
     data = storage.absolute(arguments.data)
     with storage.reaching(f"--data {data}"):

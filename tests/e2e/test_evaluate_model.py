@@ -124,6 +124,7 @@ def test_judge_that_fails_in_every_way_invents_no_grade_and_is_asked_once(tmp_pa
     assert counts["asked"] == 24
     assert sum(number for reason, number in counts.items() if reason != "asked") == 8
     assert "not counted" in done.stdout
+    assert "judge, base: 24 answers in " in done.stdout and "4 failed, 0.00 dollars" in done.stdout
     verdicts = json.loads((tmp_path / "runs" / "judged" / "artifacts.json").read_text())["verdicts_base"]
     record = json.loads((Path(verdicts) / "record.json").read_text())
     assert (record["counts"]["rows"], record["counts"]["rejects"]) == (16, 8)
@@ -156,6 +157,11 @@ def test_judge_that_fails_too_often_fails_the_run_and_a_key_that_is_wrong_says_s
     assert done.returncode == 2
     assert "verdicts: 1 of 1 inputs were rejected" in done.stderr
     assert "no verdict that can be read" in done.stderr
+    own = _evaluate(
+        tmp_path, *call, "evaluation.judge={type: OwnModel, path: 'embedded://models/base', max_new_tokens: 8}"
+    )
+    assert own.returncode == 2
+    assert "verdicts: 1 of 1 inputs were rejected, most often: the judge's answer holds no verdict" in own.stderr
     judge.wants_key = "another"
     before = sum(judge.asked.values())
     done = _evaluate(tmp_path, *call, f"evaluation.judge={endpoint.replace('NO_SUCH_KEY', 'JUDGE_KEY')}")
