@@ -12,6 +12,7 @@ from stic_ray import launch, recipes, storage
 from stic_ray.config import Config, Evaluation, Mode, Model, parse_config, to_tree
 from stic_ray.evaluate import layout
 from stic_ray.evaluate.predict import Candidate
+from stic_ray.report.markdown import RESERVED
 
 _PAPER = "llava-1.5-7b"  # whose prompts are for models of the papers' kind
 _UNUSED = (  # parts of a recipe that measuring does not need
@@ -73,6 +74,9 @@ def resolve(arguments: argparse.Namespace) -> tuple[Config, dict[str, Candidate]
     named = dict(_named(model) for model in arguments.model)
     if len(named) < len(arguments.model):
         raise ValueError("--model: two models have one name: write them as NAME=DIR")
+    for name in named:
+        if name in RESERVED or not name:
+            raise ValueError(f"--model {name}: another entry of the summary is called so: write it as NAME=DIR")
     bases = {name: _base(storage.absolute(uri)) for name, uri in named.items()}
     first = next(iter(bases.values()))[0]
     tree["model"] = {"dtype": "float32", **(tree.get("model") or {}), "path": first}

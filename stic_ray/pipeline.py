@@ -466,4 +466,5 @@ def _judge(this: Run, name: str, answers: Artifact, evaluation: Evaluation) -> j
     own = this.fingerprint_of(Model(path=judge.path, dtype=config.model.dtype)) if isinstance(judge, OwnModel) else ""
     plan = judging.plan(config, judge, asks, own)
     said = this.make(f"verdicts_{name}", plan, partial(judging.run, config, evaluation, asks))
+    judging.check_failures(evaluation, said)
     return judging.Judged(asks=asks, verdicts=said)

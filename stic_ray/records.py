@@ -222,7 +222,7 @@ class Question:
     `key` the question's own id in the benchmark's file. `answers` are the gold answers (of a description, the objects
     that are there), `choices` what may be chosen (for AMBER, what is likely to be imagined), `form` how an answer is to
     be read where that differs by question, `context` what a judge is told of the image. `image_id` hashes the split
-    with the image, so that splits whose files have the same names stay apart; `category` is the question's type,
+    with where the image is, so that files of one name stay apart; `category` is the question's type,
     `group` a coarser grouping that the file gives ("one object"), "" where none.
     """
 

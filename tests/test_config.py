@@ -264,6 +264,12 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
         ("evaluation={test: {a: {type: Popee}}}", "evaluation.test.a.type is 'Popee': it must be one of Pope, Chair"),
         ("evaluation={test: {a: {type: Chair, images: /i}}}", "evaluation.test.a.objects is missing"),
         ("evaluation={test: {a: {type: Pope, images: /i, questions: {}}}}", "evaluation.test.a.questions is {}"),
+        ("evaluation={test: {a_dar: {type: MmBench, questions: /q}}}", "evaluation.test is 'a_dar': it must be"),
+        ("evaluation={test: {a/b: {type: MmBench, questions: /q}}}", "evaluation.test is 'a/b': it must be"),
+        (
+            f"{_asked('limit: 1')[:-1]}, judge: {{type: Endpoint, url: 'https://u:planted@h/v1', model: m}}}}",
+            "evaluation.judge.url is '(hidden)': it must be an address",
+        ),
         (_asked("modes: []"), "evaluation.test.a.modes is (): it must be direct, describe_first or both"),
         (_asked("modes: [direct, direct]"), "it must be a list that names each once"),
         (_asked("limit: 0"), "evaluation.test.a.limit is 0: it must be above 0, or null"),

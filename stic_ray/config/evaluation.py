@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, get_type_hints
+from urllib.parse import urlsplit
 
 from stic_ray.config.checks import require
 
@@ -195,8 +196,8 @@ class CvBench(_Asked):
 
 @dataclass(frozen=True, kw_only=True)
 class MultipleChoice(_Asked):
-    """Questions of text alone in MMLU's form: a CSV without a header, of question, choices and the answer's letter.
-    What shows that a model has not forgotten."""
+    """Questions of text alone in MMLU's form: a CSV without a header, of question, choices and the answer's letter, or
+    a folder of them. What shows that a model has not forgotten."""
 
     questions: Location
     instruction: str = LETTER
@@ -240,7 +241,10 @@ class Endpoint:
     output_price: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.url.startswith(("http://", "https://")), "url", self.url, "an address with http:// or https://")
+        parts = urlsplit(self.url)
+        plain = parts.scheme in ("http", "https") and bool(parts.netloc) and not (parts.query or "@" in parts.netloc)
+        wanted = "an address with http:// or https://, without a password or a query: the key is in key_variable"
+        require(plain, "url", "(hidden)" if "@" in self.url or "?" in self.url else self.url, wanted)
         require(bool(self.model), "model", self.model, "the name of a model of that server")
         for name in ("max_concurrent", "timeout_s", "max_attempts", "max_new_tokens"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
@@ -281,6 +285,10 @@ class Evaluation:
         require(
             bool(self.test), "test", dict(self.test), "at least one benchmark by name, like pope: {type: Pope, ...}"
         )
+        for split, benchmarks in (("test", self.test), ("dev", self.dev)):
+            for name in benchmarks:
+                plain = bool(name) and "/" not in name and not name.endswith("_dar")
+                require(plain, split, name, "benchmarks by names without / that do not end in _dar")
         require(self.resamples > 0, "resamples", self.resamples, "above 0")
         require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "above 0")
         require(0 <= self.max_judge_failures <= 1, "max_judge_failures", self.max_judge_failures, "from 0 to 1")

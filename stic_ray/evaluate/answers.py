@@ -3,25 +3,26 @@
 Each follows its benchmark's own rule, quirks included, since figures are compared with published ones.
 """
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 _NUMBERS = ("none", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(max(0, value - 1)) for value, word in enumerate(_NUMBERS)}
 _ARTICLES = {"a", "an", "the"}
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_BETWEEN_DIGITS = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-# Contractions as people type them, without the apostrophes; each stands for itself with them.
+# Contractions as people type them, without the apostrophes; each stands for itself with them. The benchmark's own list
+# has "Im" and "Ive" with a capital, which no lower-case word meets.
 _WITH_APOSTROPHE = (
     "ain't aren't can't couldn't could've didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's "
-    "i'm i've isn't it'd it'll let's ma'am mightn't might've mustn't must've needn't not've oughtn't shan't she'd "
+    "isn't it'd it'll let's ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't she'd "
     "she's shouldn't should've somebody'd somebody'll somebody's someone'd someone'll someone's something'd "
     "something'll that'd that's there'd there're there's they'd they'll they're they've 'twas wasn't we've weren't "
     "what'll what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're why's "
     "won't would've wouldn't y'all you'd you'll you're you've"
 )
-_WITH_TWO = "couldn't've he'd've I'd've shouldn't've wouldn't've who'd've you'd've"  # one of them may be there
+_WITH_TWO = "couldn't've he'd've shouldn't've wouldn't've who'd've you'd've"  # one of them may be there
 _CONTRACTIONS = {word.replace("'", ""): word for word in _WITH_APOSTROPHE.split()}
 for _word in _WITH_TWO.split():
     _CONTRACTIONS[_word.replace("'", "", 1)] = _word
@@ -42,10 +43,9 @@ def normalise_vqa(text: str) -> str:
 def _without_punctuation(text: str) -> str:
     """A mark beside a space goes, one between two characters becomes a space; periods go but before digits."""
     found = text
-    has_number = _BETWEEN_DIGITS.search(text) is not None
     for mark in _PUNCTUATION:
         beside = f"{mark} " in text or f" {mark}" in text
-        found = found.replace(mark, "" if beside or has_number else " ")
+        found = found.replace(mark, "" if beside else " ")
     return _PERIOD.sub("", found)
 
 
@@ -62,12 +62,12 @@ def vqa_accuracy(text: str, answers: Sequence[str]) -> float:
 def relaxed_match(text: str, answer: str, tolerance: float = 0.05) -> bool:
     """ChartQA's relaxed accuracy (Masry et al. 2022): numbers within 5% of the answer, other texts equal in any case.
 
-    A percentage is its share of 100; an answer of 0 takes 0 alone.
+    A percentage is its share of 100; a gold answer of 0 is compared as a text.
     """
     given, gold = _number(text), _number(answer)
     if given is not None and gold:
         return abs(given - gold) / abs(gold) <= tolerance
-    return text.strip().lower() == answer.strip().lower() or (given is not None and given == gold)
+    return text.strip().lower() == answer.strip().lower()
 
 
 def _number(text: str) -> float | None:
@@ -105,6 +105,7 @@ def edit_distance(one: str, other: str) -> int:
 
 
 _SEPARATORS = re.compile(r"[.()\[\],:;!*#{}]")
+_FIRST = re.compile(r"\(?([A-Z])(?:\)?[.):,]?(?:\s*\n|\s*\Z)|\)?[.):,]\s|\)\s)")
 _SAID = re.compile(r"answer is:? \(?([A-Z])\b")
 _MOST_BEHIND = 5  # words from a letter to an answer's end: further away it is part of a sentence
 _FEWEST_WITH_ARTICLE = 4  # words of a text whose "A" may be an article
@@ -113,12 +114,17 @@ _FEWEST_WITH_ARTICLE = 4  # words of a text whose "A" may be an article
 def read_choice(text: str, choices: Mapping[str, str]) -> str:
     """The letter that an answer chooses among `choices` (letter to text), "" where none can be read off.
 
-    First "A", "A. ..." and "The answer is A" (ScienceQA as LLaVA reads it), then MMBench's heuristics (Liu et al. 2024,
-    section 4.3): a single letter near the end, or the only choice whose text stands in the answer.
+    First "A", "A. ..." and "The answer is A" (ScienceQA as LLaVA reads it), a choice's whole text, then MMBench's
+    heuristics (Liu et al. 2024, section 4.3): a single letter near the end, or the only choice whose text stands in the
+    answer. The benchmark asks a language model what these leave open; here that is wrong.
     """
     stripped = text.strip()
-    if stripped[:1] in choices and (len(stripped) == 1 or stripped[1:3] in (". ", ") ", ": ") or stripped[1:] in ".):"):
-        return stripped[0]
+    first = _FIRST.match(stripped)
+    if first and first[1] in choices:
+        return first[1]
+    same = [letter for letter, choice in choices.items() if choice.strip().lower() == stripped.rstrip(".").lower()]
+    if len(same) == 1:
+        return same[0]
     said: set[str] = {letter for letter in _SAID.findall(stripped) if letter in choices}
     if len(said) == 1:
         return said.pop()
@@ -127,7 +133,7 @@ def read_choice(text: str, choices: Mapping[str, str]) -> str:
 
 def _single_letter(text: str, choices: Mapping[str, str]) -> str:
     words = _SEPARATORS.sub(" ", text).split()
-    found = [word for word in words if word in choices]
+    found = list(dict.fromkeys(word for word in words if word in choices))
     if len(found) != 1 or (found == ["A"] and len(words) >= _FEWEST_WITH_ARTICLE):
         return ""
     return found[0] if words.index(found[0]) > len(words) - _MOST_BEHIND else ""
@@ -139,17 +145,6 @@ def _only_text(text: str, choices: Mapping[str, str]) -> str:
         return ""
     found = [letter for letter, choice in choices.items() if choice.lower() in lower]
     return found[0] if len(found) == 1 else ""
-
-
-def circular_accuracy(answers: Iterable[tuple[str, bool]]) -> float:
-    """MMBench's CircularEval: the share of questions of which all turns of the choices were answered correctly.
-
-    `answers` are the question that a turn is of, and whether it was correct. 0 without any.
-    """
-    correct: dict[str, bool] = {}
-    for question, one in answers:
-        correct[question] = correct.get(question, True) and one
-    return sum(correct.values()) / len(correct) if correct else 0.0
 
 
 # MathVista
@@ -193,4 +188,6 @@ def _math_number(text: str, precision: int | None) -> str:
     if not numerals:
         return ""
     value = float(numerals[-1].replace(",", ""))
+    if not math.isfinite(value):
+        return ""
     return str(int(value)) if precision is None else str(round(value, precision))

@@ -10,12 +10,12 @@ from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import JUDGED, Benchmark, Config, Endpoint, Evaluation, OwnModel, Sampling
 from stic_ray.engines import EngineStart, engine_for, engine_identity, start_engine
 from stic_ray.engines.protocol import Request
-from stic_ray.evaluate.benchmarks import judge_question, read_verdict
+from stic_ray.evaluate.benchmarks import judge_prompt, judge_question, read_verdict
 from stic_ray.evaluate.endpoint import Asker
 from stic_ray.evaluate.measures import verdict_id
 from stic_ray.evaluate.questions import modes_of, task_of
 from stic_ray.flow import Inputs, Outcome, Task, Work, finish_stage, one_by_one, read_image, run_stage
-from stic_ray.records import Ask, Prediction, Verdict
+from stic_ray.records import Ask, Prediction, Verdict, make_id
 
 CODE_VERSION = 1
 _NO_VERDICT = "the judge's answer holds no verdict that can be read"
@@ -36,13 +36,14 @@ def judged_tasks(config: Config, evaluation: Evaluation) -> dict[tuple[str, str]
 
 def plan_asks(predictions: Artifact, tasks: Mapping[tuple[str, str], Benchmark]) -> Plan:
     """The artifact of what the judge is asked about a model's answers."""
-    identity = {"tasks": [[*key, type(benchmark).__name__] for key, benchmark in tasks.items()]}
+    told = [[*key, type(benchmark).__name__, make_id(judge_prompt(benchmark))] for key, benchmark in tasks.items()]
+    identity = {"tasks": told}
     parents = {"predictions": predictions.fingerprint}
     return Plan(stage="asks", code_version=CODE_VERSION, identity=identity, parents=parents, kind=Ask.__name__)
 
 
 def run_asks(config: Config, predictions: Artifact, tasks: Mapping[tuple[str, str], Benchmark], plan: Plan) -> Artifact:
-    """Make the artifact: one ask for an answer and whoever else gives the same."""
+    """Make the artifact: one ask an answer."""
     start = time.monotonic()
     asks: dict[str, Ask] = {}
     for rows in artifacts.iterate(predictions.uri, Prediction):
@@ -91,6 +92,20 @@ def run(config: Config, evaluation: Evaluation, asks: Artifact, plan: Plan) -> A
     inputs = Inputs(parent=asks, column="id", read=one_by_one)
     execution = replace(config.execution, max_reject_rate=evaluation.max_judge_failures)
     return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=execution)
+
+
+def check_failures(evaluation: Evaluation, verdicts: Artifact) -> None:
+    """Whether the judge failed no more often than this run accepts, whichever run asked it.
+
+    Raises:
+        ValueError: it did.
+    """
+    counts = verdicts.record["counts"]
+    if counts["rejects"] > evaluation.max_judge_failures * (counts["rows"] + counts["rejects"]):
+        raise ValueError(
+            f"the judge failed on {counts['rejects']} of {counts['rows'] + counts['rejects']} answers, in a run that "
+            f"accepted it: raise evaluation.max_judge_failures, or remove {verdicts.uri} to have it asked again"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ _FILES: Mapping[str, tuple[Callable[..., Benchmark], Mapping[str, Any]]] = {
     ),
     "mathvista": (MathVista, {"questions": ("testmini.json",), "images": (".",)}),
     "cvbench": (CvBench, {"questions": {"2D": ("test_2d.parquet",), "3D": ("test_3d.parquet",)}}),
-    "mmlu": (MultipleChoice, {"questions": ("test.csv", "mmlu.csv")}),
+    "mmlu": (MultipleChoice, {"questions": ("test.csv", "mmlu.csv", "test", "data/test")}),
 }
 NAMES = tuple(_FILES)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from stic_ray import artifacts
 from stic_ray.artifacts import Artifact
-from stic_ray.config import Evaluation
+from stic_ray.config import JUDGED, Evaluation
+from stic_ray.evaluate.benchmarks import measurable
 from stic_ray.evaluate.judging import Judged
 from stic_ray.evaluate.measures import Verdicts
 from stic_ray.evaluate.summary import Predictions, Truth, by_task, truth_of
@@ -14,6 +15,10 @@ from stic_ray.records import Ask, Prediction, Question, Verdict, reason_kind
 
 Coverage = Mapping[str, Mapping[str, int]]
 """Of a model, by task: `asked`, and how many of these have no answer or no verdict, by reason."""
+
+
+_NO_JUDGE = "there is no judge (evaluation.judge)"
+_SECRET = "the file has no answer to it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +42,14 @@ def measure(
     found: Verdicts = {verdict.id: verdict for each in said for verdict in each}
     rows = {name: artifacts.read(artifact.uri, Prediction) for name, artifact in answers.items()}
     missing = {name: _missing(artifact, judged[name]) for name, artifact in answers.items()}
-    return {
-        split: Measured(
-            predictions={name: by_task([row for row in each if row.split == split]) for name, each in rows.items()},
-            truth=truth_of(benchmarks, found),
-            coverage={
-                name: _coverage([q for q in asked if q.split == split], reasons) for name, reasons in missing.items()
-            },
-        )
-        for split, benchmarks in evaluation.splits().items()
-    }
+    splits = {}
+    for split, benchmarks in evaluation.splits().items():
+        truth = truth_of(benchmarks, found)
+        predictions = {name: by_task([row for row in each if row.split == split]) for name, each in rows.items()}
+        of_split = [question for question in asked if question.split == split]
+        coverage = {name: _coverage(of_split, predictions[name], missing[name], truth) for name in answers}
+        splits[split] = Measured(predictions=predictions, truth=truth, coverage=coverage)
+    return splits
 
 
 def _missing(answers: Artifact, judged: Judged | None) -> dict[str, str]:
@@ -59,11 +62,19 @@ def _missing(answers: Artifact, judged: Judged | None) -> dict[str, str]:
     return found
 
 
-def _coverage(asked: list[Question], missing: Mapping[str, str]) -> dict[str, dict[str, int]]:
+def _coverage(
+    asked: list[Question], predictions: Predictions, missing: Mapping[str, str], truth: Truth
+) -> dict[str, dict[str, int]]:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    measured = {
+        row.id
+        for task, benchmark in truth.benchmarks.items()
+        for row in measurable(benchmark, predictions.get(task, ()), truth.verdicts)
+    }
     for question in asked:
         counts[question.task]["asked"] += 1
-        reason = missing.get(question.id) or missing.get(question.image_id)
-        if reason:
-            counts[question.task][reason_kind(reason)] += 1
+        if question.id not in measured:
+            judged = isinstance(truth.benchmarks[question.task], JUDGED)
+            reason = missing.get(question.id) or missing.get(question.image_id)
+            counts[question.task][reason_kind(reason or (_NO_JUDGE if judged else _SECRET))] += 1
     return {task: dict(found) for task, found in counts.items()}

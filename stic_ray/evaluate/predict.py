@@ -34,10 +34,12 @@ def plan(config: Config, questions: str, model: str, adapter: str = "") -> Plan:
     """The artifact of predictions; `questions`, `model` and `adapter` are the parents' fingerprints."""
     if config.evaluation is None:
         raise ValueError("evaluation is not configured")
+    every = [benchmark for each in config.evaluation.splits().values() for benchmark in each.values()]
+    described = config.prompts.infused and any("describe_first" in benchmark.modes for benchmark in every)
     identity = {
         "max_new_tokens": config.evaluation.max_new_tokens,
-        "description": config.prompts.detailed[0] if config.prompts.infused else "",
-        "infused": config.prompts.infused,
+        "description": config.prompts.detailed[0] if described else "",
+        "infused": config.prompts.infused if described else "",
         "engine": engine_identity(config),
         "dtype": config.model.dtype,
     }

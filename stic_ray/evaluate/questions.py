@@ -43,7 +43,7 @@ def plan(config: Config, evaluation: Evaluation) -> Plan:
 
 def _versions(benchmark: Benchmark) -> dict[str, str]:
     return {
-        name: storage.listing_version(uri) if name == "images" else storage.file_version(uri)
+        name: storage.listing_version(uri) if storage.is_directory(uri) else storage.file_version(uri)
         for name, uri in locations(benchmark)
     }
 
@@ -103,7 +103,7 @@ def _question(item: Item, benchmark: Benchmark, *, split: str, task: str) -> Que
         split=split,
         task=task,
         key=item.key,
-        image_id=image_id(f"{split}/{item.image or f'{task}/{item.key}'}"),
+        image_id=image_id(f"{split}/{item.image_uri or f'{task}/{item.key}'}"),
         image_uri=item.image_uri,
         text="\n".join([item.text, *([benchmark.instruction] if benchmark.instruction else [])]),
         answers=list(item.answers),

@@ -78,10 +78,10 @@ def paired_difference(
     """Every figure's difference, a minus b, by flat name: images resampled once for both sides.
 
     Each side is one or more runs on the same images (one run: a list of one), and a figure the mean of its runs' own.
-    A task that any run lacks is absent.
+    A task that any run lacks is absent, and a question that any run has no figure of counts for none.
     """
     differences = {}
-    for task, (measure, runs) in _measured([*a_runs, *b_runs], truth).items():
+    for task, (measure, runs) in _measured(_shared([*a_runs, *b_runs], truth), truth).items():
         images = _images(runs)
         counts = [_counts(rows, measure, images) for rows in runs]
         a_counts, b_counts = counts[: len(a_runs)], counts[len(a_runs) :]
@@ -122,6 +122,17 @@ def _measured(runs: Sequence[Predictions], truth: Truth) -> dict[str, tuple[Meas
             rows = [row for run in each for row in run]
             found[task] = (measure_of(benchmark, rows, truth.verdicts), each)
     return found
+
+
+def _shared(runs: Sequence[Predictions], truth: Truth) -> list[Predictions]:
+    """The runs' answers to those questions that all of them have a figure of."""
+    found: list[dict[str, list[Prediction]]] = [{} for _ in runs]
+    for task, benchmark in truth.benchmarks.items():
+        each = [measurable(benchmark, run.get(task, ()), truth.verdicts) for run in runs]
+        ids = set.intersection(*({row.id for row in rows} for rows in each))
+        for kept, rows in zip(found, each, strict=True):
+            kept[task] = [row for row in rows if row.id in ids]
+    return list(found)
 
 
 def _images(runs: Sequence[Sequence[Prediction]]) -> dict[str, int]:

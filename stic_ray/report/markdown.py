@@ -379,7 +379,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-_OTHER_ENTRIES = frozenset({"intervals", "figures", "coverage", "controls", "dev"})
+# Entries of a split's block that are no models.
+RESERVED = frozenset({"intervals", "figures", "coverage", "controls", "dev"})
 
 
 def _present_models(split: Mapping[str, Any]) -> list[str]:
@@ -393,7 +394,7 @@ def _present_models(split: Mapping[str, Any]) -> list[str]:
             stage = name.removesuffix("_control")
             found.append((order.index(stage), not number, int(number or 0), order.index(name), model))
     made = [model for *_, model in sorted(found)]
-    return made + [model for model in split if model not in _OTHER_ENTRIES and model not in made]
+    return made + [model for model in split if model not in RESERVED and model not in made]
 
 
 def model_title(model: str) -> str:

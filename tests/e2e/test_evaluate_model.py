@@ -136,6 +136,15 @@ def test_judge_that_fails_in_every_way_invents_no_grade_and_is_asked_once(tmp_pa
     again = _evaluate(tmp_path, *call)
     assert again.returncode == 0, again.stderr
     assert sum(judge.asked.values()) == asked
+    stricter = _evaluate(tmp_path, *call, "evaluation.max_judge_failures=0.1")
+    assert (
+        stricter.returncode == 2 and "the judge failed on 8 of 24 answers, in a run that accepted it" in stricter.stderr
+    )
+    unjudged = _evaluate(tmp_path, *call, "evaluation.judge=null", "name=unjudged")
+    assert unjudged.returncode == 0, unjudged.stderr
+    summary = json.loads((tmp_path / "runs" / "unjudged" / "summary.json").read_text())
+    assert summary["coverage"]["base"]["mmvet"] == {"asked": 24, "there is no judge (evaluation.judge)": 24}
+    assert sum(judge.asked.values()) == asked
     everything = [done.stdout, done.stderr, again.stderr]
     everything += [path.read_text() for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert not any("planted-secret" in text for text in everything)
@@ -205,6 +214,7 @@ def test_missing_images_are_counted_and_the_rest_is_compared_with_an_adapter_and
         (["--model", "embedded://models/base"], "--model: two models have one name"),
         (["--model", "nowhere"], "nowhere does not exist"),
         (["--limit", "0"], "limit is 0: it must be above 0"),
+        (["--model", "dev=embedded://models/aligned"], "--model dev: another entry of the summary is called so"),
     ],
 )
 def test_mistake_is_one_clear_line(tmp_path: Path, arguments: list[str], message: str) -> None:

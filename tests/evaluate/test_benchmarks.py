@@ -53,7 +53,7 @@ def test_read_chair_asks_every_image_whose_objects_are_known(tmp_path: Path) -> 
         ("describe", ["dog", "hot dog"], "memory://images/0.png"),
         ("describe", [], "memory://images/sub/1.png"),
     ]
-    assert [row.image_id for row in rows] == [image_id("test/0.png"), image_id("test/sub/1.png")]
+    assert [row.image_id for row in rows] == [image_id(f"test/{row.image_uri}") for row in rows]
 
 
 def test_read_pope_has_strategies_as_categories_and_its_instruction_below(tmp_path: Path) -> None:
@@ -70,6 +70,12 @@ def test_read_pope_has_strategies_as_categories_and_its_instruction_below(tmp_pa
     assert {row.text for row in rows} == {"Is there a dog?\nAnswer the question using a single word or phrase."}
     assert len({row.id for row in rows}) == 3
     assert len({row.image_id for row in rows}) == 1
+
+
+def test_read_images_of_one_name_in_two_folders_stay_apart(tmp_path: Path) -> None:
+    uri = write_rows(tmp_path / "q.jsonl", question_rows({}))
+    one, other = (read(ShortAnswers(questions=uri, images=folder))[0] for folder in ("a", "b"))
+    assert one.image_id != other.image_id
 
 
 def test_read_in_both_modes_repeats_the_questions_under_another_task(tmp_path: Path) -> None:

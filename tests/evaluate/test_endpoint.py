@@ -321,7 +321,7 @@ def test_wrong_setting_ends_all_texts_at_once(server: Server, text: str, told: s
 
 @pytest.mark.parametrize("url", ["http://", "http://user:word@127.0.0.1:1/v1"])
 def test_address_that_cannot_be_asked_with_a_key_is_refused(server: Server, url: str) -> None:
-    with pytest.raises(ValueError, match=r"judge.url is .*: it must be an address"):
+    with pytest.raises(ValueError, match=r"url is .*: it must be an address"):
         _ask_one(server, "ok", url=url)
 
 

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from stic_ray.config import (
     TextVqa,
 )
 from stic_ray.evaluate.benchmarks import judge_question, llava_bench, mmhal, mmvet, object_hal
-from tests.evaluate.answering import answer, figures, judged, read
+from tests.evaluate.answering import answer, figures, judged, predict, read
 
 
 def write(path: Path, tree: Any) -> str:
@@ -193,7 +195,11 @@ def test_multiple_choice_reads_mmlus_form(tmp_path: Path) -> None:
     rows = read(benchmark)
     assert rows[0].text.startswith("What is 2, plus 2?\nA. 3\nB. 4\nC. 5\nD. 6\n")
     assert [row.image_uri for row in rows] == ["", ""]
-    assert figures(benchmark, [answer(rows[0], "B"), answer(rows[1], "It is the sky.")]) == {"accuracy": 50.0}
+    said = [answer(rows[0], "B"), answer(rows[1], "It is the sky.")]
+    assert figures(benchmark, said) == {"accuracy": 50.0, "subject/test": 50.0}
+    (tmp_path / "law_test.csv").write_text("Who?,me,you,A\n")
+    every = read(MultipleChoice(questions=str(tmp_path)))
+    assert [row.category for row in every] == ["law", "test", "test"] and len({row.id for row in every}) == 3
 
 
 @pytest.mark.parametrize(
@@ -245,6 +251,43 @@ def test_mmbench_turns_the_choices_and_counts_questions_whose_turns_are_all_righ
     assert figures(benchmark, always_a) == {"circular": 0.0, "accuracy": 40.0, "category/color": 0.0}
     first_only = [answer(row, row.answers[0] if row.group == "3" else "A") for row in rows]
     assert figures(benchmark, first_only) == {"circular": 50.0, "accuracy": 80.0, "category/color": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ([("q", True), ("q", True), ("q", True), ("r", True)], 1.0),
+        ([("q", True)], 1.0),
+        ([("q", False)], 0.0),
+        ([("q", True), ("q", True)], 1.0),
+        ([("q", True), ("q", False)], 0.0),
+        ([("q", False), ("q", True)], 0.0),
+        ([("q", True)] * 4, 1.0),
+        ([("q", True)] * 3 + [("q", False)], 0.0),
+        ([("q", True), ("r", False)], 0.5),
+        ([("q", True), ("r", True)], 1.0),
+        ([("q", True), ("r", True), ("q", False)], 0.5),
+        ([("q", False)] * 4 + [("r", True)] * 4, 0.5),
+        ([("q", True), ("r", True), ("s", True), ("s", False)], 2 / 3),
+        ([("q", False), ("r", False), ("s", False)], 0.0),
+        ([("q", True)] * 2 + [("r", True)] * 3 + [("s", True)] * 4 + [("t", False)], 0.75),
+    ],
+)
+def test_circular_accuracy_wants_every_turn(turns: list[tuple[str, bool]], expected: float) -> None:
+    benchmark = MmBench(questions="q.tsv")
+    rows = []
+    for number, (question, correct) in enumerate(turns):
+        row = predict("mmbench", question, "A" if correct else "B", ["A"])
+        several = sum(question == other for other, _ in turns)
+        rows.append(replace(row, id=f"{number}", group=question, form=f"{several} made", choices=["x", "y"]))
+    assert figures(benchmark, rows)["circular"] == pytest.approx(100 * expected)
+    if len(rows) > len({row.group for row in rows}):  # a turn without an answer: nobody knows of its question
+        missing = next(row for row in rows if row.form != "1 made")
+        left = [row for row in rows if row is not missing]
+        known = {row.group for row in left if row.group != missing.group}
+        right = [all(correct for other, correct in turns if other == question) for question in known]
+        found = figures(benchmark, left)["circular"]
+        assert found == pytest.approx(100 * sum(right) / len(right)) if right else math.isnan(found)
 
 
 def test_mmbench_file_with_turns_of_its_own_is_not_turned_again(tmp_path: Path) -> None:
@@ -392,6 +435,14 @@ def test_amber_counts_imagined_covered_and_likely_words(tmp_path: Path) -> None:
     assert figures(amber(tmp_path, hallu=[]), [answer(row, "a man")])["hal"] == 0.0
 
 
+def test_amber_words_that_are_seldom_nouns_count_behind_an_article_only(tmp_path: Path) -> None:
+    benchmark = amber(tmp_path)
+    write(tmp_path / "r.json", {**RELATIONS, "can": [], "hot": []})
+    (row,) = read(benchmark)
+    assert figures(benchmark, [answer(row, "A man can be seen on a hot day")])["hal"] == 0.0
+    assert figures(benchmark, [answer(row, "A man holds a can")])["hal"] == 100.0
+
+
 def test_amber_question_without_annotation_is_told(tmp_path: Path) -> None:
     benchmark = amber(tmp_path)
     write(tmp_path / "q.json", [{"id": 9, "image": "x.jpg", "query": "?"}])
@@ -429,6 +480,12 @@ def test_mmvet_is_graded_by_capability(tmp_path: Path) -> None:
     ("text", "grade"),
     [
         ("0.5", 0.5),
+        ("0.5.", 0.5),
+        ("0.5\nIt names 1 of 2.", 0.5),
+        ("Grade: 1/10", None),
+        ("1 out of 10", None),
+        ("-1", None),
+        ("I cannot see it; the answer 1 may be right.", None),
         ("Grade: 1.0", 1.0),
         ("1", 1.0),
         ("0", 0.0),
@@ -469,7 +526,10 @@ def test_mmhal_reads_its_official_file_and_rates(real_data: Path) -> None:
         ("rating: 0", 0.0),
         ("**Rating: 6**", 6.0),
         ("Rating: 3\nRating: 3", 3.0),
+        ("Rating: 3.", 3.0),
+        ('It only says "Rating: 6" and nothing else', None),
         ("Rating: 2, or Rating: 3", None),
+        ("Rating:" + " " * 50_000, None),
         ("Rating: 7", None),
         ("Rating: 4.5", None),
         ("4", None),
@@ -508,7 +568,9 @@ def test_llava_bench_reads_its_official_files_and_is_relative(real_data: Path) -
     [
         ("8 7\nBecause.", [8.0, 7.0]),
         ("8.5, 10\n", [8.5, 10.0]),
-        ("9/3", [9.0, 3.0]),
+        ("9/3", None),
+        ("8/10\n7/10", None),
+        ("8" + " " * 50_000 + "9", None),
         ("8 7 6", None),
         ("0 5", None),
         ("11 5", None),
@@ -539,7 +601,7 @@ def test_object_hal_counts_what_the_judge_reads_out(tmp_path: Path) -> None:
     assert sources.read_image(rows[0].image_uri) == png("red") * 9
     assert rows[1].image_uri == "coco/7.jpg"
     said = [answer(row, "a puppy and a truck on a lawn") for row in rows]
-    names = [["puppy", "truck", "lawn"], ["dog"]]
+    names = [["small puppy", "truck", "lawn", "truck"], ["dog"]]
     verdicts = {judged(row).id: judged(row, names=each) for row, each in zip(said, names, strict=True)}
     found = figures(benchmark, said, verdicts)
     assert found["chair_i"] == pytest.approx(100 / 3)
@@ -555,6 +617,7 @@ def test_object_hal_counts_what_the_judge_reads_out(tmp_path: Path) -> None:
         ("dog, cat", None),
         ('["dog", 3]', None),
         ('["dog"', None),
+        ("[" * 100_000 + "]" * 100_000, None),
         ("", None),
     ],
 )

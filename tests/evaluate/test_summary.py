@@ -169,6 +169,15 @@ def test_paired_difference_clear_improvement_excludes_zero() -> None:
     assert found.low < found.value < found.high
 
 
+def test_paired_difference_counts_only_questions_that_both_have_a_figure_of() -> None:
+    rows = many(0.5, seed=1)["describe_simple"]
+    without_wrong_ones = [row for row in rows if "bus" not in row.text]
+    found = paired_difference([{"describe_simple": rows}], [{"describe_simple": without_wrong_ones}], TRUTH, BOOTSTRAP)[
+        "describe_simple/chair_s"
+    ]
+    assert found == (0.0, 0.0, 0.0)
+
+
 def test_paired_difference_over_runs_averages_and_narrows() -> None:
     base = [many(0.6, seed=seed) for seed in (1, 2, 3, 4)]
     better = [many(0.5, seed=seed) for seed in (5, 6, 7, 8)]

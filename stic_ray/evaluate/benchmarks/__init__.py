@@ -71,6 +71,12 @@ def measurable(benchmark: Benchmark, rows: Sequence[Prediction], verdicts: Verdi
     return [row for row in rows if row.answers or isinstance(benchmark, config.Chair)]
 
 
+def judge_prompt(benchmark: Benchmark) -> str:
+    """The words around what the judge is asked of a judged benchmark's answers."""
+    prompt: str = _MODULES[type(benchmark)].PROMPT
+    return prompt
+
+
 def judge_question(benchmark: Benchmark) -> Callable[[Prediction], str]:
     """What the judge is asked of an answer to a judged benchmark."""
     ask: Callable[[Prediction], str] = _MODULES[type(benchmark)].ask

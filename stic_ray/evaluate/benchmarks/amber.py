@@ -1,9 +1,11 @@
 """AMBER, generative part (Wang et al. 2023): what a description imagines, what it covers, and what people imagine too.
 
-The benchmark takes nouns with a part-of-speech tagger and counts near synonyms by word vectors; here a noun is any
-word of its own lists, in the singular, and only these make synonyms: figures may differ a little from published ones.
+The benchmark takes nouns with a part-of-speech tagger and counts near synonyms by word vectors. Here a noun is any word
+of its own lists, in the singular (one that is seldom a noun, like "can", only where it must be one), and only
+the lists make synonyms: figures compare models with each other, not with published ones.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,11 +15,18 @@ from stic_ray.config import Amber
 from stic_ray.evaluate.benchmarks import captions
 from stic_ray.evaluate.intervals import FloatArray
 from stic_ray.evaluate.measures import Item, Measure, ratio
-from stic_ray.evaluate.objects import Vocabulary, make_vocabulary
+from stic_ray.evaluate.objects import Vocabulary
 from stic_ray.evaluate.rows import json_list, json_object, read_text
 from stic_ray.records import Prediction
 
 _GENERATIVE = "generative"
+# Words of the lists that are mostly something else: verbs without an article or a number before them, and what another
+# word follows.
+_OTHER_WORDS = re.compile(
+    r"(?<!\ba )(?<!\ban )(?<!\bthe )(?<!\bone )(?<!\btwo )\b(?:can|watch|leave|leaves)\b"
+    r"|\b(?:hot|light|back|left|right)\b(?=\s+\w)",
+    re.IGNORECASE,
+)
 
 
 def read(benchmark: Amber) -> Iterator[Item]:
@@ -81,13 +90,13 @@ class _Words:
         every = sorted({*related, *(each for words in related.values() for each in words)})
         return cls(
             related=related,
-            vocabulary=make_vocabulary([[word] for word in every]),
+            vocabulary=Vocabulary({word.lower(): word for word in every}),
             safe=frozenset(line.strip() for line in read_text(benchmark.safe_words).split("\n")),
         )
 
     def counts(self, row: Prediction) -> tuple[float, ...]:
         """Of one answer, in the order of the figures' docstring."""
-        nouns = self.vocabulary.mentions(row.text)
+        nouns = self.vocabulary.mentions(_OTHER_WORDS.sub("", row.text))
         imagined = 0
         named, cognitive = set[str](), set[str]()
         for noun in nouns:

@@ -17,10 +17,14 @@ _PARTS = {"2D": ("ADE20K", "COCO"), "3D": ("Omni3D",)}  # and the sources whose 
 def read(benchmark: CvBench) -> Iterator[Item]:
     """The questions of every part; the category is the task, the group the source of the image."""
     for part, uri in benchmark.questions.items():
+        seen = set[str]()
         for location, row in parquet_rows(uri, "image"):
+            if row.key("idx") in seen:
+                row.fail("idx", "different from every row's before")
+            seen.add(row.key("idx"))
             options = row.texts("choices")
             answer = row.text("answer").strip("() ")
-            if answer not in choices.LETTERS[: len(options)]:
+            if answer not in list(choices.LETTERS[: len(options)]):
                 row.fail("answer", f"one of {', '.join(f'({letter})' for letter in choices.LETTERS[: len(options)])}")
             yield Item(
                 key=f"{part}-{row.key('idx')}",

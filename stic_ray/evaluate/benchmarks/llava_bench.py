@@ -11,9 +11,10 @@ from stic_ray.evaluate.measures import Item, Measure, Verdicts, ratio, verdict_i
 from stic_ray.evaluate.rows import Row, json_lines
 from stic_ray.records import Prediction
 
-_SCORES = re.compile(r"\A\W*(\d+(?:\.\d+)?)\s*[,/ ]\s*(\d+(?:\.\d+)?)\s*(?:\n|\Z)")
+_NUMBER = r"(\d{1,2}(?:\.\d{1,3})?)"
+_SCORES = re.compile(rf"\A[^\w\n]{{0,8}}{_NUMBER}(?:, {{0,3}}| {{1,3}}){_NUMBER} {{0,3}}(?:\n|\Z)")
 _BEST = 10
-_PROMPT = """\
+PROMPT = """\
 Two assistants answered a question about an image that you cannot see. What follows describes it truly.
 
 Image:
@@ -59,7 +60,7 @@ def _told(row: Row) -> str:
 
 def ask(row: Prediction) -> str:
     """What the judge is asked."""
-    return _PROMPT.format(context=row.context, question=row.question, gold=row.answers[0], answer=row.text)
+    return PROMPT.format(context=row.context, question=row.question, gold=row.answers[0], answer=row.text)
 
 
 def read_verdict(text: str) -> tuple[list[float], list[str]] | None:

@@ -12,9 +12,9 @@ from stic_ray.evaluate.measures import Item, Measure, Verdicts, category, mean_o
 from stic_ray.evaluate.rows import json_list
 from stic_ray.records import Prediction
 
-_RATING = re.compile(r"rating:\s*\**\s*([0-6])(?![\d.])", re.IGNORECASE)
+_RATING = re.compile(r"^[^\w\n]{0,8}rating[^\w\n]{1,8}([0-6])[^\w\n]{0,8}$", re.IGNORECASE | re.MULTILINE)
 _FIRST_WITHOUT = 3  # the lowest rating of an answer that imagines nothing
-_PROMPT = """\
+PROMPT = """\
 You rate how a vision-language model answered a question about a photo that you cannot see. You are told what is in the
 photo, and the answer that a person gave; both are true, though not complete. An answer imagines something if it states
 what contradicts them or what nothing in them supports; what follows from them by reasoning or common knowledge is fine.
@@ -53,11 +53,12 @@ def read(benchmark: MmHal) -> Iterator[Item]:
 
 def ask(row: Prediction) -> str:
     """What the judge is asked."""
-    return _PROMPT.format(context=row.context, question=row.question, gold=row.answers[0], answer=row.text)
+    return PROMPT.format(context=row.context, question=row.question, gold=row.answers[0], answer=row.text)
 
 
 def read_verdict(text: str) -> tuple[list[float], list[str]] | None:
-    """The one rating that the judge gives, 0 to 6; None where there is none, or several that differ."""
+    """The one rating that the judge gives on a line of its own, 0 to 6; None where there is none, or several that
+    differ. (The benchmark's own script takes these for 0.)"""
     found = {int(digit) for digit in _RATING.findall(text)}
     return ([float(found.pop())], []) if len(found) == 1 else None
 

@@ -8,8 +8,13 @@ from stic_ray.evaluate.measures import Item, Measure, Verdicts, mean_of, verdict
 from stic_ray.evaluate.rows import json_map
 from stic_ray.records import Prediction
 
-_GRADE = re.compile(r"(?<![\d.])(?:0?\.\d+|[01](?:\.0+)?)(?![\d.])")
-_PROMPT = """\
+# What the answer begins with, as the benchmark's own script reads it; "1 out of 10" and "0.2 or 0.4" are no grades.
+_GRADE = re.compile(
+    r"\A[\s*_\"'`]{0,8}(?:grade[\s*_:]{1,8})?(0?\.\d+|[01](?:\.\d+)?)"
+    r"(?=[*_.]{0,4}(?:\s|\Z))(?!\s{0,4}(?:out|of|or)\b)",
+    re.IGNORECASE,
+)
+PROMPT = """\
 Grade an answer to a question about an image that you cannot see, against the right answer. The grade is a number from
 0.0 (all wrong) to 1.0 (all right), in steps of 0.1. In the right answer, <AND> stands between parts that must all be
 there and <OR> between alternatives of which one is enough; a part that is missing or wrong costs its share. Wording
@@ -53,13 +58,13 @@ def read(benchmark: MmVet) -> Iterator[Item]:
 
 def ask(row: Prediction) -> str:
     """What the judge is asked."""
-    return _PROMPT.format(question=row.question, gold=row.answers[0], answer=row.text)
+    return PROMPT.format(question=row.question, gold=row.answers[0], answer=row.text)
 
 
 def read_verdict(text: str) -> tuple[list[float], list[str]] | None:
-    """The grade, 0 to 1; None where the judge gives none, or several that differ."""
-    found = {float(number) for number in _GRADE.findall(text)}
-    return ([found.pop()], []) if len(found) == 1 else None
+    """The grade that the judge begins with, 0 to 1; None where it begins with something else."""
+    found = _GRADE.match(text)
+    return ([float(found[1])], []) if found and float(found[1]) <= 1 else None
 
 
 def measure(benchmark: MmVet, rows: Sequence[Prediction], verdicts: Verdicts) -> Measure:

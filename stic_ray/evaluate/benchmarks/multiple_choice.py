@@ -1,10 +1,12 @@
 """Multiple choice of text alone, in MMLU's form (Hendrycks et al. 2021)."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 
+from stic_ray import storage
 from stic_ray.config import MultipleChoice
 from stic_ray.evaluate.benchmarks import choices
-from stic_ray.evaluate.measures import Item, Measure, mean_of
+from stic_ray.evaluate.measures import Item, Measure, category, mean_of
 from stic_ray.evaluate.rows import cells
 from stic_ray.records import Prediction
 
@@ -12,18 +14,26 @@ _FEWEST = 4  # question, two choices, letter
 
 
 def read(benchmark: MultipleChoice) -> Iterator[Item]:
-    """The rows of a CSV: question, choices, letter."""
-    for number, row in cells(benchmark.questions):
-        where = f"{benchmark.questions}, row {number}"
+    """The rows of a CSV, or of every one of a folder: question, choices, letter. The category is the file's name."""
+    folder = storage.is_directory(benchmark.questions)
+    for uri in storage.list_files(benchmark.questions, ".csv") if folder else [benchmark.questions]:
+        yield from _of_file(uri)
+
+
+def _of_file(uri: str) -> Iterator[Item]:
+    subject = PurePosixPath(uri).stem.removesuffix("_test")
+    for number, row in cells(uri):
+        where = f"{uri}, row {number}"
         if len(row) < _FEWEST or not all(cell.strip() for cell in row):
             raise ValueError(f"{where}: {len(row)} cells: it must be a question, two choices or more, and a letter")
         question, *options, answer = (cell.strip() for cell in row)
         letters = choices.LETTERS[: len(options)]
         if answer not in list(letters):
             raise ValueError(f"{where}: the answer is {answer[:50]!r}: it must be one of {', '.join(letters)}")
-        yield Item(key=str(number), text=choices.write(question, options), answers=[answer], choices=options)
+        text = choices.write(question, options)
+        yield Item(key=f"{subject}-{number}", text=text, answers=[answer], choices=options, category=subject)
 
 
 def measure(benchmark: MultipleChoice, rows: Sequence[Prediction]) -> Measure:
-    """Accuracy."""
-    return mean_of(choices.is_correct, rows)
+    """Accuracy over all questions, and by subject."""
+    return mean_of(choices.is_correct, rows, by={"subject": category})

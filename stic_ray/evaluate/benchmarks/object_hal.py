@@ -9,13 +9,14 @@ from stic_ray.evaluate.benchmarks import captions
 from stic_ray.evaluate.coco_annotations import read_objects
 from stic_ray.evaluate.coco_objects import read_vocabulary
 from stic_ray.evaluate.measures import Item, Measure, Verdicts, verdict_id
+from stic_ray.evaluate.objects import Vocabulary
 from stic_ray.evaluate.rows import Embedded, json_lines
 from stic_ray.records import Prediction
 
 _NUMBER = re.compile(r"(\d+)(?:\.\w+)?\Z")
-_PROMPT = """\
+PROMPT = """\
 Below is a description that somebody wrote of a photo. List every physical object, animal and person that it says is in
-the photo, each as a noun in the singular and as often as it is mentioned. Leave out what it only compares with,
+the photo, each as a noun in the singular and once. Leave out what it only compares with,
 imagines or says is absent, and leave out places, feelings and parts of the picture such as background or light.
 Answer with nothing but a JSON list of strings, [] where there is none.
 
@@ -50,7 +51,7 @@ def _number(name: str) -> int | str:
 
 def ask(row: Prediction) -> str:
     """What the judge is asked."""
-    return _PROMPT.format(answer=row.text)
+    return PROMPT.format(answer=row.text)
 
 
 def read_verdict(text: str) -> tuple[list[float], list[str]] | None:
@@ -58,11 +59,18 @@ def read_verdict(text: str) -> tuple[list[float], list[str]] | None:
     start, end = text.find("["), text.rfind("]")
     try:
         names = json.loads(text[start : end + 1]) if 0 <= start < end else None
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
     return [], names
+
+
+def _object(phrase: str, vocabulary: Vocabulary) -> str | None:
+    """The object that a phrase ends in: "wooden chair" is a chair."""
+    words = phrase.split()
+    found = (vocabulary.canonical(" ".join(words[start:])) for start in range(len(words)))
+    return next((name for name in found if name is not None), None)
 
 
 def measure(benchmark: ObjectHal, rows: Sequence[Prediction], verdicts: Verdicts) -> Measure:
@@ -72,8 +80,8 @@ def measure(benchmark: ObjectHal, rows: Sequence[Prediction], verdicts: Verdicts
     def count(answers: Sequence[Prediction]) -> tuple[float, ...]:
         each = []
         for row in answers:
-            names = [vocabulary.canonical(name) for name in verdicts[verdict_id(row)].names]
-            mentions = [name for name in names if name is not None]
+            names = [_object(name, vocabulary) for name in verdicts[verdict_id(row)].names]
+            mentions = sorted({name for name in names if name is not None})  # once each, as the benchmark has it
             each.append(captions.counts(mentions, num_tokens=row.num_tokens, objects=frozenset(row.answers)))
         return captions.total(each)
 
