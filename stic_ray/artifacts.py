@@ -217,6 +217,18 @@ def read_file(uri: str, columns: list[str] | None = None) -> pa.Table:
         return file.read(columns=columns, use_threads=False)
 
 
+def read_rows(uri: str, rows: Sequence[int]) -> pa.Table:
+    """Rows of one parquet file by their places; only the groups of rows that hold them are read."""
+    with _opened(uri) as file:
+        starts = np.cumsum([0, *(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups))])
+        groups = np.searchsorted(starts, rows, side="right") - 1
+        parts = [file.schema_arrow.empty_table()]
+        for group in np.unique(groups):
+            places = np.asarray(rows)[groups == group] - starts[group]
+            parts.append(file.read_row_group(int(group), use_threads=False).take(pa.array(places)))
+        return pa.concat_tables(parts)
+
+
 def read_schema(uri: str) -> pa.Schema:
     """The columns of one parquet file, by any filesystem."""
     with _opened(uri) as file:

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 _PLACE = re.compile(r"\A[^\n]{1,500}? (?:line|row) \d+(?: \(record \d+\))?: ")  # that a reject's reason may begin with
 
@@ -309,6 +310,11 @@ class Reject:
 def reason_kind(reason: str) -> str:
     """A reject's reason without the file and line that it begins with, where it does: what is counted together."""
     return _PLACE.sub("", reason, count=1)
+
+
+def reason_kinds(reasons: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`reason_kind` of a column."""
+    return pc.replace_substring_regex(reasons, pattern=_PLACE.pattern, replacement="", max_replacements=1)
 
 
 Record = (

@@ -185,7 +185,7 @@ class TokenHistogram:
         self._counts = np.zeros(2 * _ZERO, dtype=np.int64)
         self.num, self._total, self._above = 0, 0.0, 0
 
-    def add(self, gains: Sequence[float]) -> None:
+    def add(self, gains: Sequence[float] | Floats) -> None:
         """Count tokens; those beyond the outer edges are in the outer bins.
 
         Raises:
@@ -195,7 +195,7 @@ class TokenHistogram:
         if not np.isfinite(values).all():
             raise ValueError("a gain is not finite: the scorer's weights or its dtype are at fault")
         places = np.floor(values / _BIN_NATS).astype(np.int64).clip(-_ZERO, _ZERO - 1) + _ZERO
-        np.add.at(self._counts, places, 1)
+        self._counts += np.bincount(places, minlength=2 * _ZERO)
         self.num += len(values)
         self._total += float(values.sum())
         self._above += int((values > 0).sum())
@@ -246,6 +246,45 @@ def histogram(values_N: Floats, num_bins: int = NUM_BINS) -> Figures:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
+class Distributions:
+    """Gains of a stream of conversations with images, and of their tokens: 8 bytes a conversation are held."""
+
+    def __init__(self) -> None:
+        self._means: list[Floats] = []
+        self._tokens = TokenHistogram()
+
+    def add(self, means: Floats, gains: Floats) -> None:
+        """Count conversations by their mean gains, and all of their tokens by theirs."""
+        self._means.append(means)
+        self._tokens.add(gains)
+
+    @property
+    def num_conversations(self) -> int:
+        """How many were counted."""
+        return sum(map(len, self._means))
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens these have."""
+        return self._tokens.num
+
+    def means(self) -> Floats:
+        """The conversations' gains in the order of the stream."""
+        return np.concatenate(self._means)
+
+    def figures(self) -> Figures:
+        """Both distributions, and the gain that a page colours in full; without conversations, only the counts."""
+        figures: Figures = {"conversations": self.num_conversations, "tokens": self.num_tokens}
+        if not self.num_tokens:
+            return figures
+        means_N = self.means()
+        return figures | {
+            "gain": {**spread(means_N), "histogram": histogram(means_N)},
+            "token_gain": self._tokens.figures(),
+            "color_nats": max(_LEAST_COLOR_NATS, *(round(abs(self._tokens.quantile(p)), 1) for p in (0.1, 0.9))),
+        }
+
+
 class GainTally:
     """Everything that is counted of a stream of conversations; `name_group` is the group that one belongs to.
 
@@ -254,10 +293,10 @@ class GainTally:
 
     def __init__(self, name_group: Callable[[Gain], str]) -> None:
         self.name_group = name_group
-        self._means: list[Floats] = []
+        self._gains = Distributions()
         self._codes: list[npt.NDArray[np.int32]] = []  # group and first word, [N, 2]
         self._numbers: tuple[dict[str, int], dict[str, int]] = ({}, {})
-        self._words, self._tokens = WordTally(), TokenHistogram()
+        self._words = WordTally()
         self._num_text_only, self._num_answers = 0, 0
         self._logp, self._blind_logp = 0.0, 0.0
 
@@ -275,9 +314,9 @@ class GainTally:
             )
             for gain in seen
         ]
-        self._means.append(np.array([gain.mean_gain for gain in seen]))
+        means, gains_of = [gain.mean_gain for gain in seen], [value for gain in seen for value in gain.gains]
+        self._gains.add(np.array(means), np.array(gains_of))
         self._codes.append(np.array(codes, dtype=np.int32))
-        self._tokens.add([value for gain in seen for value in gain.gains])
         for gain in seen:
             self._words.add(gain)
             self._num_answers += len(gain.turns) // 2
@@ -286,22 +325,15 @@ class GainTally:
 
     def figures(self) -> Figures:
         """All figures of the stream; of one without images, only how many there are without."""
-        figures: Figures = {
-            "conversations": sum(map(len, self._means)),
-            "text_only": self._num_text_only,
-            "answers": self._num_answers,
-            "tokens": self._tokens.num,
-        }
-        if not self._means:
+        figures = {**self._gains.figures(), "text_only": self._num_text_only, "answers": self._num_answers}
+        num_tokens = self._gains.num_tokens
+        if not num_tokens:
             return figures
-        means_N, codes_N2 = np.concatenate(self._means), np.concatenate(self._codes)
+        means_N, codes_N2 = self._gains.means(), np.concatenate(self._codes)
         most, least = self._words.extremes(MIN_COUNT, 20)
         return figures | {
-            "perplexity": float(np.exp(-self._logp / max(self._tokens.num, 1))),
-            "blind_perplexity": float(np.exp(-self._blind_logp / max(self._tokens.num, 1))),
-            "gain": {**spread(means_N), "histogram": histogram(means_N)},
-            "token_gain": self._tokens.figures(),
-            "color_nats": max(_LEAST_COLOR_NATS, *(round(abs(self._tokens.quantile(p)), 1) for p in (0.1, 0.9))),
+            "perplexity": float(np.exp(-self._logp / num_tokens)),
+            "blind_perplexity": float(np.exp(-self._blind_logp / num_tokens)),
             "by_group": _by_name(means_N, codes_N2[:, 0], self._numbers[0], _NUM_GROUPS),
             "by_first_word": _by_name(means_N, codes_N2[:, 1], self._numbers[1], _NUM_FIRST_WORDS),
             "by_class": self._words.by_class(),

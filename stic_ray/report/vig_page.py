@@ -1,16 +1,12 @@
-"""vig.html, from plain data: one page that needs nothing else, without a script, for phones and screens, light or dark.
+"""vig.html, from plain data, without a script; and the pieces of it that a run's report shows."""
 
-Whatever a data set, a model or a file name contributed is escaped; a policy in the page's head forbids it to load
-anything, should something slip through.
-"""
-
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stic_ray.report import svg
 from stic_ray.report.gains import FUNCTION_LIKE
+from stic_ray.report.html import document, folded, multiline, table_of
 from stic_ray.report.markdown import MODELS, escape
 from stic_ray.report.svg import Bar, Mark, Range, Series
 
@@ -20,45 +16,11 @@ _MAX_MARKS = 12
 _NUM_BARS = 12  # words or groups in a chart; the tables have all
 _MAX_TURNS = 12
 _MAX_CHARACTERS = 2000
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_SPACE = re.compile("([ \n\t]+)")
 _NOT_NAMED = "(not named)"
-
-_STYLE = """
-:root{color-scheme:light dark;--back:#fff;--text:#1f2328;--soft:#656d76;--rule:#d0d7de;--card:#f6f8fa;
---high:37,99,235;--low:217,83,16;--c0:#656d76;--c1:#2563eb;--c2:#15803d}
-@media(prefers-color-scheme:dark){:root{--back:#0d1117;--text:#e6edf3;--soft:#9198a1;--rule:#30363d;--card:#161b22;
---high:96,165,250;--low:251,146,60;--c0:#9198a1;--c1:#60a5fa;--c2:#4ade80}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:860px;padding:12px 14px 64px;background:var(--back);color:var(--text);
-font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
-h1{font-size:1.5rem;margin:.4em 0}
-h2{font-size:1.25rem;margin:2em 0 .4em;border-top:1px solid var(--rule);padding-top:1em}
-h3{font-size:1.05rem;margin:1.6em 0 .3em}p{margin:.4em 0}.soft,figcaption,.legend,dt{color:var(--soft);font-size:.86rem}
-figure{margin:.6em 0}.chart{width:100%;max-width:620px;display:block}.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:3px 9px;text-align:right;border-bottom:1px solid var(--rule);overflow-wrap:normal;white-space:nowrap}
-th:first-child,td:first-child{text-align:left;white-space:normal;min-width:7em}th{font-weight:600;color:var(--soft)}
-dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:8px;margin:.6em 0}
-dl div{background:var(--card);border-radius:8px;padding:8px 10px}dd{margin:0;font-size:1.15rem;font-weight:600}
-summary{cursor:pointer;color:var(--soft);font-size:.86rem;padding:4px 0}
-.legend span{display:inline-flex;align-items:center;gap:6px;margin-right:14px}.legend svg{width:26px;height:9px}
-svg text{font:10px system-ui,sans-serif;fill:var(--soft)}.end{text-anchor:end}.middle{text-anchor:middle}
-.axis{stroke:var(--soft);stroke-width:1}.grid{stroke:var(--rule);stroke-width:.7}
-.mark{stroke:var(--text);stroke-width:1.5;stroke-dasharray:4 3}
-rect.high{fill:rgb(var(--high))}rect.low{fill:rgb(var(--low))}
-.thin{stroke:var(--c1);stroke-width:1.5}.thick{stroke:var(--c1);stroke-width:7;stroke-opacity:.45}
-.tick{stroke:var(--text);stroke-width:2}.line{fill:none;stroke-width:2}.dashed{stroke-dasharray:5 3}
-.line.c0{stroke:var(--c0)}.line.c1{stroke:var(--c1)}.line.c2{stroke:var(--c2)}
-.dot.c0{fill:var(--c0)}.dot.c1{fill:var(--c1)}.dot.c2{fill:var(--c2)}
-article{background:var(--card);border-radius:10px;padding:10px 12px;margin:10px 0;display:flex;gap:12px;flex-wrap:wrap}
-article>div{flex:1 1 240px;min-width:0}article img{width:144px;height:auto;align-self:flex-start;border-radius:6px}
-.none{width:144px;min-height:60px;border:1px dashed var(--rule);border-radius:6px;padding:6px;font-size:.8rem}
-.user{color:var(--soft)}.turn{white-space:pre-wrap;margin:.3em 0}.t{border-radius:3px;padding:1px 0}
-.u{border-bottom:2px solid var(--text)}.t:focus{outline:2px solid var(--text)}
-.t:focus::after{content:attr(title);position:fixed;left:0;right:0;bottom:0;padding:12px;background:var(--text);
-color:var(--back);white-space:normal;text-align:center}
-"""
+GAIN_IN_WORDS = (
+    "How much the image tells of each answer token: the gain is its log-probability with the image minus that without "
+    "it, in nats (VIG, arXiv 2602.17186). Above 0 the image makes the token likelier, below 0 it speaks against it."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,27 +80,31 @@ class VigPage:
 
 def render_page(page: VigPage) -> str:
     """The whole page."""
-    shades = "".join(
+    body = [
+        f"<h1>Visual information gain: {escape(page.run)}</h1>",
+        f"<p>{GAIN_IN_WORDS} Rest a pointer on a chart or a token, or tap the token, for its figures; all of them are "
+        "in <code>vig.json</code>.</p>",
+        *(_block(block) for block in page.blocks),
+        _models(page.models),
+    ]
+    return document(f"{page.run}: visual information gain", "".join(body), style=TOKEN_STYLE)
+
+
+def _shades() -> str:
+    return "".join(
         f".{side}{level}{{background:rgba(var(--{name}),{level / LEVELS * 0.6:.2f})}}"
         for side, name in (("p", "high"), ("n", "low"))
         for level in range(1, LEVELS + 1)
     )
-    head = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(page.run)}: visual information gain</title><style>{_STYLE}{shades}</style></head><body>"
-    )
-    body = [
-        f"<h1>Visual information gain: {escape(page.run)}</h1>",
-        "<p>How much the image tells of each answer token: the gain is its log-probability with the image minus that "
-        "without it, in nats (VIG, arXiv 2602.17186). Above 0 the image makes the token likelier, below 0 it speaks "
-        "against it. Rest a pointer on a chart or a token, or tap the token, for its figures; all of them are in "
-        "<code>vig.json</code>.</p>",
-        *(_block(block) for block in page.blocks),
-        _models(page.models),
-    ]
-    return f"{head}{''.join(body)}</body></html>\n"
+
+
+TOKEN_STYLE = f"""
+.user{{color:var(--soft)}}.turn{{white-space:pre-wrap;margin:.3em 0}}.t{{border-radius:3px;padding:1px 0}}
+.u{{border-bottom:2px solid var(--text)}}.t:focus{{outline:2px solid var(--text)}}
+.t:focus::after{{content:attr(title);position:fixed;left:0;right:0;bottom:0;padding:12px;background:var(--text);
+color:var(--back);white-space:normal;text-align:center}}
+{_shades()}
+"""
 
 
 def _block(block: Block) -> str:
@@ -151,12 +117,12 @@ def _block(block: Block) -> str:
             title,
             f"<p class=soft>{escape(block.note)}</p>" if block.note else "",
             _numbers(figures),
-            _distributions(figures),
-            _selections(figures["selections"]),
+            distributions(figures),
+            selections(figures["selections"]),
             _groups(block.group_name, figures["by_group"], chart=True),
             _groups("first word of the first answer", figures["by_first_word"], chart=False),
             _words(figures),
-            _samples(block),
+            samples(block),
         ]
     )
 
@@ -175,7 +141,8 @@ def _numbers(figures: Mapping[str, Any]) -> str:
     return f"<dl>{''.join(f'<div><dt>{name}</dt><dd>{value}</dd></div>' for name, value in cells.items())}</dl>"
 
 
-def _distributions(figures: Mapping[str, Any]) -> str:
+def distributions(figures: Mapping[str, Any]) -> str:
+    """Histograms of conversations' and of tokens' gains, with the thresholds of what selects by them."""
     found = [(role, row) for role, chosen in figures["selections"].items() for row in chosen["thresholds"]]
     marks = [Mark(value=row["threshold"], label=f"threshold of {role} {row['stratum']}") for role, row in found]
     told = "" if not marks else " Dashed lines: thresholds of selection."
@@ -192,17 +159,18 @@ def _distributions(figures: Mapping[str, Any]) -> str:
     return f"<h3>Distribution</h3>{both}"
 
 
-def _selections(selections: Mapping[str, Any]) -> str:
+def selections(found: Mapping[str, Any]) -> str:
+    """What each selection keeps, and its thresholds."""
     parts = []
-    for role, chosen in selections.items():
+    for role, chosen in found.items():
         kept = f"{chosen['conversations']} conversations with an image, {chosen['tokens']} of their tokens are trained"
         parts.append(f"<p><b>{escape(role)}</b> ({escape(chosen['type'])}) keeps {kept}.</p>")
         rows = [
             [_named(row["stratum"], "(all)"), f"{row['threshold']:.3f}", f"{row['conversations']}", f"{row['tokens']}"]
             for row in chosen["thresholds"]
         ]
-        table = _table(["stratum", "threshold", "kept", "trained tokens"], rows)
-        parts.append(_folded(f"{len(rows)} thresholds", table) if len(rows) > 1 else table)
+        table = table_of(["stratum", "threshold", "kept", "trained tokens"], rows)
+        parts.append(folded(f"{len(rows)} thresholds", table) if len(rows) > 1 else table)
     return f"<h3>Selection</h3>{''.join(parts)}" if parts else ""
 
 
@@ -214,7 +182,7 @@ def _groups(name: str, groups: Sequence[Mapping[str, Any]], *, chart: bool) -> s
         rows.append([escape(label), str(group["conversations"]), *figures])
         quantiles = {key: group[key] for key in ("p10", "p25", "median", "p75", "p90")}
         shown.append(Range(name=label, num=group["conversations"], **quantiles))
-    table = _table([name, "conversations", "mean gain", "median", "above 0"], rows)
+    table = table_of([name, "conversations", "mean gain", "median", "above 0"], rows)
     title = f"<h3>By {escape(name)}</h3>"
     if [group["name"] for group in groups] == [""]:
         return f"{title}<p class=soft>The data names none (instructions.category says which of its fields does).</p>"
@@ -252,7 +220,7 @@ def _words(figures: Mapping[str, Any]) -> str:
     both = [_extremes(figures[key], title) for key, title in (("most_visual", "Most"), ("least_visual", "Least"))]
     rule = f"Words that occur {figures['min_count']} times or more. A word's gain is the sum of its tokens'."
     return (
-        f"<h3>By class of word</h3>{_table(header, classes)}<p class=soft>{note}.</p>"
+        f"<h3>By class of word</h3>{table_of(header, classes)}<p class=soft>{note}.</p>"
         f"<h3>Most and least visual words</h3><p class=soft>{rule}</p>{''.join(both)}"
     )
 
@@ -265,11 +233,12 @@ def _extremes(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     cells = [
         [escape(row["word"]), f"{row['count']}", f"{row['mean']:+z.3f}", f"{row['above_zero']:.1%}"] for row in rows
     ]
-    table = _folded(f"{title} visual: {len(rows)} words", _table(["word", "count", "mean gain", "above 0"], cells))
+    table = folded(f"{title} visual: {len(rows)} words", table_of(["word", "count", "mean gain", "above 0"], cells))
     return f"<figure>{svg.bars(caption, shown)}<figcaption>{caption}</figcaption></figure>{table}"
 
 
-def _samples(block: Block) -> str:
+def samples(block: Block) -> str:
+    """Conversations with every token of their answers coloured by its gain."""
     scale = block.figures["color_nats"]
     shades = "".join(
         f'<span class="t {_shade(step * scale / LEVELS, scale)}">&nbsp;{step * scale / LEVELS:+z.1f}&nbsp;</span>'
@@ -301,7 +270,7 @@ def _card(sample: Shown, scale: float) -> str:
 
 def _turn(turn: ShownTurn, scale: float) -> str:
     if turn.role == "user":
-        return f'<p class="turn user" dir="auto">{_lines(turn.text[:_MAX_CHARACTERS])}</p>'
+        return f'<p class="turn user" dir="auto">{multiline(turn.text[:_MAX_CHARACTERS])}</p>'
     return f'<p class="turn" dir="auto">{"".join(_tokens(turn.tokens, scale))}</p>'
 
 
@@ -315,12 +284,7 @@ def _tokens(tokens: Sequence[Token], scale: float) -> Iterator[str]:
         kinds = " ".join(filter(None, ["t", _shade(token.gain, scale), "u" if token.is_trained else ""]))
         empty = "&nbsp;&#9632;" if token.is_end else "&#183;"  # part of a character, or a space that shows as none
         title = f"gain {token.gain:+z.2f}: log p {token.logp:z.2f} with the image, {token.blind_logp:z.2f} without"
-        yield f'<span class="{kinds}" tabindex="-1" title="{title}">{_lines(token.text) or empty}</span>'
-
-
-def _lines(text: str) -> str:
-    """A text with its spaces and line ends, that shows as it is."""
-    return "".join(part if _SPACE.fullmatch(part) else escape(part) for part in _SPACE.split(text))
+        yield f'<span class="{kinds}" tabindex="-1" title="{title}">{multiline(token.text) or empty}</span>'
 
 
 def _models(models: Mapping[str, Any] | None) -> str:
@@ -346,7 +310,7 @@ def _attention(found: Mapping[str, Any]) -> str:
         f"Share of a layer's attention that falls on image tokens where a token of an answer is predicted: mean over "
         f"heads and the {found['tokens']} tokens of {found['conversations']} conversations{_skipped(found)}."
     )
-    table = _folded("by layer", _table(["layer", *layers], rows))
+    table = folded("by layer", table_of(["layer", *layers], rows))
     return f"{title}<figure>{drawn}<figcaption>{caption}</figcaption></figure>{table}"
 
 
@@ -364,7 +328,7 @@ def _misleading(found: Mapping[str, Any]) -> str:
         "one, which answers another question that begins alike; with the question as it is, and with it written as "
         f"<q>{escape(found['template'])}</q>."
     )
-    return f"{title}{_table(['accuracy', 'plain', 'misled'], rows)}<p class=soft>{caption}</p>"
+    return f"{title}{table_of(['accuracy', 'plain', 'misled'], rows)}<p class=soft>{caption}</p>"
 
 
 def _noise(found: Mapping[str, Any]) -> str:
@@ -385,7 +349,7 @@ def _noise(found: Mapping[str, Any]) -> str:
         f"language prior's answers rise. What made the rejected ones here: {escape(kinds)}."
     )
     rows = [[escape(one.name), *(f"{value:.3f}" for value in one.values)] for one in series]
-    table = _folded("by step", _table(["noise step", *steps], rows))
+    table = folded("by step", table_of(["noise step", *steps], rows))
     return f"{title}<figure>{drawn}<figcaption>{caption}</figcaption></figure>{table}"
 
 
@@ -399,16 +363,3 @@ def _model(name: str) -> str:
 
 def _named(text: str, otherwise: str) -> str:
     return escape(text) or otherwise
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are escaped already; "" without rows."""
-    if not rows:
-        return ""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _folded(title: str, content: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{content}</details>" if content else ""

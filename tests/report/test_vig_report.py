@@ -20,7 +20,7 @@ from stic_ray import artifacts, recipes, storage, vig_report
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import parse_config, read_yaml, to_tree
 from stic_ray.records import Gain, Pair, Sample, Selected, Turn, make_id, to_table
-from stic_ray.report import svg
+from stic_ray.report import gain_blocks, svg
 from stic_ray.report.gains import (
     END,
     SELECTED_COLUMNS,
@@ -383,10 +383,10 @@ def test_conversation_has_its_trained_tokens_and_its_whole_answer() -> None:
     selected = _selected("x", 0.0)
     for used, expected in (([], [True] * 3), ([False, True, True], [False, True, True])):
         row = Selected(**{**vars(selected), "used": used})
-        turns = vig_report.show("drawn", gain, {(gain.item_id, "answer"): row}, "").turns
+        turns = gain_blocks.show("drawn", gain, {(gain.item_id, "answer"): row}, "").turns
         assert [token.is_trained for token in turns[1].tokens] == expected
         assert "".join(token.text for token in turns[1].tokens) == "a dog"
-    left_out = vig_report.show("drawn", gain, {}, "")
+    left_out = gain_blocks.show("drawn", gain, {}, "")
     assert left_out.state == "not selected" and not any(token.is_trained for token in left_out.turns[1].tokens)
 
 
@@ -395,7 +395,7 @@ def test_examples_are_the_same_in_any_order_and_a_pair_stays_together() -> None:
     found = []
     for seed in (0, 1):
         random.Random(seed).shuffle(gains)
-        examples = vig_report.Examples(12)
+        examples = gain_blocks.Examples(12)
         examples.add(gains)
         found.append(examples.rows())
     assert found[0] == found[1] and len(found[0]) <= 12
