@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import REFERENCES, ROUND, Artifact
+from stic_ray.artifacts import REFERENCES, ROUND
 from stic_ray.config import Chair, Config, to_tree
 from stic_ray.evaluate import answer_files
 from stic_ray.evaluate.intervals import Bootstrap
@@ -19,12 +19,14 @@ from stic_ray.evaluate.measured import Measured
 from stic_ray.evaluate.summary import main_figures, paired_difference, questions_by_group, split_block
 from stic_ray.records import Pair
 from stic_ray.report import vig_page
+from stic_ray.report.collect import SUMMARY, stage_line
+from stic_ray.report.command import PAGE, write_page
+from stic_ray.report.folder import RunFolder
 from stic_ray.report.markdown import (
     CONTROLS,
     Comparison,
     DescribedImage,
     Report,
-    StageLine,
     TrainingLine,
     model_title,
     render_report,
@@ -44,24 +46,26 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
     config = run.config
     home = run.home
     bootstrap = Bootstrap(resamples=config.evaluation.resamples if config.evaluation else 1, seed=config.seed)
-    summary = _summary(config, measured, bootstrap)
+    comparisons = _comparisons(measured, _of_stages(measured), bootstrap)
+    summary = _summary(config, measured, bootstrap) | _differences(comparisons)
     lineage = {role: artifact.uri for role, artifact in run.artifacts.items()}
     report = Report(
         name=config.name,
         command=shlex.join(command),
         summary=summary,
-        stages=[_stage_line(run, role, artifact) for role, artifact in run.artifacts.items()],
+        stages=[stage_line(role, each, reused=role in run.reused) for role, each in run.artifacts.items()],
         samples=_samples(run, measured),
         training=_training(run),
-        comparisons=_comparisons(measured, _of_stages(measured), bootstrap),
+        comparisons=comparisons,
         groups=_groups(measured),
         artifacts=lineage,
     )
     _write_config(run, home, command)
     storage.write_bytes(storage.join(home, METRICS), _metrics(run).encode())
     _write_models(run, home, summary)
-    _write_json(storage.join(home, "summary.json"), summary)
+    _write_json(storage.join(home, SUMMARY), summary)
     storage.write_bytes(storage.join(home, "report.md"), render_report(report).encode())
+    write_page(RunFolder(uri=home, config=config, artifacts=run.artifacts))
     for page in (vig_page.HTML, vig_page.JSON):  # of the run that had this name before
         storage.remove(storage.join(home, page))
     run.deliver()  # last: until then the run is not finished
@@ -73,21 +77,21 @@ def write_comparison(run: Run, measured: Mapping[str, Measured], command: list[s
     return the closing summary."""
     assert run.config.evaluation is not None  # what is compared, is on benchmarks
     bootstrap = Bootstrap(resamples=run.config.evaluation.resamples, seed=run.config.seed)
-    summary = _summary(run.config, measured, bootstrap)
     first, *others = measured["test"].predictions
-    against_first = [(other, first) for other in others]
+    comparisons = _comparisons(measured, [(other, first) for other in others], bootstrap)
+    summary = _summary(run.config, measured, bootstrap) | _differences(comparisons)
     report = Report(
         name=run.config.name,
         command=shlex.join(command),
         summary=summary,
-        stages=[_stage_line(run, role, artifact) for role, artifact in run.artifacts.items()],
+        stages=[stage_line(role, each, reused=role in run.reused) for role, each in run.artifacts.items()],
         samples=_samples(run, measured),
-        comparisons=_comparisons(measured, against_first, bootstrap),
+        comparisons=comparisons,
         groups=_groups(measured),
         artifacts={role: artifact.uri for role, artifact in run.artifacts.items()},
     )
     _write_config(run, run.home, command)
-    _write_json(storage.join(run.home, "summary.json"), summary)
+    _write_json(storage.join(run.home, SUMMARY), summary)
     storage.write_bytes(storage.join(run.home, "report.md"), render_report(report).encode())
     folder = storage.join(run.home, "answers")
     storage.remove(folder)  # of the run that had this name before
@@ -99,7 +103,7 @@ def write_comparison(run: Run, measured: Mapping[str, Measured], command: list[s
     run.deliver()  # last: until then the run is not finished
     lines = [
         render_table(summary),
-        *_differences(report.comparisons),
+        *_tell(comparisons),
         *_judged(run),
         f"report        {storage.join(run.home, 'report.md')}",
         f"answers       {folder}    (in the benchmarks' own formats)",
@@ -107,7 +111,7 @@ def write_comparison(run: Run, measured: Mapping[str, Measured], command: list[s
     return "\n".join(["", *lines, ""])
 
 
-def _differences(comparisons: Sequence[Comparison]) -> list[str]:
+def _tell(comparisons: Sequence[Comparison]) -> list[str]:
     """How many figures a model is surely better or worse in."""
     return [
         f"{each.model} against {each.against}: {sum(low > 0 or high < 0 for _, low, high in each.figures.values())} of "
@@ -216,25 +220,20 @@ def _comparisons(
     return comparisons
 
 
+def _differences(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """What summary.json has of the comparisons: [difference, low, high] by model, the other model and figure."""
+    found: dict[str, dict[str, Any]] = {}
+    for each in comparisons:
+        figures = {name: list(difference) for name, difference in each.figures.items()}
+        found.setdefault(each.model, {})[each.against] = figures
+    return {"differences": found} if found else {}
+
+
 def _groups(measured: Mapping[str, Measured]) -> dict[str, Any]:
     if "test" not in measured:
         return {}
     test = measured["test"]
     return {name: questions_by_group(rows, test.truth) for name, rows in test.predictions.items()}
-
-
-def _stage_line(run: Run, role: str, artifact: Artifact) -> StageLine:
-    record = artifact.record
-    counts = record["counts"]
-    return StageLine(
-        name=role,
-        fingerprint=artifact.fingerprint,
-        made=artifacts.amount(record),
-        num_rejects=counts["rejects"],
-        rejects_by_reason=counts["rejects_by_reason"],
-        seconds=record["seconds"],
-        reused=role in run.reused,
-    )
 
 
 def _training(run: Run) -> list[TrainingLine]:
@@ -355,7 +354,8 @@ def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
             *_judged(run),
             "",
             f"{made} artifacts made, {len(run.reused)} reused, {told}, {seconds:.0f} s",
-            f"report        {storage.join(home, 'report.md')}",
+            f"report        {storage.join(home, PAGE)}",
+            f"              {storage.join(home, 'report.md')}    (the same in short, as text)",
             *models,
             f"next          {sys.executable} -m stic_ray.audit {home}    proves that no input was lost",
             "              on your own model and images: see README.md, or --help",

@@ -12,6 +12,8 @@ from typing import Any
 from stic_ray.artifacts import ROUND
 
 Path = tuple[str, ...]
+Difference = tuple[float, float, float]
+"""A difference with the ends of its interval."""
 
 MODELS = {
     "base": "base",
@@ -98,9 +100,9 @@ class Report:
 def render_report(report: Report) -> str:
     """report.md: the headline, then figures, stages, descriptions, training, lineage and the command."""
     sections = [
-        ("", [f"# {escape(report.name)}", _headline(report)]),
+        ("", [f"# {escape(report.name)}", headline(report.summary, report.comparisons, report.stages)]),
         ("Test split", _split_tables(report.summary)),
-        ("Differences", [_comparison_table(report.comparisons, _figures(report.summary))]),
+        ("Differences", [_comparison_table(report.comparisons, main_figures(report.summary))]),
         ("Questions by group", [_group_table(report.groups)]),
         ("Dev split", _split_tables(report.summary.get("dev", {}))),
         ("Stages", [_stage_table(report.stages), _reject_table(report.stages)]),
@@ -119,15 +121,15 @@ def render_report(report: Report) -> str:
 
 def render_table(summary: Mapping[str, Any]) -> str:
     """The plain-text table that a job ends with: the first figures of each benchmark of the test split, by model."""
-    models = _present_models(summary)
-    if not models or not _figures(summary):
+    models = present_models(summary)
+    if not models or not main_figures(summary):
         return "No ground truth, so nothing is measured: the report shows descriptions side by side."
     lines = [["", *map(_plain_title, models)]]
     shown = Counter[str]()
-    for path, label in _figures(summary).items():
+    for path, label in main_figures(summary).items():
         shown[path[0]] += 1
         if shown[path[0]] <= _CLOSING_FIGURES:
-            lines.append([label, *(_number(_figure(summary[model], path)) for model in models)])
+            lines.append([label, *(_number(figure_of(summary[model], path)) for model in models)])
     widths = [max(len(line[place]) for line in lines) for place in range(len(models) + 1)]
     text = [
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
@@ -135,11 +137,11 @@ def render_table(summary: Mapping[str, Any]) -> str:
     ]
     text.insert(1, "-" * len(text[0]))
     notes = ["percent where nothing else is said; ↓ less is better"]
-    notes += [f"control of {MODELS[name]}: {told}" for name, told in _controls(summary, models).items()]
-    return "\n".join([*text, *notes, *_missing(summary, models)])
+    notes += [f"control of {MODELS[name]}: {told}" for name, told in controls_of(summary, models).items()]
+    return "\n".join([*text, *notes, *missing_lines(summary, models)])
 
 
-def _missing(split: Mapping[str, Any], models: Sequence[str]) -> list[str]:
+def missing_lines(split: Mapping[str, Any], models: Sequence[str]) -> list[str]:
     """What was asked and has no figure, a line a model and task."""
     lines = []
     for model in models:
@@ -152,7 +154,7 @@ def _missing(split: Mapping[str, Any], models: Sequence[str]) -> list[str]:
     return lines
 
 
-def _figures(split: Mapping[str, Any]) -> dict[Path, str]:
+def main_figures(split: Mapping[str, Any]) -> dict[Path, str]:
     """The main figures of a split, and what tables call them; those that are better when they fall have an arrow."""
     return {tuple(name.split("/")): _label(name, told) for name, told in split.get("figures", {}).items()}
 
@@ -164,7 +166,7 @@ def _label(name: str, told: Mapping[str, Any]) -> str:
     return f"{benchmark}{how}: {told['title']}" + (" ↓" if told["less_is_better"] else "")
 
 
-def _controls(split: Mapping[str, Any], models: Sequence[str]) -> dict[str, str]:
+def controls_of(split: Mapping[str, Any], models: Sequence[str]) -> dict[str, str]:
     """What the controls that there are were trained on, by the model that they stand beside."""
     told: Mapping[str, str] = split.get("controls", CONTROLS)
     return {name: text for name, text in told.items() if f"{name}_control" in models}
@@ -177,40 +179,69 @@ def escape(text: str) -> str:
     return _FORMATTING.sub(lambda match: f"&#{ord(match.group())};", visible)
 
 
-def _headline(report: Report) -> str:
-    summary = report.summary
-    models = _present_models(summary)
-    trained = [model for model in ("stage1", "stage2") if model in summary]
-    for path in _figures(summary):
-        for model in trained:
-            if _figure(summary.get("base", {}), path) is not None and _figure(summary[model], path) is not None:
-                return _change(report, model, path)
-    if not trained and models:
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a report says first: a figure before and after training, and of the control, whose training is told.
+
+    Differences are (value, low, high), None where they were not measured.
+    """
+
+    model: str
+    figure: str
+    before: float
+    after: float
+    difference: Difference | None
+    control: float | None
+    trained_on: str
+    against_control: Difference | None
+
+
+def find_change(summary: Mapping[str, Any], comparisons: Sequence[Comparison]) -> Change | None:
+    """The first figure that the base and a trained model have; None where nothing was measured before and after."""
+    for path, label in main_figures(summary).items():
+        for model in ("stage1", "stage2"):
+            before, after = (figure_of(summary.get(name, {}), path) for name in ("base", model))
+            if before is not None and after is not None:
+                control = f"{model}_control"
+                return Change(
+                    model=model,
+                    figure=label,
+                    before=before,
+                    after=after,
+                    difference=_find_comparison(comparisons, model, "base", path),
+                    control=figure_of(summary.get(control, {}), path),
+                    trained_on=controls_of(summary, [control]).get(model, ""),
+                    against_control=_find_comparison(comparisons, model, control, path),
+                )
+    return None
+
+
+def headline(summary: Mapping[str, Any], comparisons: Sequence[Comparison], stages: Sequence[StageLine]) -> str:
+    """The first sentences of a report; the claim stands between asterisks, in pairs."""
+    change = find_change(summary, comparisons)
+    if change is not None:
+        return _told(change)
+    if present_models(summary) and not any(model in summary for model in ("stage1", "stage2")):
         return "**Nothing was trained in this run: its models are measured as they are.**"
-    num_rejects = sum(stage.num_rejects for stage in report.stages)
+    num_rejects = sum(stage.num_rejects for stage in stages)
     return (
-        f"**This run has no ground truth to be measured on.** Its {len(report.stages)} stages rejected or left out "
+        f"**This run has no ground truth to be measured on.** Its {len(stages)} stages rejected or left out "
         f"{num_rejects} inputs; what they made of some stands below for you to judge."
     )
 
 
-def _change(report: Report, model: str, path: Path) -> str:
+def _told(change: Change) -> str:
     """One sentence: a figure before and after, with the interval, and beside the control."""
-    before: float = _figure(report.summary["base"], path)
-    after: float = _figure(report.summary[model], path)
-    found = _find_comparison(report.comparisons, model, "base", path)
-    verb = "lowered" if after < before else "raised"
-    if after == before or (found is not None and found[1] <= 0 <= found[2]):
+    found, title = change.difference, MODELS[change.model]
+    verb = "lowered" if change.after < change.before else "raised"
+    if change.after == change.before or (found is not None and found[1] <= 0 <= found[2]):
         verb = "did not clearly change"
-    name = escape(_figures(report.summary)[path])
-    sentence = f"{MODELS[model].capitalize()} {verb} {name} ({before:.1f} before, {after:.1f} after{_interval(found)})"
-    control = _figure(report.summary.get(f"{model}_control", {}), path)
-    if control is None:
+    numbers = f"{change.before:.1f} before, {change.after:.1f} after{_interval(found)}"
+    sentence = f"{title.capitalize()} {verb} {escape(change.figure)} ({numbers})"
+    if change.control is None:
         return f"**{sentence}.** No control was trained beside it, so the cause of the change is open."
-    against = _find_comparison(report.comparisons, model, f"{model}_control", path)
-    trained_on = _controls(report.summary, [f"{model}_control"])[model]
-    told = f"its control ({trained_on}) has {control:.1f}{_interval(against, f'{MODELS[model]} minus control')}"
-    return f"**{sentence}; {told}.**"
+    against = _interval(change.against_control, f"{title} minus control")
+    return f"**{sentence}; its control ({change.trained_on}) has {change.control:.1f}{against}.**"
 
 
 def _interval(found: tuple[float, float, float] | None, label: str = "difference") -> str:
@@ -219,6 +250,15 @@ def _interval(found: tuple[float, float, float] | None, label: str = "difference
     value, low, high = found
     zero = ", which includes 0" if low <= 0 <= high else ""
     return f"; {label} {value:+.1f}, 95% interval {low:+.1f} to {high:+.1f}{zero}"
+
+
+def comparisons_of(summary: Mapping[str, Any]) -> list[Comparison]:
+    """The differences that summary.json holds."""
+    return [
+        Comparison(model=model, against=against, figures={name: tuple(found) for name, found in figures.items()})
+        for model, others in summary.get("differences", {}).items()
+        for against, figures in others.items()
+    ]
 
 
 def _find_comparison(
@@ -232,24 +272,25 @@ def _find_comparison(
 
 def _split_tables(split: Mapping[str, Any]) -> list[str]:
     """The main figures and the question types of one split, models as columns, with intervals."""
-    models = _present_models(split)
-    main = _figures(split)
+    models = present_models(split)
+    main = main_figures(split)
     if not main:
         return []
-    others = {path: path for model in models for path in _paths(split[model]) if path not in main}
-    notes = [f"Control of {MODELS[name]}: {text}." for name, text in _controls(split, models).items()]
+    others = {path: path for model in models for path in figure_paths(split[model]) if path not in main}
+    notes = [f"Control of {MODELS[name]}: {text}." for name, text in controls_of(split, models).items()]
     legend = " ".join(
         ["Percent where nothing else is said, with 95% bootstrap intervals over images; ↓ less is better.", *notes]
     )
-    missing = "\n".join(f"- {escape(line)}" for line in _missing(split, models))
+    missing = "\n".join(f"- {escape(line)}" for line in missing_lines(split, models))
     rest = {path: ", ".join(path).replace(_DESCRIBED_FIRST, " described first") for path in others}
     return [_figure_table(split, models, main), legend, missing, _figure_table(split, models, rest)]
 
 
-def _paths(block: Mapping[str, Any], parents: Path = ()) -> Iterator[Path]:
+def figure_paths(block: Mapping[str, Any], parents: Path = ()) -> Iterator[Path]:
+    """Where all figures of a model's block are."""
     for name, value in block.items():
         if isinstance(value, Mapping):
-            yield from _paths(value, (*parents, name))
+            yield from figure_paths(value, (*parents, name))
         else:
             yield (*parents, name)
 
@@ -264,10 +305,10 @@ def _figure_table(split: Mapping[str, Any], models: Sequence[str], figures: Mapp
 
 
 def _figure_cell(split: Mapping[str, Any], model: str, path: Path) -> str:
-    value = _figure(split[model], path)
+    value = figure_of(split[model], path)
     if value is None:
         return ""
-    bounds = _figure(split.get("intervals", {}).get(model, {}), path)
+    bounds = figure_of(split.get("intervals", {}).get(model, {}), path)
     return f"{value:.1f}" if bounds is None else f"{value:.1f} [{bounds[0]:.1f}, {bounds[1]:.1f}]"
 
 
@@ -380,10 +421,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 # Entries of a split's block that are no models.
-RESERVED = frozenset({"intervals", "figures", "coverage", "controls", "dev"})
+RESERVED = frozenset({"intervals", "figures", "coverage", "controls", "dev", "differences"})
 
 
-def _present_models(split: Mapping[str, Any]) -> list[str]:
+def present_models(split: Mapping[str, Any]) -> list[str]:
     """The models of a split by stage; the rounds of stage 1 in order, the last, which has no number, at their end; then
     those that no run made, as they stand."""
     order = list(MODELS)
@@ -413,7 +454,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _figure(block: Mapping[str, Any], path: Path) -> Any:
+def figure_of(block: Mapping[str, Any], path: Path) -> Any:
     """A figure, or an interval, of a model's block; None where it is absent."""
     found: Any = block
     for name in path:

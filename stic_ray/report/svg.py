@@ -16,6 +16,7 @@ _WIDTH, _HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 10, 36
 _NAMES_WIDTH, _ROW_HEIGHT = 118, 18
 _MAX_NAME_CHARACTERS = 18
+_DOT_HEIGHT, _VALUE_WIDTH = 19, 36
 _TICKS = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -57,6 +58,18 @@ class Bar:
     name: str
     value: float
     note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    """A row of a chart: a value with its interval, (value, value) where there is none; `kind` is a class of the page's
+    style ("m-stage1")."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    kind: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +176,30 @@ def bars(name: str, rows: Sequence[Bar]) -> str:
         shape = f'<rect class="{side}" x="{left:.1f}" y="{middle - (_ROW_HEIGHT - 6) / 2}" {size}/>'
         parts.append(f"<g>{title}{_name(row.name, middle)}{shape}</g>")
     return _chart(name, len(rows) * _ROW_HEIGHT + _TOP + _BOTTOM, parts)
+
+
+def dots(name: str, rows: Sequence[Dot], unit: str = "") -> str:
+    """A row a value: a dot with its interval, and the number beside it. 0 need not be in it."""
+    low, high = min(row.low for row in rows), max(row.high for row in rows)
+    room = (high - low) * 0.06 or 0.5
+    x = _Axis(low=low - room, high=high + room, first=_NAMES_WIDTH, last=_WIDTH - _RIGHT - _VALUE_WIDTH)
+    bottom = len(rows) * _DOT_HEIGHT + _TOP
+    parts = []
+    for tick in x.ticks():
+        place = x.place(tick)
+        parts.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{_TOP - 4}" y2="{bottom}"/>')
+        parts.append(f'<text class="middle" x="{place}" y="{bottom + 14}">{_number(tick)}</text>')
+    for number, row in enumerate(rows):
+        middle = _TOP + (number + 0.5) * _DOT_HEIGHT
+        interval = f", 95% interval {row.low:.1f} to {row.high:.1f}" if row.low < row.high else ""
+        title = f"<title>{escape(row.name)}: {row.value:.1f}{unit}{interval}</title>"
+        level = f'y1="{middle}" y2="{middle}"'
+        line = f'<line class="range" x1="{x.place(row.low)}" x2="{x.place(row.high)}" {level}/>'
+        hit = f'<rect class="hit" x="0" y="{middle - _DOT_HEIGHT / 2}" width="{_WIDTH}" height="{_DOT_HEIGHT}"/>'
+        value = f'<text class="value end" x="{_WIDTH - 2}" y="{middle + 3.5}">{row.value:.1f}</text>'
+        dot = f'<circle cx="{x.place(row.value)}" cy="{middle}" r="4.5"/>'
+        parts.append(f'<g class="{escape(row.kind)}">{title}{hit}{_name(row.name, middle)}{line}{dot}{value}</g>')
+    return _chart(name, bottom + 20, parts)
 
 
 def _row_axis(values: Sequence[float]) -> _Axis:
