@@ -57,8 +57,8 @@ def render(runs: Sequence[Compared]) -> str:
     ]
     filled = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections if content)
     title = f"{len(runs)} runs compared"
-    body = f'<header><h1>{title}</h1></header><ul class="runs">{keys}</ul>{filled}<style>{_STYLE}</style>'
-    return page(title, body, charts)
+    body = f'<header><h1>{title}</h1></header><ul class="runs">{keys}</ul>{filled}'
+    return page(title, body, charts, _STYLE)
 
 
 def _names(runs: Sequence[Compared]) -> list[str]:

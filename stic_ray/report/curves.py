@@ -111,12 +111,13 @@ def style() -> str:
 
 
 _STYLE = """
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:18px 28px}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:18px 28px}
 .plot{margin:0;min-width:0}.plot figcaption{font-weight:600;color:var(--text);font-size:.92rem;margin-bottom:4px}
 .plot .legend{display:flex;flex-wrap:wrap;gap:2px 16px;margin:2px 0 0;min-height:2.9em;align-content:flex-start;
 font-variant-numeric:tabular-nums}
 .plot .legend>span{margin:0}.plot .step{min-width:5.5em}.key i{display:inline-block;width:18px;height:0;
-border-top:2.5px solid}.key.hollow i{border-top-style:dashed}.key b{color:var(--text);font-weight:600}
+border-top:2.5px solid var(--m)}.key.c1{--m:var(--c1)}.key.c2{--m:var(--c2)}
+.key.hollow i{border-top-style:dashed}.key b{color:var(--text);font-weight:600}
 .uplot{font-family:system-ui,sans-serif}.u-cursor-x{border-color:var(--soft)!important}
 """
 

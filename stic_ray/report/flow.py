@@ -25,10 +25,25 @@ def flow(facts: RunFacts) -> str:
     """A row a stage, and the refused below."""
     shown = {r: each for r, each in facts.folder.artifacts.items() if each.record["kind"] not in _MEASURING}
     ins = {role: num_inputs(artifact, facts.folder.artifacts) for role, artifact in shown.items()}
-    most = max([*ins.values(), 1])
-    rows = "".join(_row(role, artifact, ins[role], most) for role, artifact in shown.items())
+    rows = "".join(_chain({role: (shown[role], ins[role]) for role in chain}) for chain in _chains(shown))
     rejects = _rejects(facts.rejects) or "<p class=soft>Nothing was rejected.</p>"
-    return f'<div class="flow">{rows}</div><h3>Rejected, and why</h3>{rejects}' if rows else ""
+    return f"{rows}<h3>Rejected, and why</h3>{rejects}" if rows else ""
+
+
+def _chain(stages: Mapping[str, tuple[Artifact, int]]) -> str:
+    most = max(1, *(num for _, num in stages.values()))
+    rows = "".join(_row(role, artifact, num, most) for role, (artifact, num) in stages.items())
+    return f'<div class="flow">{rows}</div>'
+
+
+def _chains(made: Mapping[str, Artifact]) -> list[list[str]]:
+    """Roles by what they begin with: what has no parent opens a chain."""
+    chains: list[list[str]] = []
+    for role, artifact in made.items():
+        if not chains or not artifact.record["parents"]:
+            chains.append([])
+        chains[-1].append(role)
+    return chains
 
 
 def num_inputs(artifact: Artifact, made: Mapping[str, Artifact]) -> int:
@@ -81,7 +96,7 @@ def _input(shown: RejectedInput) -> str:
 
 
 STYLE = """
-.flow{font-variant-numeric:tabular-nums;display:grid;gap:10px;margin:.8em 0}
+.flow{font-variant-numeric:tabular-nums;display:grid;gap:10px;margin:.8em 0 1.8em}
 .stage{display:grid;grid-template-columns:minmax(0,11em) 6.5em minmax(0,1fr) auto;gap:1px 14px;align-items:baseline;
 font-size:.92rem}.stage .in{text-align:right;color:var(--soft)}.stage .bar{grid-column:1/-1;display:flex;height:7px;
 border-radius:4px;overflow:hidden;background:var(--card)}.bar i{background:var(--c1);min-width:0}

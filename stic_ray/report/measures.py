@@ -54,7 +54,7 @@ def benchmarks(summary: Mapping[str, Any], comparisons: Sequence[Comparison], co
             f'<div class="panels">{charts}</div>',
             f"<h3>All models</h3>{_figure_table(summary, main)}",
             f"<ul class=soft>{missing}</ul>" if missing else "",
-            _difference_table(comparisons, main),
+            folded("Differences between models", _difference_table(comparisons, main)),
             folded("Figures by type of question", _figure_table(summary, rest)),
             folded("Dev split", _figure_table(dev, main_figures(dev)) if dev else ""),
         ]
@@ -146,7 +146,7 @@ def _difference_table(comparisons: Sequence[Comparison], figures: Mapping[Path, 
     header = [f"{_plain_title(each.model)} minus {_plain_title(each.against)}" for each in comparisons]
     told = "Paired bootstrap over images, 95%; bold where the interval excludes 0."
     table = table_of(["", *header], rows)
-    return f"<h3>Differences</h3>{table}<p class=soft>{told}</p>" if table else ""
+    return f"{table}<p class=soft>{told}</p>" if table else ""
 
 
 def _difference(found: tuple[float, float, float]) -> str:

@@ -45,9 +45,9 @@ def render(facts_of_run: RunFacts) -> str:
     return page(config.name, "".join(body), charts)
 
 
-def page(title: str, body: str, charts: Mapping[str, Any]) -> str:
-    """A page of reports, with its charts' data."""
-    parts = (TOKEN_STYLE, lineage.STYLE, measures.STYLE, flow.STYLE, curves.style(), _STYLE)
+def page(title: str, body: str, charts: Mapping[str, Any], style: str = "") -> str:
+    """A page of reports, with its charts' data and what it adds to their style."""
+    parts = (TOKEN_STYLE, lineage.STYLE, measures.STYLE, flow.STYLE, curves.style(), _STYLE, style)
     return document(title, body, style="".join(parts), scripts=curves.scripts(), data={"charts": charts})
 
 
@@ -95,7 +95,8 @@ def _difference(found: Difference | None) -> str:
 def _pair_group(group: PairGroup) -> str:
     """The pairs that one negative made: a few of them, side by side."""
     name = escape(group.negative) or "no negative is named"
-    title = f"<h3>{name} <small>{group.num:,} pairs of {escape(group.role)}</small></h3>"
+    where = "" if group.role == "pairs" else f" in {escape(group.role)}"
+    title = f"<h3>{name} <small>{group.num:,} pairs{where}</small></h3>"
     return title + "".join(map(_pair, group.shown))
 
 
@@ -175,16 +176,21 @@ _STYLE = """
 @media(prefers-color-scheme:dark){:root{--c3:#c084fc;--bad:#ff9d92;--good-back:#12331d;--bad-back:#47201c}}
 html{scroll-behavior:smooth;scroll-padding-top:8px}body{max-width:1120px;padding:20px 16px 80px}
 header h1{font-size:clamp(1.7rem,5vw,2.4rem);line-height:1.15;margin:.1em 0 .4em;letter-spacing:-.02em}
+.claim strong{font-weight:500}section>dl{grid-template-columns:repeat(auto-fill,minmax(160px,1fr))}
 .claim{font-size:1.06rem;line-height:1.55;max-width:62em;margin:0 0 1em}
 header dl{grid-template-columns:repeat(auto-fit,minmax(118px,1fr))}
-dd{font-size:1.3rem;font-variant-numeric:tabular-nums}dd small,h3 small{font-size:.8rem;font-weight:400;color:var(--soft)}
-nav{display:flex;flex-wrap:wrap;gap:6px 18px;margin:1.4em 0 0;font-size:.9rem}nav a{color:var(--c1);text-decoration:none}
+dd{font-size:1.3rem;font-variant-numeric:tabular-nums}
+dd small,h3 small{font-size:.8rem;font-weight:400;color:var(--soft)}
+nav{display:flex;flex-wrap:wrap;gap:6px 18px;margin:1.4em 0 0;font-size:.9rem}
+nav a{color:var(--c1);text-decoration:none}
 nav a:hover{text-decoration:underline}h2{font-size:1.35rem;margin:2.2em 0 .5em;letter-spacing:-.01em}
 .pair>img{width:128px}.pair{align-items:flex-start}.prompt{font-weight:600;margin:0 0 .4em;white-space:pre-wrap}
 .sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,250px),1fr));gap:8px 22px}
-h4{margin:0;font-size:.78rem;font-weight:600;letter-spacing:.02em}.chosen h4{color:var(--c2)}.rejected h4{color:var(--bad)}
+h4{margin:0;font-size:.78rem;font-weight:600;letter-spacing:.02em}.chosen h4{color:var(--c2)}
+.rejected h4{color:var(--bad)}
 .sides p{margin:.1em 0 .4em}mark{color:inherit;border-radius:3px;padding:0 2px;box-decoration-break:clone;
 -webkit-box-decoration-break:clone}.chosen mark{background:var(--good-back)}.rejected mark{background:var(--bad-back)}
+@media(min-width:800px){#tokens figure{display:inline-block;vertical-align:top;width:calc(50% - 10px)}}
 .again{position:relative}.again pre{padding-right:70px;user-select:all;margin:.4em 0}
 button{position:absolute;top:8px;right:8px;font:inherit;font-size:.82rem;padding:2px 10px;border-radius:6px;
 border:1px solid var(--rule);background:var(--back);color:var(--text);cursor:pointer}
