@@ -30,9 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 UNITS_PER_FILE = 256
 NUM_PHOTOS = 64
 TOKENS = 24
-WORDS = np.array(
-    ["a", "the", "red", "blue", "dog", "cat", "table", "window", "street", "near", "two", "three", "small", "large"]
-)
+WORDS = np.array([*("a", "the", "red", "blue", "dog", "cat", "table", "window"), *("street", "near", "two", "three")])
 NEGATIVES = np.array(["corrupted_image", "misleading_prompt"])
 REASONS = ("both answers are the same", "photos.json line {}: empty answer", "damaged image: truncated")
 
@@ -67,7 +65,8 @@ def as_table(record: type, columns: Mapping[str, Any], count: int) -> pa.Table:
 def write(store: str, plan: Plan, record: type, num: int, columns: Columns, refused: Columns | None = None) -> Artifact:
     """An artifact of files of UNITS_PER_FILE units, committed as a stage does it."""
     uri = f"{store}/{plan.name}"
-    rows, rejects = 0, {}
+    rows = 0
+    rejects: dict[str, int] = {}
     for start in range(0, num, UNITS_PER_FILE):
         numbers = np.arange(start, min(start + UNITS_PER_FILE, num))
         made = columns(numbers)
@@ -205,6 +204,7 @@ def main() -> int:
         found = measure(write_run(Path(name), made, arguments.pairs // 8))
         num_files = sum(len(artifacts.data_files(artifact.uri)) for artifact in made.values())
     rows = {role: artifact.num_rows for role, artifact in made.items()}
+    figures = {"rows": rows, "files": num_files, **found}
     bars = [
         Bar("pairs", rows["pairs"], 1_000_000, "min"),
         Bar("seconds", found["seconds"], 60.0, "max"),
