@@ -84,7 +84,11 @@ class PairGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """A run's report as plain data; `gpu_hour_price` is what an hour of a GPU costs, None where nobody said."""
+    """A run's report as plain data.
+
+    `attempts` are those at each artifact, by role; `gpu_hour_price` is what an hour of a GPU costs, None where nobody
+    said.
+    """
 
     folder: RunFolder
     command: str
@@ -95,6 +99,7 @@ class RunFacts:
     pairs: Sequence[PairGroup] = ()
     gains: Sequence[Block] = ()
     curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
+    attempts: Mapping[str, int] = field(default_factory=dict)
     gpu_hour_price: float | None = None
 
 
@@ -111,6 +116,7 @@ def collect(folder: RunFolder, gpu_hour_price: float | None = None) -> RunFacts:
         pairs=_pairs(folder),
         gains=[brief_block(folder, role, gains, _SHOWN_ANSWERS) for role, gains in gains_of(folder).items()],
         curves=read_run_curves(folder.uri),
+        attempts={role: _count_attempts(artifact) for role, artifact in folder.artifacts.items()},
         gpu_hour_price=gpu_hour_price,
     )
 
@@ -141,6 +147,12 @@ def stage_line(role: str, artifact: Artifact, *, reused: bool = False) -> StageL
         seconds=record["seconds"],
         reused=reused,
     )
+
+
+def _count_attempts(artifact: Artifact) -> int:
+    """How often it was begun: a training's record says so, beside another one's data each attempt has its notes."""
+    notes = storage.list_files(storage.join(artifact.uri, "attempts"), ".json")
+    return max(1, len(artifact.record.get("attempts", [])), len(notes))
 
 
 def _command(folder: RunFolder) -> str:

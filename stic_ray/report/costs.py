@@ -27,7 +27,7 @@ def costs(facts_of_run: RunFacts) -> str:
                 f"{record['seconds']:,.1f}",
                 _rate(record.get("inputs_per_s", record.get("last", {}).get("samples_per_s"))),
                 _rate(_tokens_per_s(record)),
-                f"{len(record.get('attempts', [])) or 1}",
+                f"{facts_of_run.attempts.get(role, 1)}",
                 f"{record.get('retried_units', 0):,.0f}",
                 f"{num_gpus:g}",
             ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from stic_ray.artifacts import Artifact
 from stic_ray.report.collect import MODEL, RejectedInput, RejectGroup, RunFacts
 from stic_ray.report.html import folded
-from stic_ray.report.markdown import escape
+from stic_ray.report.markdown import escape, shorten
 
 _MEASURING = ("Question", "Prediction", "Ask", "Verdict")  # kinds of data that measure models, and train none
 _UNITS = {
@@ -81,9 +81,10 @@ def _rejects(groups: Sequence[RejectGroup]) -> str:
         images = "".join(
             f'<img src="{shown.image}" alt="" title="{escape(shown.uri)}">' for shown in group.shown if shown.image
         )
+        reason = escape(shorten(group.reason))
         inputs = folded("inputs like these", "".join(map(_input, group.shown)))
         parts.append(
-            f'<div class="refused"><p><b>{group.num:,}</b> {escape(group.reason)} <small>{escape(group.role)}</small>'
+            f'<div class="refused"><p><b>{group.num:,}</b> {reason} <small>{escape(group.role)}</small>'
             "</p>"
             f'<div class="thumbs">{images}</div>{inputs}</div>'
         )
@@ -92,7 +93,7 @@ def _rejects(groups: Sequence[RejectGroup]) -> str:
 
 def _input(shown: RejectedInput) -> str:
     where = f"<br>{escape(shown.uri)}" if shown.uri else ""
-    return f"<p class=soft><code>{escape(shown.id)}</code> {escape(shown.reason)}{where}</p>"
+    return f"<p class=soft><code>{escape(shown.id)}</code> {escape(shorten(shown.reason))}{where}</p>"
 
 
 STYLE = """

@@ -7,7 +7,7 @@ from stic_ray.artifacts import BASE_PREFIX, Artifact
 from stic_ray.records import Pair
 from stic_ray.report.collect import MODEL, PairGroup, RunFacts
 from stic_ray.report.html import multiline
-from stic_ray.report.markdown import escape
+from stic_ray.report.markdown import escape, shorten
 
 _MAX_SETTINGS = 6000  # characters
 
@@ -85,7 +85,7 @@ def pair_node(pair: Pair) -> str:
 
 def facts_of(pairs: Mapping[str, str]) -> str:
     """Names and texts below each other, those without a text left out."""
-    rows = [f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in pairs.items() if text]
+    rows = [f"<dt>{escape(name)}</dt><dd>{escape(shorten(text))}</dd>" for name, text in pairs.items() if text]
     return f'<dl class="story">{"".join(rows)}</dl>'
 
 

@@ -363,13 +363,14 @@ def _reject_table(stages: Sequence[StageLine]) -> str:
 
 
 def _described(sample: DescribedImage) -> str:
-    rows = [[model_title(model), escape(_shorten(text))] for model, text in sample.descriptions.items()]
+    rows = [[model_title(model), escape(shorten(text))] for model, text in sample.descriptions.items()]
     there = f"\n\nReally there: {', '.join(map(escape, sample.objects))}." if sample.objects else ""
     table = _table(["model", "description"], rows)
     return f"### {escape(sample.image)}\n\nPrompt: {escape(sample.prompt)}{there}\n\n{table}"
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """A text that a report has room for, with what it lacks."""
     left_out = len(text) - _MAX_SAMPLE_CHARACTERS
     return text if left_out <= 0 else f"{text[:_MAX_SAMPLE_CHARACTERS]} ... ({left_out} more characters)"
 

@@ -12,10 +12,9 @@ from stic_ray.config import Config
 from stic_ray.report import costs, curves, flow, lineage, measures
 from stic_ray.report.collect import PairGroup, RunFacts, ShownPair
 from stic_ray.report.html import document, facts, multiline
-from stic_ray.report.markdown import Change, Difference, escape, find_change, headline
+from stic_ray.report.markdown import Change, Difference, escape, find_change, headline, shorten
 from stic_ray.report.vig_page import GAIN_IN_WORDS, TOKEN_STYLE, Block, distributions, samples, selections
 
-_MAX_CHARACTERS = 1500  # of an answer
 _WORD = re.compile(r"\s+")
 _CLAIM = re.compile(r"\*\*(.+?)\*\*")
 
@@ -102,15 +101,19 @@ def _pair_group(group: PairGroup) -> str:
 
 def _pair(shown: ShownPair) -> str:
     pair = shown.pair
-    image = f'<img src="{shown.image}" alt="">' if shown.image else f'<div class="none">{escape(shown.missing)}</div>'
-    chosen, rejected = compare_words(pair.chosen[:_MAX_CHARACTERS], pair.rejected[:_MAX_CHARACTERS])
+    image = (
+        f'<img src="{shown.image}" alt="">'
+        if shown.image
+        else f'<div class="none">{escape(shorten(shown.missing))}</div>'
+    )
+    chosen, rejected = compare_words(shorten(pair.chosen), shorten(pair.rejected))
     made = [f"seed {pair.rejected_seed}"]
     if pair.rejected_prompt and pair.rejected_prompt != pair.prompt:
-        made.insert(0, f"asked <q>{escape(pair.rejected_prompt)}</q>")
+        made.insert(0, f"asked <q>{escape(shorten(pair.rejected_prompt))}</q>")
     if pair.corruption:
-        made.insert(0, f"saw the image under <code>{escape(pair.corruption)}</code>")
+        made.insert(0, f"saw the image under <code>{escape(shorten(pair.corruption))}</code>")
     return (
-        f'<article class="pair">{image}<div><p class="prompt" dir="auto">{multiline(pair.prompt)}</p>'
+        f'<article class="pair">{image}<div><p class="prompt" dir="auto">{multiline(shorten(pair.prompt))}</p>'
         f'<div class="sides"><div class="chosen"><h4>chosen</h4><p dir="auto">{chosen}</p></div>'
         f'<div class="rejected"><h4>rejected</h4><p dir="auto">{rejected}</p></div></div>'
         f"<p class=soft>The rejected answer's model {'; '.join(made)}</p>{lineage.pair_node(pair)}</div></article>"
