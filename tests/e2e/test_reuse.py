@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 def test_finished_run_leaves_everything_a_user_needs(finished: Project) -> None:
     home = finished.run_home
-    for name in ("artifacts.json", "config.yaml", "metrics.jsonl", "report.md", "summary.json"):
+    for name in ("artifacts.json", "config.yaml", "metrics.jsonl", "report.html", "report.md", "summary.json"):
         assert (home / name).stat().st_size > 0
     for stage in ("stage1", "stage2"):
         assert (home / stage / "adapter" / "adapter_model.safetensors").is_file()

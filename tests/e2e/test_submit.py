@@ -92,7 +92,12 @@ def test_submitted_job_on_s3_makes_what_a_local_run_makes(head: Head, finished: 
     assert (found.num_lost, found.num_double, found.num_different_draws) == (0, 0, 0)
     assert found.num_texts > 0 and found.num_different_texts <= 0.001 * found.num_texts
     assert audit(home) == []
-    for part in ("report.md", "stage1/adapter/adapter_model.safetensors", "stage2/merged/model.safetensors"):
+    for part in (
+        "report.html",
+        "report.md",
+        "stage1/adapter/adapter_model.safetensors",
+        "stage2/merged/model.safetensors",
+    ):
         assert storage.size(f"{home}/{part}") > 0
     _check_upload(head)
     counts = artifacts.load(made["responses"]).record
