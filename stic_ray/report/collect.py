@@ -18,7 +18,7 @@ from stic_ray.report.draws import draw_by_group, find_values
 from stic_ray.report.folder import RunFolder
 from stic_ray.report.gain_blocks import brief_block, gains_of
 from stic_ray.report.markdown import Comparison, StageLine, comparisons_of
-from stic_ray.report.thumbnails import thumbnail
+from stic_ray.report.thumbnails import Thumbnails
 from stic_ray.report.vig_page import Block
 
 METRICS = "metrics.jsonl"  # as train.job has it, which imports Ray
@@ -105,15 +105,15 @@ class RunFacts:
 
 def collect(folder: RunFolder, gpu_hour_price: float | None = None) -> RunFacts:
     """Everything of a run."""
-    summary = read_summary(folder.uri)
+    summary, images = read_summary(folder.uri), Thumbnails()
     return RunFacts(
         folder=folder,
         command=_command(folder),
         summary=summary,
         comparisons=comparisons_of(summary),
         stages=[stage_line(role, artifact) for role, artifact in folder.artifacts.items()],
-        rejects=_rejects(folder),
-        pairs=_pairs(folder),
+        rejects=_rejects(folder, images),
+        pairs=_pairs(folder, images),
         gains=[brief_block(folder, role, gains, _SHOWN_ANSWERS) for role, gains in gains_of(folder).items()],
         curves=read_run_curves(folder.uri),
         attempts={role: _count_attempts(artifact) for role, artifact in folder.artifacts.items()},
@@ -162,7 +162,7 @@ def _command(folder: RunFolder) -> str:
     return "\n".join(re.sub("^# ?", "", line) for line in head)
 
 
-def _rejects(folder: RunFolder) -> list[RejectGroup]:
+def _rejects(folder: RunFolder, images: Thumbnails) -> list[RejectGroup]:
     """Rejects of every stage by reason, the commonest reasons of each with a few inputs."""
     drawn = []
     for role, artifact in folder.artifacts.items():
@@ -182,7 +182,7 @@ def _rejects(folder: RunFolder) -> list[RejectGroup]:
         shown = []
         for reject in rejects:
             uri = uris[role].get(reject.id, "")
-            image = thumbnail(uri, _REJECT_PX)[0] if uri and left > 0 else ""
+            image = images.take(uri, _REJECT_PX)[0] if uri and left > 0 else ""
             left -= bool(image)
             shown.append(RejectedInput(id=reject.id, reason=reject.reason, uri=uri, image=image))
         found.append(RejectGroup(role=role, reason=reason, num=num, shown=shown))
@@ -201,7 +201,7 @@ def _image_uris(folder: RunFolder, artifact: Artifact, ids: Sequence[str]) -> di
     return found
 
 
-def _pairs(folder: RunFolder) -> list[PairGroup]:
+def _pairs(folder: RunFolder, images: Thumbnails) -> list[PairGroup]:
     """Pairs of every artifact of pairs, by what made the rejected answer."""
     drawn = [
         (role, group)
@@ -211,7 +211,7 @@ def _pairs(folder: RunFolder) -> list[PairGroup]:
     each = max(1, min(_PAIRS_EACH, _MAX_PAIRS // max(len(drawn), 1)))
     found = []
     for role, group in drawn:
-        shown = [_shown(pair) for pair in from_table(group.rows.slice(0, each), Pair)]
+        shown = [_shown(pair, images) for pair in from_table(group.rows.slice(0, each), Pair)]
         found.append(PairGroup(role=role, negative=group.name, num=group.num, shown=shown))
     return found
 
@@ -221,6 +221,6 @@ def pair_artifacts(folder: RunFolder) -> Iterator[tuple[str, Artifact]]:
     return ((role, each) for role, each in folder.artifacts.items() if each.record["kind"] == Pair.__name__)
 
 
-def _shown(pair: Pair) -> ShownPair:
-    image, missing = thumbnail(pair.image_uri, _PAIR_PX)
+def _shown(pair: Pair, images: Thumbnails) -> ShownPair:
+    image, missing = images.take(pair.image_uri, _PAIR_PX)
     return ShownPair(pair=pair, image=image, missing=missing)

@@ -26,7 +26,7 @@ def flow(facts: RunFacts) -> str:
     shown = {r: each for r, each in facts.folder.artifacts.items() if each.record["kind"] not in _MEASURING}
     ins = {role: num_inputs(artifact, facts.folder.artifacts) for role, artifact in shown.items()}
     rows = "".join(_chain({role: (shown[role], ins[role]) for role in chain}) for chain in _chains(shown))
-    rejects = _rejects(facts.rejects) or "<p class=soft>Nothing was rejected.</p>"
+    rejects = _rejects(facts.rejects) + _others(facts) or "<p class=soft>Nothing was rejected.</p>"
     return f"{rows}<h3>Rejected, and why</h3>{rejects}" if rows else ""
 
 
@@ -86,8 +86,18 @@ def _rejects(groups: Sequence[RejectGroup]) -> str:
         parts.append(
             f'<div class="refused"><p><b>{group.num:,}</b> {reason} <small>{escape(group.role)}</small>'
             "</p>"
-            f'<div class="thumbs">{images}</div>{inputs}</div>'
+            f"{images and f'<div class=thumbs>{images}</div>'}{inputs}</div>"
         )
+    return "".join(parts)
+
+
+def _others(facts: RunFacts) -> str:
+    """What stands above has the commonest reasons only: how many inputs a stage refused for others."""
+    parts = []
+    for line in facts.stages:
+        rest = line.num_rejects - sum(group.num for group in facts.rejects if group.role == line.name)
+        if rest > 0:
+            parts.append(f"<p class=soft><b>{rest:,}</b> more of {escape(line.name)}, for other reasons</p>")
     return "".join(parts)
 
 
@@ -102,8 +112,9 @@ STYLE = """
 font-size:.92rem}.stage .in{text-align:right;color:var(--soft)}.stage .bar{grid-column:1/-1;display:flex;height:7px;
 border-radius:4px;overflow:hidden;background:var(--card)}.bar i{background:var(--c1);min-width:0}
 .bar i.lost{background:var(--bad)}span.lost{color:var(--bad)}
-@media(max-width:600px){.stage{grid-template-columns:minmax(0,1fr) auto}.stage span:nth-of-type(2){color:var(--soft)}
-.stage span.lost{text-align:right}}
-.refused{margin:0 0 1em}.refused small{color:var(--soft)}.thumbs{display:flex;flex-wrap:wrap;gap:6px}
+@media(max-width:600px){.stage{grid-template-columns:minmax(0,1fr) auto}.stage span:nth-of-type(2){
+color:var(--soft)}.stage span.lost{text-align:right}}
+.refused{margin:0 0 .7em}.refused p{margin:0}.refused small{color:var(--soft)}
+.thumbs{display:flex;flex-wrap:wrap;gap:6px}
 .thumbs img{height:72px;width:auto;max-width:140px;border-radius:5px}
 """

@@ -13,7 +13,7 @@ from stic_ray.records import Gain, Selected, from_table
 from stic_ray.report.draws import read_places
 from stic_ray.report.folder import RunFolder
 from stic_ray.report.gains import SELECTED_COLUMNS, Distributions, Figures, GainTally, SelectionTally
-from stic_ray.report.thumbnails import thumbnail
+from stic_ray.report.thumbnails import Thumbnails
 from stic_ray.report.vig_page import Block, Shown, ShownTurn, Token
 
 _GAINS, _SELECTION = "_gains", "_selection"  # how the stages' names end
@@ -81,13 +81,14 @@ def _block(run: RunFolder, role: str, gains: Artifact, figures: Figures, drawn: 
     selections = _selections_of(run, gains)
     figures["selections"] = {other: _count_selected(artifact) for other, artifact in selections.items()}
     used = _read_selected(next(iter(selections.values())), [gain for _, gain in drawn]) if selections else None
+    images = Thumbnails()
     name_group = _name_answer if is_pairs else _name_category
     return Block(
         name=role.replace(_GAINS, ""),
         group_name="answer and what made the rejected one" if is_pairs else "data set",
         note=_OF_PAIRS if is_pairs else "",
         figures=figures,
-        samples=[show(why, gain, used, name_group(gain)) for why, gain in drawn],
+        samples=[show(why, gain, used, name_group(gain), images) for why, gain in drawn],
     )
 
 
@@ -181,7 +182,9 @@ def _read_selected(selection: Artifact, gains: Sequence[Gain]) -> dict[tuple[str
     return found
 
 
-def show(why: str, gain: Gain, used: Mapping[tuple[str, str], Selected] | None, group: str) -> Shown:
+def show(
+    why: str, gain: Gain, used: Mapping[tuple[str, str], Selected] | None, group: str, images: Thumbnails
+) -> Shown:
     """A conversation for the page; `used` is what a selection took, None where there is none."""
     selected = used.get((gain.item_id, gain.role)) if used is not None else None
     trained = [selected is not None] * len(gain.token_ids)
@@ -190,7 +193,7 @@ def show(why: str, gain: Gain, used: Mapping[tuple[str, str], Selected] | None, 
         state = "not selected" if selected is None else f"{selected.num_used} of {len(trained)} tokens are trained"
     if selected is not None and selected.used:
         trained = list(selected.used)
-    image, missing = thumbnail(gain.image_uri, _SIDE_PX)
+    image, missing = images.take(gain.image_uri, _SIDE_PX)
     return Shown(
         why=why,
         group=group,

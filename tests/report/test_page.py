@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stic_ray import artifacts
+from stic_ray import artifacts, sources
 from stic_ray.artifacts import Plan
 from stic_ray.config import parse_config, read_yaml
 from stic_ray.recipes import read
-from stic_ray.records import Pair, from_table
-from stic_ray.report import command, costs, curves
+from stic_ray.records import Pair, Reject, from_table, make_id
+from stic_ray.report import command, costs, curves, flow
 from stic_ray.report.collect import collect
 from stic_ray.report.draws import draw_by_group, find_values
 from stic_ray.report.folder import open_run
@@ -26,6 +27,7 @@ from stic_ray.report.gain_blocks import brief_block, whole_block
 from stic_ray.report.html import as_json
 from stic_ray.report.page import compare_words
 from stic_ray.report.published import family_of, published_figures
+from stic_ray.report.thumbnails import Thumbnails
 from tests.report.report_run import HOSTILE, NUM_PAIRS, commit, pair, write_run
 
 
@@ -118,6 +120,14 @@ def test_page_counts_inputs_and_rejects_and_shows_some(run: Path, page: str) -> 
         assert shown.reason == HOSTILE and bool(shown.image) == (not shown.uri.endswith("broken.png"))
 
 
+def test_rejects_of_rarer_reasons_are_counted(tmp_path: Path) -> None:
+    rejects = [Reject(id=make_id("r", n), stage="pairs", reason=f"reason {min(n, 11)}") for n in range(20)]
+    made = commit(tmp_path / "store", Plan(stage="pairs", code_version=1, identity={}, kind="Pair"), [], rejects)
+    facts = collect(replace(open_run(str(write_run(tmp_path))), artifacts={"pairs": made}))
+    assert [group.num for group in facts.rejects] == [9, *[1] * 7]
+    assert "<b>4</b> more of pairs, for other reasons" in flow.flow(facts)
+
+
 def test_page_shows_pairs_of_every_negative_and_why_an_image_is_missing(run: Path) -> None:
     groups = {group.negative: group for group in collect(open_run(str(run))).pairs}
     assert {name: group.num for name, group in groups.items()} == {
@@ -152,6 +162,19 @@ def test_page_of_stages_alone_says_what_there_is(tmp_path: Path) -> None:
     assert command.main([str(made)]) == 0
     text = "".join(_Parsed((made / "report.html").read_text()).texts)
     assert "This run has no ground truth" in text and "Before and after" not in text
+
+
+def test_server_that_does_not_answer_is_asked_for_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fail(uri: str) -> bytes:
+        asked.append(uri)
+        raise ValueError("the server does not answer")
+
+    monkeypatch.setattr(sources, "read_image", fail)
+    images = Thumbnails()
+    assert [images.take(f"s3://x/{n}.png", 10) for n in range(3)] == [("", "the server does not answer")] * 3
+    assert asked == ["s3://x/0.png"]
 
 
 def test_words_that_differ_are_marked_and_texts_escaped() -> None:

@@ -32,6 +32,7 @@ from stic_ray.report.gains import (
     WordTally,
     units,
 )
+from stic_ray.report.thumbnails import Thumbnails
 
 HOSTILE = "<script>alert(1)</script> \"'><img src=http://x.y onerror=z> &lt; ]]> --> \u202e </style>"
 
@@ -383,10 +384,10 @@ def test_conversation_has_its_trained_tokens_and_its_whole_answer() -> None:
     selected = _selected("x", 0.0)
     for used, expected in (([], [True] * 3), ([False, True, True], [False, True, True])):
         row = Selected(**{**vars(selected), "used": used})
-        turns = gain_blocks.show("drawn", gain, {(gain.item_id, "answer"): row}, "").turns
+        turns = gain_blocks.show("drawn", gain, {(gain.item_id, "answer"): row}, "", Thumbnails()).turns
         assert [token.is_trained for token in turns[1].tokens] == expected
         assert "".join(token.text for token in turns[1].tokens) == "a dog"
-    left_out = gain_blocks.show("drawn", gain, {}, "")
+    left_out = gain_blocks.show("drawn", gain, {}, "", Thumbnails())
     assert left_out.state == "not selected" and not any(token.is_trained for token in left_out.turns[1].tokens)
 
 
