@@ -494,6 +494,7 @@ def test_main_models_measures_base_and_trained(run: Path, tiny_llava: Path, tmp_
     [
         svg.histogram("n", [0.0, 1.0], [5], [svg.Mark(value=3.0, label=HOSTILE)]),
         svg.bars(HOSTILE, [svg.Bar(name=HOSTILE, value=-0.0, note=HOSTILE)]),
+        svg.dots("d", [svg.Dot(name=HOSTILE, value=1.0, low=1.0, high=1.0, kind=HOSTILE)]),
         svg.bars("zero", [svg.Bar(name="x", value=0.0, note="")]),
         svg.ranges("r", [svg.Range(name=HOSTILE, num=1, p10=-3, p25=-3, median=-3, p75=-3, p90=-3)]),
         svg.lines("l", ["1"], [svg.Series(name=HOSTILE, values=[0.5], color=0)], "x").partition("<p class")[0],
