@@ -100,12 +100,14 @@ def write_comparison(run: Run, measured: Mapping[str, Measured], command: list[s
             for task, rows in tasks.items():
                 for ending, data in answer_files.write(found.truth.benchmarks[task], rows).items():
                     storage.write_bytes(storage.join(folder, split, f"{task}-{name}{ending}"), data)
+    write_page(RunFolder(uri=run.home, config=run.config, artifacts=run.artifacts))
     run.deliver()  # last: until then the run is not finished
     lines = [
         render_table(summary),
         *_tell(comparisons),
         *_judged(run),
-        f"report        {storage.join(run.home, 'report.md')}",
+        f"report        {storage.join(run.home, PAGE)}",
+        f"              {storage.join(run.home, 'report.md')}    (the same in short, as text)",
         f"answers       {folder}    (in the benchmarks' own formats)",
     ]
     return "\n".join(["", *lines, ""])
