@@ -41,6 +41,7 @@ _READERS = 8  # files read at once
 _WAIT = "wait for it, or end it and start again"
 _SETTLE_S = 2.0  # longer than another taker needs from reading a dead lease to replacing it
 ROUND = "_round"  # in a run's names stands before the number of a round of stage 1; the last round has none
+MODEL = "model"  # the kind of an artifact that is a trained model
 BASE_PREFIX = "base-"  # of the fingerprint of a model that no stage made
 
 

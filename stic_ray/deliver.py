@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import REFERENCES, ROUND
+from stic_ray.artifacts import MODEL, REFERENCES, ROUND
 from stic_ray.config import Chair, Config, to_tree
 from stic_ray.evaluate import answer_files
 from stic_ray.evaluate.intervals import Bootstrap
@@ -34,7 +34,6 @@ from stic_ray.report.markdown import (
 )
 from stic_ray.report.model_card import add_scores
 from stic_ray.run import Run
-from stic_ray.train.driver import MODEL
 from stic_ray.train.job import ADAPTER, CARD, MERGED, METRICS
 
 _NUM_SAMPLES = 6
@@ -43,29 +42,11 @@ logger = logging.getLogger(__name__)
 
 def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) -> str:
     """Write `runs/NAME/` and return the closing summary for whoever started the run."""
-    config = run.config
     home = run.home
-    bootstrap = Bootstrap(resamples=config.evaluation.resamples if config.evaluation else 1, seed=config.seed)
-    comparisons = _comparisons(measured, _of_stages(measured), bootstrap)
-    summary = _summary(config, measured, bootstrap) | _differences(comparisons)
-    lineage = {role: artifact.uri for role, artifact in run.artifacts.items()}
-    report = Report(
-        name=config.name,
-        command=shlex.join(command),
-        summary=summary,
-        stages=[stage_line(role, each, reused=role in run.reused) for role, each in run.artifacts.items()],
-        samples=_samples(run, measured),
-        training=_training(run),
-        comparisons=comparisons,
-        groups=_groups(measured),
-        artifacts=lineage,
-    )
-    _write_config(run, home, command)
+    summary, report, _ = _summarise(run, measured, _of_stages(measured), command)
     storage.write_bytes(storage.join(home, METRICS), _metrics(run).encode())
     _write_models(run, home, summary)
-    _write_json(storage.join(home, SUMMARY), summary)
-    storage.write_bytes(storage.join(home, "report.md"), render_report(report).encode())
-    write_page(RunFolder(uri=home, config=config, artifacts=run.artifacts))
+    _write_reports(run, report, command)
     for page in (vig_page.HTML, vig_page.JSON):  # of the run that had this name before
         storage.remove(storage.join(home, page))
     run.deliver()  # last: until then the run is not finished
@@ -75,24 +56,9 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
 def write_comparison(run: Run, measured: Mapping[str, Measured], command: list[str]) -> str:
     """Write what a comparison of models leaves in `runs/NAME/`, their answers in the benchmarks' own files too, and
     return the closing summary."""
-    assert run.config.evaluation is not None  # what is compared, is on benchmarks
-    bootstrap = Bootstrap(resamples=run.config.evaluation.resamples, seed=run.config.seed)
     first, *others = measured["test"].predictions
-    comparisons = _comparisons(measured, [(other, first) for other in others], bootstrap)
-    summary = _summary(run.config, measured, bootstrap) | _differences(comparisons)
-    report = Report(
-        name=run.config.name,
-        command=shlex.join(command),
-        summary=summary,
-        stages=[stage_line(role, each, reused=role in run.reused) for role, each in run.artifacts.items()],
-        samples=_samples(run, measured),
-        comparisons=comparisons,
-        groups=_groups(measured),
-        artifacts={role: artifact.uri for role, artifact in run.artifacts.items()},
-    )
-    _write_config(run, run.home, command)
-    _write_json(storage.join(run.home, SUMMARY), summary)
-    storage.write_bytes(storage.join(run.home, "report.md"), render_report(report).encode())
+    summary, report, comparisons = _summarise(run, measured, [(other, first) for other in others], command)
+    _write_reports(run, report, command)
     folder = storage.join(run.home, "answers")
     storage.remove(folder)  # of the run that had this name before
     for split, found in measured.items():
@@ -100,17 +66,46 @@ def write_comparison(run: Run, measured: Mapping[str, Measured], command: list[s
             for task, rows in tasks.items():
                 for ending, data in answer_files.write(found.truth.benchmarks[task], rows).items():
                     storage.write_bytes(storage.join(folder, split, f"{task}-{name}{ending}"), data)
-    write_page(RunFolder(uri=run.home, config=run.config, artifacts=run.artifacts))
     run.deliver()  # last: until then the run is not finished
-    lines = [
-        render_table(summary),
-        *_tell(comparisons),
-        *_judged(run),
-        f"report        {storage.join(run.home, PAGE)}",
-        f"              {storage.join(run.home, 'report.md')}    (the same in short, as text)",
-        f"answers       {folder}    (in the benchmarks' own formats)",
+    lines = [render_table(summary), *_tell(comparisons), *_judged(run), *_reports(run.home)]
+    return "\n".join(["", *lines, f"answers       {folder}    (in the benchmarks' own formats)", ""])
+
+
+def _summarise(
+    run: Run, measured: Mapping[str, Measured], pairs: Sequence[tuple[str, str]], command: list[str]
+) -> tuple[dict[str, Any], Report, list[Comparison]]:
+    """summary.json, what report.md says, and the comparisons of pairs of models."""
+    config = run.config
+    bootstrap = Bootstrap(resamples=config.evaluation.resamples if config.evaluation else 1, seed=config.seed)
+    comparisons = _comparisons(measured, pairs, bootstrap)
+    summary = _summary(config, measured, bootstrap) | _differences(comparisons)
+    report = Report(
+        name=config.name,
+        command=shlex.join(command),
+        summary=summary,
+        stages=[stage_line(role, each, reused=role in run.reused) for role, each in run.artifacts.items()],
+        samples=_samples(run, measured),
+        training=_training(run),
+        comparisons=comparisons,
+        groups=_groups(measured),
+        artifacts={role: artifact.uri for role, artifact in run.artifacts.items()},
+    )
+    return summary, report, comparisons
+
+
+def _write_reports(run: Run, report: Report, command: list[str]) -> None:
+    """Settings, summary and both reports; the page reads what else is in the folder."""
+    _write_config(run, run.home, command)
+    _write_json(storage.join(run.home, SUMMARY), report.summary)
+    storage.write_bytes(storage.join(run.home, "report.md"), render_report(report).encode())
+    write_page(RunFolder(uri=run.home, config=run.config, artifacts=run.artifacts))
+
+
+def _reports(home: str) -> list[str]:
+    return [
+        f"report        {storage.join(home, PAGE)}",
+        f"              {storage.join(home, 'report.md')}    (the same in short, as text)",
     ]
-    return "\n".join(["", *lines, ""])
 
 
 def _tell(comparisons: Sequence[Comparison]) -> list[str]:
@@ -356,8 +351,7 @@ def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
             *_judged(run),
             "",
             f"{made} artifacts made, {len(run.reused)} reused, {told}, {seconds:.0f} s",
-            f"report        {storage.join(home, PAGE)}",
-            f"              {storage.join(home, 'report.md')}    (the same in short, as text)",
+            *_reports(home),
             *models,
             f"next          {sys.executable} -m stic_ray.audit {home}    proves that no input was lost",
             "              on your own model and images: see README.md, or --help",

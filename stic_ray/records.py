@@ -273,13 +273,12 @@ class Prediction:
 @dataclass(frozen=True, kw_only=True)
 class Ask:
     """What a judge is asked about an answer to a question of a benchmark (the name of its type). `id` hashes the
-    question's id with the answer's text; `image_uri` is "": judges are not shown the image.
+    question's id with the answer's text.
     """
 
     id: str
     question_id: str
     benchmark: str
-    image_uri: str
     text: str
     error: str = ""
 

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from stic_ray import deliver
-from stic_ray.artifacts import Artifact
+from stic_ray.artifacts import MODEL, Artifact
 from stic_ray.config import parse_config, read_yaml
 from stic_ray.recipes import read
 from stic_ray.run import Run
-from stic_ray.train.driver import MODEL
 from stic_ray.train.job import ADAPTER, CARD, MERGED
 
 STAGES = ("stage1", "stage2")

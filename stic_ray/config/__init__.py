@@ -23,6 +23,7 @@ from stic_ray.config.data import (
     WebDataset,
 )
 from stic_ray.config.evaluation import (
+    DAR_SUFFIX,
     JUDGED,
     Amber,
     Benchmark,
@@ -136,6 +137,7 @@ from stic_ray.config.whole import (
 )
 
 __all__ = [
+    "DAR_SUFFIX",
     "JUDGED",
     "MAX_LENGTH",
     "AdapterOff",

@@ -11,8 +11,9 @@ Location = Annotated[str, "a file or a folder"]
 """As a setting of a benchmark; "" where it is not there."""
 
 Mode = Literal["direct", "describe_first"]
+DAR_SUFFIX = "_dar"  # what a benchmark's name ends in where its images are described first
 
-# How LLaVA's evaluation asks, word for word: figures depend on it, and published ones were measured with it.
+# How LLaVA's evaluation asks, word for word: figures depend on it.
 PHRASE = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 DESCRIBE = "Describe this image in detail."
@@ -287,8 +288,8 @@ class Evaluation:
         )
         for split, benchmarks in (("test", self.test), ("dev", self.dev)):
             for name in benchmarks:
-                plain = bool(name) and "/" not in name and not name.endswith("_dar")
-                require(plain, split, name, "benchmarks by names without / that do not end in _dar")
+                plain = bool(name) and "/" not in name and not name.endswith(DAR_SUFFIX)
+                require(plain, split, name, f"benchmarks by names without / that do not end in {DAR_SUFFIX}")
         require(self.resamples > 0, "resamples", self.resamples, "above 0")
         require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "above 0")
         require(0 <= self.max_judge_failures <= 1, "max_judge_failures", self.max_judge_failures, "from 0 to 1")

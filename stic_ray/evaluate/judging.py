@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
+
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import JUDGED, Benchmark, Config, Endpoint, Evaluation, OwnModel, Sampling
@@ -14,7 +16,7 @@ from stic_ray.evaluate.benchmarks import judge_prompt, judge_question, read_verd
 from stic_ray.evaluate.endpoint import Asker
 from stic_ray.evaluate.measures import verdict_id
 from stic_ray.evaluate.questions import modes_of, task_of
-from stic_ray.flow import Inputs, Outcome, Task, Work, finish_stage, one_by_one, read_image, run_stage
+from stic_ray.flow import UNIT, Inputs, Outcome, Task, Work, finish_stage, read_image, run_stage
 from stic_ray.records import Ask, Prediction, Verdict, make_id
 
 CODE_VERSION = 1
@@ -52,7 +54,7 @@ def run_asks(config: Config, predictions: Artifact, tasks: Mapping[tuple[str, st
             if benchmark is not None:
                 text = judge_question(benchmark)(row)
                 asks[verdict_id(row)] = Ask(
-                    id=verdict_id(row), question_id=row.id, benchmark=type(benchmark).__name__, image_uri="", text=text
+                    id=verdict_id(row), question_id=row.id, benchmark=type(benchmark).__name__, text=text
                 )
     uri = storage.join(config.store, plan.name)
     artifacts.write_rows(uri, [asks[key] for key in sorted(asks)], Ask, [])
@@ -89,7 +91,7 @@ def run(config: Config, evaluation: Evaluation, asks: Artifact, plan: Plan) -> A
         on_gpu=engine is not None,
         concurrent_batches=engine.concurrent_batches if engine is not None else 1,
     )
-    inputs = Inputs(parent=asks, column="id", read=one_by_one)
+    inputs = Inputs(parent=asks, column="id", read=_units)
     execution = replace(config.execution, max_reject_rate=evaluation.max_judge_failures)
     return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=execution)
 
@@ -114,6 +116,12 @@ class Judged:
 
     asks: Artifact
     verdicts: Artifact
+
+
+def _units(asks: pa.Table) -> pa.Table:
+    """A unit an ask, without an image: judges are not shown it."""
+    payloads = [json.dumps(ask) for ask in asks.to_pylist()]
+    return pa.table([asks.column("id"), [""] * asks.num_rows, payloads], schema=UNIT)
 
 
 @dataclass(frozen=True)

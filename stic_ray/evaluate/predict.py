@@ -12,10 +12,9 @@ from PIL import Image
 
 from stic_ray import prompts
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Config, Model, Sampling
+from stic_ray.config import DAR_SUFFIX, Config, Model, Sampling
 from stic_ray.engines import EngineStart, engine_for, engine_identity, start_engine
 from stic_ray.engines.protocol import Completion, Request
-from stic_ray.evaluate.questions import DAR_SUFFIX
 from stic_ray.flow import Inputs, Outcome, Task, Work, by_image, read_image, run_stage
 from stic_ray.records import Prediction, Question
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact, Plan
-from stic_ray.config import Benchmark, Config, Evaluation, Mode, locations, to_tree
+from stic_ray.config import DAR_SUFFIX, Benchmark, Config, Evaluation, Mode, locations, to_tree
 from stic_ray.evaluate.benchmarks import read_items
 from stic_ray.evaluate.measures import Item
 from stic_ray.flow import finish_stage
@@ -15,7 +15,6 @@ from stic_ray.records import Question, make_id, make_seed
 from stic_ray.sources import image_id
 
 CODE_VERSION = 3
-DAR_SUFFIX = "_dar"
 _ROWS_PER_FILE = 4096
 
 

@@ -23,7 +23,6 @@ from stic_ray.report.vig_page import Block
 
 METRICS = "metrics.jsonl"  # as train.job has it, which imports Ray
 SUMMARY = "summary.json"
-MODEL = "model"  # the kind of an artifact that is a trained model
 _MAX_PAIRS, _PAIRS_EACH = 16, 4  # of all groups, of one
 _MAX_GROUPS = 12
 _REJECTS_EACH, _MAX_REASONS, _MAX_REJECT_IMAGES = 4, 8, 48

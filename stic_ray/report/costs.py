@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stic_ray.artifacts import MODEL
 from stic_ray.config import Execution
-from stic_ray.report.collect import MODEL, RunFacts
+from stic_ray.report.collect import RunFacts
 from stic_ray.report.html import facts, table_of
 from stic_ray.report.markdown import escape
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from stic_ray.artifacts import Artifact
-from stic_ray.report.collect import MODEL, RejectedInput, RejectGroup, RunFacts
+from stic_ray.artifacts import MODEL, Artifact
+from stic_ray.report.collect import RejectedInput, RejectGroup, RunFacts
 from stic_ray.report.html import folded
 from stic_ray.report.markdown import escape, shorten
 

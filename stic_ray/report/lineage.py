@@ -3,9 +3,9 @@
 import json
 from collections.abc import Mapping
 
-from stic_ray.artifacts import BASE_PREFIX, Artifact
+from stic_ray.artifacts import BASE_PREFIX, MODEL, Artifact
 from stic_ray.records import Pair
-from stic_ray.report.collect import MODEL, PairGroup, RunFacts
+from stic_ray.report.collect import PairGroup, RunFacts
 from stic_ray.report.html import multiline
 from stic_ray.report.markdown import escape, shorten
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stic_ray.artifacts import ROUND
+from stic_ray.config import DAR_SUFFIX
 
 Path = tuple[str, ...]
 Difference = tuple[float, float, float]
@@ -26,7 +27,6 @@ CONTROLS = {
     "stage1": "SFT on the preferred descriptions only",
     "stage2": "the same samples without descriptions",
 }
-_DESCRIBED_FIRST = "_dar"
 _CLOSING_FIGURES = 3  # of a benchmark, in the table that a job ends with
 _TRAINING_METRICS = ("loss", "accuracy", "margin")
 _MAX_SAMPLE_CHARACTERS = 1200
@@ -124,7 +124,7 @@ def render_table(summary: Mapping[str, Any]) -> str:
     models = present_models(summary)
     if not models or not main_figures(summary):
         return "No ground truth, so nothing is measured: the report shows descriptions side by side."
-    lines = [["", *map(_plain_title, models)]]
+    lines = [["", *map(plain_title, models)]]
     shown = Counter[str]()
     for path, label in main_figures(summary).items():
         shown[path[0]] += 1
@@ -148,9 +148,7 @@ def missing_lines(split: Mapping[str, Any], models: Sequence[str]) -> list[str]:
         for task, counts in split.get("coverage", {}).get(model, {}).items():
             reasons = [f"{number} {reason}" for reason, number in counts.items() if reason != "asked"]
             if reasons:
-                lines.append(
-                    f"{task}, {_plain_title(model)}: {counts['asked']} asked, not counted {', '.join(reasons)}"
-                )
+                lines.append(f"{task}, {plain_title(model)}: {counts['asked']} asked, not counted {', '.join(reasons)}")
     return lines
 
 
@@ -161,7 +159,7 @@ def main_figures(split: Mapping[str, Any]) -> dict[Path, str]:
 
 def _label(name: str, told: Mapping[str, Any]) -> str:
     task = name.partition("/")[0]
-    benchmark = task.removesuffix(_DESCRIBED_FIRST)
+    benchmark = task.removesuffix(DAR_SUFFIX)
     how = ", described first" if task != benchmark else ""
     return f"{benchmark}{how}: {told['title']}" + (" ↓" if told["less_is_better"] else "")
 
@@ -282,7 +280,7 @@ def _split_tables(split: Mapping[str, Any]) -> list[str]:
         ["Percent where nothing else is said, with 95% bootstrap intervals over images; ↓ less is better.", *notes]
     )
     missing = "\n".join(f"- {escape(line)}" for line in missing_lines(split, models))
-    rest = {path: ", ".join(path).replace(_DESCRIBED_FIRST, " described first") for path in others}
+    rest = {path: ", ".join(path).replace(DAR_SUFFIX, " described first") for path in others}
     return [_figure_table(split, models, main), legend, missing, _figure_table(split, models, rest)]
 
 
@@ -336,7 +334,7 @@ def _group_table(groups: Mapping[str, Mapping[str, Mapping[str, Mapping[str, flo
     rows = []
     for task, name in names:
         found = [tasks.get(task, {}).get(name, {}).get("accuracy") for tasks in groups.values()]
-        how = task.replace(_DESCRIBED_FIRST, " described first")
+        how = task.replace(DAR_SUFFIX, " described first")
         rows.append([escape(f"{how}: {name}"), *map(_number, found)])
     return _table(["accuracy", *map(model_title, groups)], rows)
 
@@ -441,10 +439,11 @@ def present_models(split: Mapping[str, Any]) -> list[str]:
 
 def model_title(model: str) -> str:
     """What a model is called, escaped: "stage 1", or of a round before the last "stage 1, round 2"."""
-    return escape(_plain_title(model))
+    return escape(plain_title(model))
 
 
-def _plain_title(model: str) -> str:
+def plain_title(model: str) -> str:
+    """`model_title` before it is escaped."""
     name, _, number = model.partition(ROUND)
     if name not in MODELS or not (number.isdecimal() or name == model):
         return model

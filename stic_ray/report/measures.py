@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stic_ray.artifacts import ROUND
-from stic_ray.config import Config
+from stic_ray.config import DAR_SUFFIX, Config
 from stic_ray.report import svg
 from stic_ray.report.html import folded, table_of
 from stic_ray.report.markdown import (
@@ -18,12 +18,12 @@ from stic_ray.report.markdown import (
     main_figures,
     missing_lines,
     model_title,
+    plain_title,
     present_models,
 )
 from stic_ray.report.published import Published, family_of, published_figures
 from stic_ray.report.svg import Dot
 
-_DESCRIBED_FIRST = "_dar"
 _MARK = "published, other model/data"
 
 
@@ -41,7 +41,7 @@ def benchmarks(summary: Mapping[str, Any], comparisons: Sequence[Comparison], co
     charts = "".join(_figure(summary, comparisons, config, path, label) for path, label in main.items())
     missing = "".join(f"<li>{escape(line)}</li>" for line in missing_lines(summary, models))
     rest = {
-        path: ", ".join(path).replace(_DESCRIBED_FIRST, " described first")
+        path: ", ".join(path).replace(DAR_SUFFIX, " described first")
         for model in models
         for path in figure_paths(summary[model])
         if path not in main
@@ -108,7 +108,7 @@ def _dot(summary: Mapping[str, Any], model: str, path: Path) -> Dot | None:
 
 def _published(config: Config, path: Path) -> tuple[Published, ...]:
     named = dict(config.evaluation.test) if config.evaluation is not None else {}
-    benchmark = named.get(path[0].removesuffix(_DESCRIBED_FIRST))
+    benchmark = named.get(path[0].removesuffix(DAR_SUFFIX))
     return published_figures(family_of(config.model.path), type(benchmark).__name__, "/".join(path[1:]))
 
 
@@ -119,13 +119,7 @@ def _figure_table(split: Mapping[str, Any], figures: Mapping[Path, str]) -> str:
         cells = [figure_cell(split, model, path) for model in models]
         if any(cells):
             rows.append([escape(label), *(cell or "-" for cell in cells)])
-    return table_of(["", *map(_plain_title, models)], rows)
-
-
-def _plain_title(model: str) -> str:
-    """`model_title` before it is escaped, as table headers are."""
-    name, _, number = model.partition(ROUND)
-    return f"{MODELS.get(name, name)}, round {number}" if number else MODELS.get(name, name)
+    return table_of(["", *map(plain_title, models)], rows)
 
 
 def figure_cell(split: Mapping[str, Any], model: str, path: Path) -> str:
@@ -143,7 +137,7 @@ def _difference_table(comparisons: Sequence[Comparison], figures: Mapping[Path, 
         found = [comparison.figures.get("/".join(path)) for comparison in comparisons]
         if any(found):
             rows.append([escape(label), *("-" if each is None else _difference(each) for each in found)])
-    header = [f"{_plain_title(each.model)} minus {_plain_title(each.against)}" for each in comparisons]
+    header = [f"{plain_title(each.model)} minus {plain_title(each.against)}" for each in comparisons]
     told = "Paired bootstrap over images, 95%; bold where the interval excludes 0."
     table = table_of(["", *header], rows)
     return f"{table}<p class=soft>{told}</p>" if table else ""

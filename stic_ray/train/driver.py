@@ -14,7 +14,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import Artifact, Plan
+from stic_ray.artifacts import MODEL, Artifact, Plan
 from stic_ray.config import Config, Training, to_tree
 from stic_ray.train.job import (
     ADAPTER,
@@ -31,7 +31,6 @@ from stic_ray.train.job import (
 )
 
 CODE_VERSION = 3
-MODEL = "model"
 _WORK = "ray_train"
 _LEAST_KEPT = 0.9
 logger = logging.getLogger(__name__)
