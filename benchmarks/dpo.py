@@ -5,7 +5,8 @@ and processing images, forward, backward, optimizer. Batches are read ahead, so 
 measured. The pass that makes our references is a leg too. The peer also runs as it would on a GPU, where it scores
 answer positions only (`trl-answers`), so that nobody takes a CPU's artefact for a gain. The FLOP-count limits stand
 beside.
-With `--gpu` all run on one GPU in bfloat16 and the wall clock counts; there are no bars of speed there.
+With `--gpu` all run on one GPU in bfloat16, on a model of LLaVA-1.5-7B's sizes with adapters of rank 128, and the wall
+clock counts; there are no bars of speed there.
 """
 
 import argparse
@@ -28,17 +29,9 @@ from peer_setting import (
     BETA,
     CPU,
     GPU,
-    HIDDEN,
-    LAYERS,
-    MLP,
     PATCHES,
     PROMPT,
-    RANK,
-    SHAPES,
     THREADS,
-    VISION_HIDDEN,
-    VISION_LAYERS,
-    VOCABULARY,
     Place,
     Shape,
     Steps,
@@ -68,12 +61,12 @@ logger = logging.getLogger("dpo")
 
 def run_score(shape_name: str, folder: Path, place: Place) -> dict[str, Any]:
     """The references of all pairs as the stage of scores makes them, in a file."""
-    shape = SHAPES[shape_name]
+    shape = place.shapes[shape_name]
     scorer = start_scorer(model_uri=str(folder / "model"), dtype=place.dtype, row_tokens=_row_tokens(shape))
     measured = Steps(place)
     rows: dict[str, Any] = {}
     measured.mark()
-    for part in batches(_talks(shape_name, folder), shape.batch):
+    for part in batches(_talks(shape_name, folder, place), shape.batch):
         images = [decode(talk.image.read_bytes()) for talk in part]
         asked = [
             Conversation(turns=talk.turns(answer), image=image)
@@ -90,7 +83,7 @@ def run_score(shape_name: str, folder: Path, place: Place) -> dict[str, Any]:
 
 def run_ours(shape_name: str, folder: Path, place: Place, *, recompute: bool) -> dict[str, Any]:
     """Steps as the loop takes them, on references that are there."""
-    shape = SHAPES[shape_name]
+    shape = place.shapes[shape_name]
     rows = json.loads((folder / _KNOWN).read_text())
     items = [
         Item(
@@ -99,7 +92,7 @@ def run_ours(shape_name: str, folder: Path, place: Place, *, recompute: bool) ->
             conversations=(talk.turns(talk.chosen), talk.turns(talk.rejected)),
             known=tuple(known(*each) for each in rows[talk.image.name]),
         )
-        for talk in _talks(shape_name, folder)
+        for talk in _talks(shape_name, folder, place)
     ]
     execution = Execution(row_tokens=_row_tokens(shape), recompute_activations=recompute)
     loss = DpoLoss(beta=BETA, alpha=0.0, reduction="sum")
@@ -110,8 +103,8 @@ def _row_tokens(shape: Shape) -> int:
     return shape.batch * (shape.image_tokens + PROMPT + 2 * ANSWER)
 
 
-def _talks(shape_name: str, folder: Path) -> list[Talk]:
-    shape = SHAPES[shape_name]
+def _talks(shape_name: str, folder: Path, place: Place) -> list[Talk]:
+    shape = place.shapes[shape_name]
     return make_talks(shape, folder / "images", shape.batch * (STEPS[shape_name] + AHEAD))
 
 
@@ -121,7 +114,7 @@ def run_trl(shape_name: str, folder: Path, place: Place, *, recompute: bool, ans
 
     if answers_only:
         trl.trainer.utils._use_triton = lambda device: True  # all that it decides here is which positions are scored
-    shape = SHAPES[shape_name]
+    shape = place.shapes[shape_name]
     rows = [
         {
             "images": [str(talk.image)],
@@ -129,7 +122,7 @@ def run_trl(shape_name: str, folder: Path, place: Place, *, recompute: bool, ans
             "chosen": [{"role": "assistant", "content": talk.chosen}],
             "rejected": [{"role": "assistant", "content": talk.rejected}],
         }
-        for talk in _talks(shape_name, folder)
+        for talk in _talks(shape_name, folder, place)
     ]
     settings = {"per_device_train_batch_size": shape.batch, "beta": BETA, "gradient_checkpointing": recompute}
     return train_with_trl("DPO", rows, folder, place=place, settings=settings)
@@ -138,22 +131,22 @@ def run_trl(shape_name: str, folder: Path, place: Place, *, recompute: bool, ans
 # The limit
 
 
-def flops(shape_name: str) -> dict[str, float]:
+def flops(shape_name: str, place: Place) -> dict[str, float]:
     """FLOPs of a pair, in units of 1e9, by way: products with frozen weights forward and backward, the adapters'
     gradients, attention, the head at the positions that are scored, and the vision tower."""
-    shape = SHAPES[shape_name]
-    weights = LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * MLP)
-    adapters = LAYERS * RANK * (8 * HIDDEN + 3 * (HIDDEN + MLP))
-    vision = 12 * VISION_LAYERS * VISION_HIDDEN**2 * 0.75  # all but the last layer are used, of a pass
+    shape = place.shapes[shape_name]
+    size = place.size
+    weights = size.layers * (4 * size.hidden**2 + 3 * size.hidden * size.mlp)
+    adapters = size.layers * place.rank * (8 * size.hidden + 3 * (size.hidden + size.mlp))
+    vision = 12 * (size.vision_layers - 1) * size.vision_hidden**2  # of a pass; the last layer is not used
     tiles = shape.image_tokens // PATCHES
     beginning, whole = shape.image_tokens + PROMPT, shape.image_tokens + PROMPT + ANSWER
 
     def total(tokens: int, attended: float, scored: int, head: float, forwards: int, passes: int) -> float:
         products = 2 * tokens * (weights * (1 + forwards) + 3 * adapters)
-        attention = 4 * attended * HIDDEN * LAYERS * (2.5 + forwards)
-        return (
-            products + attention + 2 * scored * HIDDEN * VOCABULARY * head + 2 * PATCHES * tiles * vision * passes
-        ) / 1e9
+        attention = 4 * attended * size.hidden * size.layers * (2.5 + forwards)
+        logits = 2 * scored * size.hidden * size.vocabulary * head
+        return (products + attention + logits + 2 * PATCHES * tiles * vision * passes) / 1e9
 
     twice = 2 * whole
     shared = beginning + 2 * ANSWER
@@ -192,10 +185,10 @@ def main() -> int:
     figures: dict[str, Any] = {}
     bars: list[Bar] = []
     with tempfile.TemporaryDirectory() as work:
-        for name, shape in SHAPES.items():
+        for name, shape in place.shapes.items():
             folder = Path(work) / name
             folder.mkdir()
-            save_model(shape, folder / "model")
+            save_model(shape, folder / "model", place)
             legs = [leg for leg in LEGS[name] if place == CPU or leg != "trl-answers"]  # on a GPU that is `trl`
             rounds = [
                 {
@@ -205,7 +198,7 @@ def main() -> int:
                 }
                 for number in range(arguments.repeats)
             ]
-            figures[name] = found = _summarise(name, rounds)
+            figures[name] = found = _summarise(name, rounds, place)
             bars += _bars(name, found, place)
     return write_results("dpo" if place == CPU else "dpo_gpu", figures, bars)
 
@@ -229,7 +222,7 @@ def run_leg(script: str, leg: str, shape: str, folder: Path, place: Place) -> di
     return found
 
 
-def _summarise(name: str, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _summarise(name: str, rounds: Sequence[Mapping[str, Any]], place: Place) -> dict[str, Any]:
     """Medians over rounds, and ratios of legs that ran in one round."""
     figures: dict[str, Any] = {}
     first = rounds[0]
@@ -249,11 +242,13 @@ def _summarise(name: str, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     figures["largest difference of a loss"] = max(
         abs(a - b) for each in losses for a, b in zip(losses[0], each, strict=True)
     )
-    counted = flops(name)
+    counted = flops(name, place)
     for peer in sorted(first.keys() & {"trl", "trl-answers"}):
         limit = counted[peer] / counted["ours"]
         figures[f"limit by FLOPs, ours/{peer}"] = limit
         figures[f"share of the limit, ours/{peer}"] = median(figures[f"pairs/s, ours/{peer}"]) / limit
+    if place == GPU:
+        figures["ours: TFLOP/s"] = counted["ours"] * place.shapes[name].batch / figures["ours step_s"] / 1e3
     return figures
 
 

@@ -78,9 +78,12 @@ def render_table(name: str, figures: Mapping[str, Any], bars: Sequence[Bar]) -> 
 
 
 def describe_machine() -> dict[str, Any]:
-    """The CPU's model, the cores this process may use, and the memory in bytes."""
+    """The CPU's model, the GPU that torch finds, the cores this process may use, and the memory in bytes."""
+    import torch
+
     return {
         "cpu": _cpu_model(),
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }

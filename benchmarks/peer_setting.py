@@ -1,48 +1,49 @@
-"""What training and its peers are measured on: a random LLaVA of a given shape, pairs and samples of exact lengths."""
+"""What training and its peers are measured on: a random LLaVA, pairs and samples of exact lengths."""
 
 import itertools
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextImageProcessor,
-    LlavaNextProcessor,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerFast
 
-from random_models import TEMPLATES
-from stic_ray import vlm
+from random_models import LLAVA_7B, Size, save_random_model
 from stic_ray.records import Turn
 
 THREADS = len(os.sched_getaffinity(0))
 TILE = 336
-LAYERS, HIDDEN, MLP, HEAD, VOCABULARY = 8, 512, 1376, 64, 32_000
-VISION_LAYERS, VISION_HIDDEN, PATCHES = 4, 256, (TILE // 14) ** 2
+PATCHES = (TILE // 14) ** 2
+SMALL = Size(
+    tile_px=TILE,
+    hidden=512,
+    mlp=1376,
+    layers=8,
+    head=64,
+    key_value_share=1.0,
+    vocabulary=32_000,
+    positions=4096,
+    vision_hidden=256,
+    vision_mlp=1024,
+    vision_layers=4,
+    vision_heads=4,
+    spread=0.04,
+)
 PROMPT, ANSWER = 32, 128  # tokens; the prompt's with the template's and without the image's, the answer's with its end
 AHEAD = 2  # steps, the most that any way reads ahead
-BETA, RANK, RATE = 0.1, 16, 1e-4
+BETA, RATE = 0.1, 1e-4
 # Large buffers that are freed come from the system again, page by page: glibc keeps them with these, on all sides.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 _SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "USER:", "ASSISTANT:")
-_WORDS = VOCABULARY - len(_SPECIAL)
+_WORDS = SMALL.vocabulary - len(_SPECIAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +63,57 @@ class Shape:
         return PATCHES + rows * (rows + 1)
 
 
-SHAPES = {
-    "576": Shape(family="llava", side_px=TILE, batch=2),
-    "2880": Shape(family="llava_next", side_px=2 * TILE, batch=1),
-}
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a leg runs, on a model of which size with adapters of which rank, the precision of the weights that do not
+    train, and what is measured there: CPU seconds and resident memory, or seconds and memory of the GPU."""
+
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16"]
+    size: Size
+    rank: int
+    shapes: Mapping[str, Shape]
+
+    def clock(self) -> float:
+        """Seconds, of which differences count: on CPUs those that all cores worked."""
+        if self.device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def reset_peak(self) -> int:
+        """Forget the peak of memory so far; what is held now, in bytes."""
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            return torch.cuda.memory_allocated()
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+
+    def peak(self) -> int:
+        """The most that was held, in bytes."""
+        return torch.cuda.max_memory_allocated() if self.device == "cuda" else _status("VmHWM")
+
+
+CPU = Place(
+    device="cpu",
+    dtype="float32",
+    size=SMALL,
+    rank=16,
+    shapes={
+        "576": Shape(family="llava", side_px=TILE, batch=2),
+        "2880": Shape(family="llava_next", side_px=2 * TILE, batch=1),
+    },
+)
+GPU = Place(
+    device="cuda",
+    dtype="bfloat16",
+    size=LLAVA_7B,
+    rank=128,
+    shapes={
+        "576": Shape(family="llava", side_px=TILE, batch=4),
+        "2880": Shape(family="llava_next", side_px=2 * TILE, batch=1),
+    },
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +130,8 @@ class Talk:
         return [Turn(role="user", text=self.prompt), Turn(role="assistant", text=answer)]
 
 
-def save_model(shape: Shape, folder: Path) -> None:
-    """A random checkpoint with the given sizes, whose tokenizer makes a token of every word."""
+def save_model(shape: Shape, folder: Path, place: Place) -> None:
+    """A random checkpoint of the place's size, whose tokenizer makes a token of every word."""
     vocabulary = {word: index for index, word in enumerate([*_SPECIAL, *(f"w{n}" for n in range(_WORDS))])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -96,53 +144,14 @@ def save_model(shape: Shape, folder: Path) -> None:
         padding_side="left",
         additional_special_tokens=["<image>"],
     )
-    vision = CLIPVisionConfig(
-        hidden_size=VISION_HIDDEN,
-        intermediate_size=4 * VISION_HIDDEN,
-        num_hidden_layers=VISION_LAYERS,
-        num_attention_heads=4,
-        image_size=TILE,
-        patch_size=14,
-        projection_dim=64,
+    save_random_model(
+        shape.family,
+        folder,
+        place.size,
+        tokenizer=tokenizer,
+        device=place.device,
+        dtype=getattr(torch, place.dtype),
     )
-    text = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        intermediate_size=MLP,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HIDDEN // HEAD,
-        num_key_value_heads=HIDDEN // HEAD,
-        max_position_embeddings=4096,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=3,
-        tie_word_embeddings=False,
-    )
-    sizes = {"size": {"shortest_edge": TILE}, "crop_size": {"height": TILE, "width": TILE}}
-    made: dict[str, Any] = {
-        "tokenizer": tokenizer,
-        "patch_size": 14,
-        "vision_feature_select_strategy": "default",
-        "num_additional_image_tokens": 1,
-        "image_token": "<image>",
-        "chat_template": TEMPLATES["llava"],
-    }
-    shared: dict[str, Any] = {"vision_config": vision, "text_config": text, "image_token_index": 4}
-    torch.manual_seed(0)
-    if shape.family == "llava":
-        processor: Any = LlavaProcessor(image_processor=CLIPImageProcessor(**sizes), **made)
-        model: Any = LlavaForConditionalGeneration(LlavaConfig(**shared, image_seq_length=PATCHES))
-    else:
-        grids = [[TILE, 2 * TILE], [2 * TILE, TILE], [2 * TILE, 2 * TILE]]
-        tiles = LlavaNextImageProcessor(**sizes, image_grid_pinpoints=grids)
-        processor = LlavaNextProcessor(image_processor=tiles, **made)
-        model = LlavaNextForConditionalGeneration(LlavaNextConfig(**shared, image_grid_pinpoints=grids))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, 0.04, generator=generator)
-    vlm.save_checkpoint(model, processor, str(folder))
 
 
 def make_talks(shape: Shape, folder: Path, count: int) -> list[Talk]:
@@ -174,37 +183,6 @@ def set_adapters(model: torch.nn.Module) -> None:
 
 
 # Measuring, the same for all
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a leg runs, the precision of the weights that do not train, and what is measured there: CPU seconds and
-    resident memory, or seconds and memory of the GPU."""
-
-    device: Literal["cpu", "cuda"]
-    dtype: Literal["float32", "bfloat16"]
-
-    def clock(self) -> float:
-        """Seconds, of which differences count: on CPUs those that all cores worked."""
-        if self.device == "cpu":
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def reset_peak(self) -> int:
-        """Forget the peak of memory so far; what is held now, in bytes."""
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            return torch.cuda.memory_allocated()
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-
-    def peak(self) -> int:
-        """The most that was held, in bytes."""
-        return torch.cuda.max_memory_allocated() if self.device == "cuda" else _status("VmHWM")
-
-
-CPU, GPU = Place(device="cpu", dtype="float32"), Place(device="cuda", dtype="bfloat16")
 
 
 class Steps:

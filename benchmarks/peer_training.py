@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from peer_setting import AHEAD, RANK, RATE, THREADS, Place, Steps, set_adapters
+from peer_setting import AHEAD, RATE, THREADS, Place, Steps, set_adapters
 from stic_ray import vlm
 from stic_ray.config import Execution, Lora, Loss, Training
 from stic_ray.train import loop
@@ -26,7 +26,7 @@ def train_ours(
     torch.set_num_threads(THREADS)
     training = Training(
         loss=loss,
-        weights=Lora(rank=RANK, lora_alpha=2 * RANK),
+        weights=Lora(rank=place.rank, lora_alpha=2 * place.rank),
         lr=RATE,
         epochs=1,
         global_batch=batch,
@@ -127,8 +127,8 @@ def train_with_trl(
         train_dataset=Dataset.from_list(list(rows)).cast_column("images", Column(Image())),
         processing_class=AutoProcessor.from_pretrained(folder / "model"),
         peft_config=LoraConfig(
-            r=RANK,
-            lora_alpha=2 * RANK,
+            r=place.rank,
+            lora_alpha=2 * place.rank,
             lora_dropout=0.0,
             target_modules=r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
         ),

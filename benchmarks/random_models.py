@@ -1,8 +1,6 @@
 """Random checkpoints and adapters, for benchmarks and for tests that compare engines: none of any size is shipped.
 
 Answers vary with the image and the prompt.
-
-Heads are 32 wide, the least that vLLM has CPU kernels for.
 """
 
 from collections.abc import Sequence
@@ -33,7 +31,6 @@ from transformers import (
 from stic_ray import vlm
 from stic_ray.config import Lora
 
-_HEAD = 32
 _SENTENCES = (
     "a small dog sits on the green grass next to a wooden bench",
     "describe the image in detail , and name every object that you see",
@@ -68,17 +65,53 @@ class Size:
 
     tile_px: int = 56
     hidden: int = 128
+    mlp: int = 0  # twice `hidden`
     layers: int = 2
+    head: int = 32  # the width of one: 32 is the least that vLLM has CPU kernels for
+    key_value_share: float = 0.5  # of as many heads
     vocabulary: int = 512
     positions: int = 1024
+    vision_hidden: int = 64
+    vision_mlp: int = 128
+    vision_layers: int = 2
+    vision_heads: int = 2
     spread: float = 0.2
 
 
-def save_random_model(family: str, folder: Path, size: Size, *, seed: int = 0) -> Path:
-    """Save a random checkpoint of a family; an Idefics3 cuts large images into up to 3 x 3 tiles, a LLaVA-NeXT every
-    image into up to 2 x 2."""
+# The sizes of LLaVA-1.5-7B.
+LLAVA_7B = Size(
+    tile_px=336,
+    hidden=4096,
+    mlp=11008,
+    layers=32,
+    head=128,
+    key_value_share=1.0,
+    vocabulary=32064,
+    positions=4096,
+    vision_hidden=1024,
+    vision_mlp=4096,
+    vision_layers=24,
+    vision_heads=16,
+    spread=0.02,
+)
+
+
+def save_random_model(
+    family: str,
+    folder: Path,
+    size: Size,
+    *,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Path:
+    """Save a random checkpoint of a family, drawn on a device, with a tokenizer or one of a few English sentences.
+
+    An Idefics3 cuts large images into up to 3 x 3 tiles, a LLaVA-NeXT every image into up to 2 x 2.
+    """
     extra = {"idefics3": _IDEFICS3 + _TILES, "smolvlm": _IDEFICS3 + _TILES, "qwen2_5_vl": _QWEN}.get(family, ())
-    tokenizer = train_tokenizer(min(size.vocabulary, 500), ["<image>", *extra])
+    tokenizer = tokenizer or train_tokenizer(min(size.vocabulary, 500), ["<image>", *extra])
     torch.manual_seed(seed)  # some families draw vectors too
     makers = {
         "llava": _llava,
@@ -87,8 +120,12 @@ def save_random_model(family: str, folder: Path, size: Size, *, seed: int = 0) -
         "smolvlm": _smolvlm,
         "qwen2_5_vl": _qwen,
     }
-    model, processor = makers[family](tokenizer, size)
-    generator = torch.Generator().manual_seed(seed)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    with torch.device(device):
+        model, processor = makers[family](tokenizer, size)
+    torch.set_default_dtype(usual)
+    generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if (
@@ -253,23 +290,24 @@ def _qwen(tokenizer: PreTrainedTokenizerFast, size: Size) -> tuple[Any, Any]:
 
 def _vision_sizes(size: Size) -> dict[str, int]:
     return {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
+        "hidden_size": size.vision_hidden,
+        "intermediate_size": size.vision_mlp,
+        "num_hidden_layers": size.vision_layers,
+        "num_attention_heads": size.vision_heads,
         "image_size": size.tile_px,
         "patch_size": 14,
     }
 
 
 def _text_config(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlamaConfig:
+    heads = size.hidden // size.head
     return LlamaConfig(
         hidden_size=size.hidden,
-        intermediate_size=2 * size.hidden,
+        intermediate_size=size.mlp or 2 * size.hidden,
         num_hidden_layers=size.layers,
-        num_attention_heads=size.hidden // _HEAD,
-        num_key_value_heads=size.hidden // _HEAD // 2,
-        head_dim=_HEAD,
+        num_attention_heads=heads,
+        num_key_value_heads=round(heads * size.key_value_share),
+        head_dim=size.head,
         vocab_size=size.vocabulary,
         max_position_embeddings=size.positions,
         bos_token_id=tokenizer.bos_token_id,

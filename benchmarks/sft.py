@@ -2,7 +2,7 @@
 
 As in the benchmark `dpo`: every leg a process of its own on all cores with the same allocator settings, whole steps,
 the same adapters and losses. 30% of the answer tokens are trained; the others stay in the forward pass.
-With `--gpu` all run on one GPU in bfloat16, without a bar of speed.
+With `--gpu` all run on one GPU in bfloat16, on a model of LLaVA-1.5-7B's sizes, without a bar of speed.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 
 from dpo import add_leg, run_leg
 from harness import Bar, lacks_gpu, write_results
-from peer_setting import AHEAD, ANSWER, CPU, GPU, PROMPT, SHAPES, Place, make_talks, save_model
+from peer_setting import AHEAD, ANSWER, CPU, GPU, PROMPT, Place, make_talks, save_model
 from peer_training import train_ours, train_with_trl
 from stic_ray.config import Execution, SftLoss
 from stic_ray.train.data import Item, known
@@ -38,7 +38,7 @@ def used_tokens(number: int, count: int) -> list[bool]:
 
 def run_ours(folder: Path, place: Place) -> dict[str, Any]:
     """Steps as the loop takes them."""
-    shape = SHAPES[SHAPE]
+    shape = place.shapes[SHAPE]
     items = [
         Item(
             id=talk.image.name,
@@ -60,7 +60,7 @@ def run_trl(folder: Path, place: Place) -> dict[str, Any]:
             "prompt": [{"role": "user", "content": talk.prompt}],
             "completion": [{"role": "assistant", "content": talk.chosen}],
         }
-        for talk in make_talks(SHAPES[SHAPE], folder / "images", BATCH * (STEPS + AHEAD))
+        for talk in make_talks(place.shapes[SHAPE], folder / "images", BATCH * (STEPS + AHEAD))
     ]
     numbers = itertools.count()
 
@@ -89,7 +89,7 @@ def main() -> int:
     if arguments.gpu and lacks_gpu("sft"):
         return 0
     with tempfile.TemporaryDirectory() as work:
-        save_model(SHAPES[SHAPE], Path(work) / "model")
+        save_model(place.shapes[SHAPE], Path(work) / "model", place)
         rounds = []
         for _ in range(arguments.repeats):
             rounds.append({leg: run_leg(__file__, leg, SHAPE, Path(work), place) for leg in LEGS})
