@@ -179,7 +179,8 @@ def set_adapters(model: torch.nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             if ".lora_" in name:
-                parameter.normal_(0, 0.02 if ".lora_A." in name else 0.01, generator=generator)
+                drawn = torch.randn(parameter.shape, generator=generator)  # on the CPU: the same wherever it goes
+                parameter.copy_(drawn * (0.02 if ".lora_A." in name else 0.01))
 
 
 # Measuring, the same for all

@@ -64,6 +64,11 @@ def language_model(model: Any) -> Any:
     return body_of(model).model.get_submodule(_parts_of(model).language)
 
 
+def projector(model: Any) -> Any:
+    """What turns the vision tower's output into the language model's embeddings."""
+    return body_of(model).model.get_submodule(_parts_of(model).projector)
+
+
 def row_positions(model: Any, row: Row) -> Tensor:
     """The positions of a row as the language model takes them: [1, T], or [3, 1, T] where images have rows and columns.
 

@@ -11,7 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 from stic_ray.vlm.attention import SEGMENTED
 from stic_ray.vlm.examples import Example
-from stic_ray.vlm.families import body_of, language_model, projector_parameters, row_positions, sharding_units
+from stic_ray.vlm.families import (
+    body_of,
+    language_model,
+    projector,
+    projector_parameters,
+    row_positions,
+    sharding_units,
+)
 from stic_ray.vlm.rows import Row
 
 _TOKENS_AT_ONCE = 256  # that meet the language-model head: their logits are 33 MB in float32 at a vocabulary of 32k
@@ -66,6 +73,13 @@ class AnswerScorer(nn.Module):
         self.model = model
         self._low = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
         language_model(model).config._attn_implementation = SEGMENTED
+        if self._low:
+            projector(model).register_forward_hook(self._as_embeddings)
+
+    def _as_embeddings(self, module: nn.Module, inputs: Any, projected: Tensor) -> Tensor:
+        """What the projector makes in the embeddings' type: not every family casts it, and autocast leaves the two in
+        different ones where embeddings train."""
+        return projected.to(body_of(self.model).get_input_embeddings().weight.dtype)
 
     def forward(self, row: Row) -> Tensor:
         """Log-probability (nats) of each answer token, float32 [N]."""

@@ -18,6 +18,8 @@ from stic_ray.train.data import Item
 
 _FAMILIES = ("llava", "llava_next", "idefics3", "smolvlm", "qwen2_5_vl")
 
+_LOSS = DpoLoss(beta=0.5, alpha=1.0, reduction="token_mean")
+
 
 @pytest.fixture(scope="module", params=_FAMILIES)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,12 +52,21 @@ def test_shared_and_packed_answers_score_as_each_alone(checkpoint: Path, items: 
     assert all(vlm.shape_of(pair).prefix > 0 for pair in pairs)
 
 
+def test_whole_model_trains_in_bfloat16_from_losses_near_those_in_float32(checkpoint: Path, items: list[Item]) -> None:
+    training = Training(loss=_LOSS, weights=FullFinetune(), lr=0.01, epochs=1, global_batch=4)
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        job = make_job(checkpoint, training, dtype=dtype)
+        losses[dtype] = [line["loss"] for line in train_pairs(job, score_pairs(checkpoint, items, dtype)).log]
+    assert losses["bfloat16"][0] == pytest.approx(losses["float32"][0], rel=0.05)
+    assert losses["bfloat16"][-1] < losses["bfloat16"][0]
+
+
 @pytest.mark.parametrize("weights", [Lora(rank=2, lora_alpha=4), FullFinetune()], ids=["lora", "full"])
 def test_step_trains_the_language_model_and_the_projector_alone(
     checkpoint: Path, items: list[Item], weights: Lora | FullFinetune
 ) -> None:
-    loss = DpoLoss(beta=0.5, alpha=1.0, reduction="token_mean")
-    training = Training(loss=loss, weights=weights, lr=0.01, epochs=1, global_batch=4, projector_lr=0.01)
+    training = Training(loss=_LOSS, weights=weights, lr=0.01, epochs=1, global_batch=4, projector_lr=0.01)
     job = make_job(checkpoint, training)
     trainer = train_pairs(job, score_pairs(checkpoint, items))
     losses = [line["loss"] for line in trainer.log]

@@ -27,6 +27,12 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return save_random_model(request.param, tmp_path_factory.mktemp(request.param) / "model", Size())
 
 
+@pytest.fixture(autouse=True)
+def whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions too: by default a GPU rounds theirs to 10 bits (TF32), which patches are embedded by."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture(scope="module")
 def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
     return make_pairs(tmp_path_factory.mktemp("images"))
@@ -62,9 +68,10 @@ def test_segments_are_attended_to_by_flash_kernels_in_bfloat16(checkpoint: Path,
 def test_step_on_a_gpu_is_the_cpus(
     checkpoint: Path, items: list[Item], dtype: str, weights: Lora | FullFinetune
 ) -> None:
-    """Losses of three steps; 1e-3 relative in float32, 5% in bfloat16."""
+    """Losses of three steps: 1e-3 of the first in float32, 5% in bfloat16, whose later steps Adam makes of rounding."""
     losses = {device: _losses(checkpoint, items, dtype, weights, device) for device in ("cpu", "cuda")}
-    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-3 if dtype == "float32" else 0.05)
+    tolerance = 1e-3 if dtype == "float32" else 0.05
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=tolerance, abs=tolerance * losses["cpu"][0])
     assert losses["cuda"][-1] < losses["cuda"][0]
 
 

@@ -155,7 +155,9 @@ def _theirs(
         ),
     )
     _set_adapters(trainer.model)
-    batch = trainer.data_collator([trainer.train_dataset[number] for number in range(len(rows))])
+    batch = trainer._prepare_inputs(
+        trainer.data_collator([trainer.train_dataset[number] for number in range(len(rows))])
+    )
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
