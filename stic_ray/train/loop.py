@@ -28,7 +28,7 @@ from stic_ray.train.data import Item, batch_indices, num_steps, read_items, spli
 from stic_ray.train.export import export
 from stic_ray.train.feed import Batch, Part, encode_parts, read_ahead
 from stic_ray.train.job import ATTEMPTS, CHECKPOINTS, NOT_FINITE, Job
-from stic_ray.train.optimizer import make_optimizer, rate_factor, set_rates, trained_parameters
+from stic_ray.train.optimizer import make_optimizer, rate_factor, set_rates
 from stic_ray.train.throughput import Meter, peak_memory_bytes
 from stic_ray.train.trackers import Trackers
 
@@ -374,12 +374,13 @@ class Trainer:
 
     def _summed(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Over all workers."""
-        found = self._workers.gather([float(value) for value in sums.values()]).sum(dim=0)
+        found = self._workers.gather(torch.stack(list(sums.values())).tolist()).sum(dim=0)
         return dict(zip(sums, found.tolist(), strict=True))
 
     def _update(self, sums: Mapping[str, Tensor], sizes: dict[str, float], ids: list[str]) -> dict[str, float]:
         values = self._summed(sums)
-        norm = nn.utils.clip_grad_norm_(trained_parameters(self.scorer), self._job.training.max_grad_norm)
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, self._job.training.max_grad_norm)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         values |= {"grad_norm": norm.item(), **sizes, "skipped": 0.0}
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
@@ -405,8 +406,9 @@ class Trainer:
 
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor], share: float) -> None:
+    """Where the values are: a GPU that had to give them up after every row would wait for the next one's operations."""
     for name, value in values.items():
-        sums[name] = sums.get(name, torch.zeros(())) + share * value.cpu()
+        sums[name] = sums.get(name, 0.0) + share * value
 
 
 def _kl(logp_N: Tensor, reference_N: Tensor) -> Tensor:

@@ -16,7 +16,12 @@ def make_optimizer(scorer: vlm.AnswerScorer, training: Training) -> torch.optim.
     groups = [{"params": [p for p in trained if id(p) not in projector], "lr": training.lr}]
     if training.projector_lr is not None:
         groups.append({"params": [p for p in trained if id(p) in projector], "lr": training.projector_lr})
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, training.adam_beta2), weight_decay=training.weight_decay)
+    optimizer = torch.optim.AdamW(
+        groups,
+        betas=(0.9, training.adam_beta2),
+        weight_decay=training.weight_decay,
+        fused=trained[0].device.type == "cuda",
+    )
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer

@@ -1,18 +1,18 @@
 """Attention in a row of segments: several conversations on one image see what they begin with, and not each other.
 
-Legend: Q = heads, K = key and value heads, T = positions of the row, D = a head's size, G = segments of a run.
+Legend: Q = heads, K = key and value heads, T = positions of the row, D = a head's size, G = segments of a run,
+P = positions of a run with its padding.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
@@ -66,12 +66,11 @@ def segmented_attention(
     # Under autocast rotary positions leave what they turn in float32, and a product is in one type.
     query_1QTD, key_1KTD = query_1QTD.to(value_1KTD.dtype), key_1KTD.to(value_1KTD.dtype)
     tensors = (query_1QTD, repeat_kv(key_1KTD, groups), repeat_kv(value_1KTD, groups))
-    query_TQD, key_TQD, value_TQD = (tensor[0].transpose(0, 1) for tensor in tensors)
-    found: list[Tensor] = []
-    start = 0
-    for run in runs_of(segments):
-        found += _attend(run, start, (query_TQD, key_TQD, value_TQD), {"scale": scaling, "dropout_p": dropout})
-        start += sum(segment.length for segment in run)
+    runs = runs_of(segments)
+    lengths = [sum(segment.length for segment in run) for run in runs]
+    pieces = zip(*(tensor[0].split(lengths, dim=1) for tensor in tensors), strict=True)
+    settings = {"scale": scaling, "dropout_p": dropout}
+    found = [_attend(run, piece, settings) for run, piece in zip(runs, pieces, strict=True)]
     return torch.cat(found)[None], None
 
 
@@ -102,33 +101,55 @@ def _lengths(segment: Segment) -> tuple[int, ...]:
     return (segment.prefix, *segment.branches)
 
 
-def _attend(run: Sequence[Segment], start: int, tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
-    """A run's segments, of which the first begins at `start` of query, key and value [T, Q, D]; in their order.
-    `settings` are those of the product."""
-    starts = list(accumulate((segment.length for segment in run), initial=start))[:-1]
-    places = [list(accumulate(_lengths(segment), initial=begin)) for segment, begin in zip(run, starts, strict=True)]
+def _attend(run: Sequence[Segment], tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> Tensor:
+    """A run's own positions of query, key and value [Q, T, D] attended to, [T, Q, D]; `settings` are the product's.
+
+    Few and large operations: a step on a GPU waits for those who start them sooner than for the work itself.
+    """
+    lengths = [max(found) for found in zip(*map(_lengths, run), strict=True)]
+    places = None if len(run) * sum(lengths) == tensors[0].shape[1] else _padding(tuple(run), tensors[0].device)
+    whole = tensors if places is None else [tensor.index_select(1, places.padded_P) for tensor in tensors]
+    stacked = [tensor.unflatten(1, (len(run), -1)).transpose(0, 1).split(lengths, dim=2) for tensor in whole]
     parts: list[Tensor] = []
     beginning: list[Tensor] = []
-    for number in range(len(places[0]) - 1):
-        slices = [slice(place[number], place[number + 1]) for place in places]
-        query, key, value = (_stack([tensor[part] for part in slices]) for tensor in tensors)
-        if number == 0:
+    for query, key, value in zip(*stacked, strict=True):  # [G, Q, length, D]
+        if not beginning:
             beginning = [key, value]
             parts.append(scaled_dot_product_attention(query, key, value, is_causal=True, **settings))
             continue
         key, value = (torch.cat(both, dim=2) for both in zip(beginning, (key, value), strict=True))
         mask = causal_lower_right(query.shape[2], key.shape[2])
         parts.append(scaled_dot_product_attention(query, key, value, attn_mask=mask, **settings))
-    return [
-        part[index, :, :length].transpose(0, 1)
-        for index, segment in enumerate(run)
-        for part, length in zip(parts, _lengths(segment), strict=True)
-    ]
+    found_TQD = torch.cat([part.transpose(1, 2) for part in parts], dim=1).flatten(0, 1)
+    return found_TQD if places is None else found_TQD.index_select(0, places.real_T)
 
 
-def _stack(pieces: list[Tensor]) -> Tensor:
-    """Pieces [length, Q, D] as one [G, Q, longest, D], padded with zeros behind."""
-    return pad_sequence(pieces, batch_first=True).transpose(1, 2)
+@dataclass(frozen=True)
+class _Places:
+    """Where the positions of a run with padding come from in the row, and where those without padding went."""
+
+    padded_P: Tensor
+    real_T: Tensor
+
+
+@lru_cache(maxsize=64)  # of a row's runs: all layers ask for the same
+def _padding(run: tuple[Segment, ...], device: torch.device) -> _Places:
+    """Every part of every segment at the longest's length. What stands for nothing repeats a position of its part: it
+    stands behind all that is attended to, and its own result is dropped, so that its gradient is 0."""
+    longest = [max(found) for found in zip(*map(_lengths, run), strict=True)]
+    padded: list[int] = []
+    real: list[int] = []
+    start = 0
+    for segment in run:
+        for length, most in zip(_lengths(segment), longest, strict=True):
+            real += range(len(padded), len(padded) + length)
+            padded += (start + min(number, max(length, 1) - 1) for number in range(most))
+            start += length
+    last = start - 1
+    with torch.inference_mode(False):  # it may be asked for with gradients later
+        return _Places(
+            torch.tensor([min(place, last) for place in padded], device=device), torch.tensor(real, device=device)
+        )
 
 
 AttentionInterface.register(SEGMENTED, segmented_attention)

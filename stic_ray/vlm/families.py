@@ -158,9 +158,12 @@ def _is_in(name: str, part: str) -> bool:
 
 def projector_parameters(model: Any) -> list[nn.Parameter]:
     """The parameters between vision tower and language model: of an adapted model, those that the adapter replaces."""
-    parts = _parts_of(model)
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parts.is_of_projector(name)]
-    return [parameter for name, parameter in named if ".original_module." not in name]
+    parts, inner = _parts_of(model), body_of(model).model
+    named = projector(model).named_parameters()  # not the whole model's: every forward asks
+    return [
+        *(parameter for name, parameter in named if not _is_in(name, "original_module")),
+        *(inner.get_parameter(name) for name in parts.beside),
+    ]
 
 
 def sharding_units(model: Any) -> list[nn.Module]:

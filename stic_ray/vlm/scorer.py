@@ -75,6 +75,9 @@ class AnswerScorer(nn.Module):
         language_model(model).config._attn_implementation = SEGMENTED
         if self._low:
             projector(model).register_forward_hook(self._as_embeddings)
+            for module in model.modules():
+                if hasattr(module, "cast_input_dtype_enabled"):  # autocast gives adapters their inputs as they are
+                    module.cast_input_dtype_enabled = False
 
     def _as_embeddings(self, module: nn.Module, inputs: Any, projected: Tensor) -> Tensor:
         """What the projector makes in the embeddings' type: not every family casts it, and autocast leaves the two in
