@@ -165,6 +165,7 @@ def main() -> int:
     """Run all legs; exit status 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--shapes", nargs="+", default=["576", "2880"], help="tokens of an image: which of the two")
     add_leg(parser)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -185,7 +186,8 @@ def main() -> int:
     figures: dict[str, Any] = {}
     bars: list[Bar] = []
     with tempfile.TemporaryDirectory() as work:
-        for name, shape in place.shapes.items():
+        for name in arguments.shapes:
+            shape = place.shapes[name]
             folder = Path(work) / name
             folder.mkdir()
             save_model(shape, folder / "model", place)
