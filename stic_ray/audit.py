@@ -16,6 +16,7 @@ _LINEAGE = {
     "images": ("listing", "id", "id", 1),
     "hashes": ("images", "id", "id", 1),
     "unique": ("images", "id", "id", 1),
+    "embeddings": ("images", "id", "image_id", 1),
     "responses": ("images", "id", "item_id", -1),
     "annotated_responses": ("samples", "id", "item_id", -1),
     "pairs": ("responses", "item_id", "item_id", -1),

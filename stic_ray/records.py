@@ -57,6 +57,21 @@ class PerceptualHash:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """What a model's vision tower makes of an image: the mean of the patch features that the projector takes.
+
+    `source` is the artifact that names the image (its directory in the store): images of two sets may have one
+    `image_id`, which hashes their place in their set.
+    """
+
+    id: str
+    image_id: str
+    source: str
+    vector: list[Single]
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Response:
     """One answer to one request on one image: a model's, or one that the data itself gives.
 
@@ -320,6 +335,7 @@ Record = (
     Found
     | ImageRef
     | PerceptualHash
+    | Embedding
     | Response
     | Pair
     | Sample

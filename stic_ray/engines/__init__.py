@@ -9,7 +9,7 @@ from typing import Any
 
 from stic_ray.checkpoint import answers_in_transformers, cuts_into_tiles, is_served_by_vllm
 from stic_ray.config import Auto, Config, NoisedImage, Pool, Transformers, Vllm
-from stic_ray.engines.protocol import Engine, Scorer
+from stic_ray.engines.protocol import Embedder, Engine, Scorer
 
 _GPU_MEMORY_SHARE = Vllm().gpu_memory_share
 
@@ -177,3 +177,10 @@ def start_tokenizer(*, model_uri: str) -> Scorer:
     from stic_ray.engines.transformers_scorer import TransformersTokenizer
 
     return TransformersTokenizer(model_uri)
+
+
+def start_embedder(*, model_uri: str, dtype: str) -> Embedder:
+    """What makes vectors of images with a model's vision tower, whose weights alone stay loaded."""
+    from stic_ray.engines.transformers_embedder import TransformersEmbedder
+
+    return TransformersEmbedder(model_uri, dtype)

@@ -116,3 +116,15 @@ class Scorer(Protocol):
     def score(self, conversations: Sequence[Conversation], max_length: int) -> list[Scored]:
         """One score a conversation, in order, with an `error` where there is none, as above `max_length` tokens."""
         ...
+
+
+class Embedder(Protocol):
+    """Anything that makes a vector of an image."""
+
+    def figures(self) -> dict[str, float]:
+        """Sums since the start: `embedded_images`."""
+        ...
+
+    def embed(self, images: Sequence[Image.Image]) -> list[list[float]]:
+        """One vector an image, in order, all of one length."""
+        ...

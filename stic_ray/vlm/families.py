@@ -3,7 +3,7 @@
 Legend: T = positions of a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,9 +64,34 @@ def language_model(model: Any) -> Any:
     return body_of(model).model.get_submodule(_parts_of(model).language)
 
 
-def projector(model: Any) -> Any:
+def projector(model: Any) -> nn.Module:
     """What turns the vision tower's output into the language model's embeddings."""
-    return body_of(model).model.get_submodule(_parts_of(model).projector)
+    module: nn.Module = body_of(model).model.get_submodule(_parts_of(model).projector)
+    return module
+
+
+def projector_rows(model: Any, images: Mapping[str, Tensor]) -> list[int]:
+    """How many rows of what the projector takes are each image's: 1, its tiles, or the patches of one without tiles."""
+    family = body_of(model).config.model_type
+    if family == "qwen2_5_vl":
+        return [int(count) for count in images["image_grid_thw"].prod(dim=1)]
+    if family == "llava_next":
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        config = body_of(model).config
+        grids, tile_px = config.image_grid_pinpoints, config.vision_config.image_size
+        return [image_size_to_num_patches(size, grids, tile_px) for size in images["image_sizes"].tolist()]
+    pixels = images["pixel_values"]
+    if pixels.dim() == 4:
+        return [1] * len(pixels)
+    return [int(count) for count in (pixels != 0).flatten(2).any(dim=2).sum(dim=1)]  # tiles of 0 fill up the batch
+
+
+def drop_language_model(model: Any) -> None:
+    """Free the weights that no image meets before they meet a text: the language model and its head."""
+    parent, _, name = f"model.{_parts_of(model).language}".rpartition(".")
+    setattr(model.get_submodule(parent), name, None)
+    model.lm_head = None
 
 
 def row_positions(model: Any, row: Row) -> Tensor:

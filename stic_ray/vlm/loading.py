@@ -27,14 +27,19 @@ def load_processor(path: str) -> Any:
     return processor
 
 
-def load_model(path: str, dtype: str, *, attention: str | None = None, quantize: bool = False) -> Any:
+def load_model(
+    path: str, dtype: str, *, attention: str | None = None, quantize: bool = False, language_layers: int | None = None
+) -> Any:
     """The checkpoint's model in evaluation mode, from safetensors, without remote code.
 
     `attention` is transformers' implementation, None for its choice; `image_attention` needs "eager". `quantize` keeps
-    the language model's weights in 4 bits.
+    the language model's weights in 4 bits. Of the language model's layers the first `language_layers` are read, None
+    for all.
     """
     check_checkpoint(path)
     config = AutoConfig.from_pretrained(path, local_files_only=True)
+    if language_layers is not None:
+        config.get_text_config().num_hidden_layers = language_layers
     model = AutoModelForImageTextToText.from_pretrained(
         path,
         config=config,
