@@ -18,8 +18,8 @@ from stic_ray.evaluate.intervals import Bootstrap
 from stic_ray.evaluate.measured import Measured
 from stic_ray.evaluate.summary import main_figures, paired_difference, questions_by_group, split_block
 from stic_ray.records import Pair
-from stic_ray.report import vig_page
-from stic_ray.report.collect import SUMMARY, stage_line
+from stic_ray.report import distribution_page, vig_page
+from stic_ray.report.collect import SUMMARY, read_distribution, stage_line
 from stic_ray.report.command import PAGE, write_page
 from stic_ray.report.folder import RunFolder
 from stic_ray.report.markdown import (
@@ -47,8 +47,7 @@ def write_run(run: Run, measured: Mapping[str, Measured], command: list[str]) ->
     storage.write_bytes(storage.join(home, METRICS), _metrics(run).encode())
     _write_models(run, home, summary)
     _write_reports(run, report, command)
-    for page in (vig_page.HTML, vig_page.JSON):  # of the run that had this name before
-        storage.remove(storage.join(home, page))
+    _remove_stale_pages(run)
     run.deliver()  # last: until then the run is not finished
     return _closing(run, home, summary) + _push(run, home)
 
@@ -98,7 +97,20 @@ def _write_reports(run: Run, report: Report, command: list[str]) -> None:
     _write_config(run, run.home, command)
     _write_json(storage.join(run.home, SUMMARY), report.summary)
     storage.write_bytes(storage.join(run.home, "report.md"), render_report(report).encode())
-    write_page(RunFolder(uri=run.home, config=run.config, artifacts=run.artifacts))
+    write_page(_folder(run))
+
+
+def _folder(run: Run) -> RunFolder:
+    return RunFolder(uri=run.home, config=run.config, artifacts=run.artifacts)
+
+
+def _remove_stale_pages(run: Run) -> None:
+    """Those of the run that had this name before; a map of the same images by the same model is this one's too."""
+    pages = [vig_page.HTML, vig_page.JSON]
+    if read_distribution(_folder(run)) is None:
+        pages += [distribution_page.HTML, distribution_page.JSON]
+    for page in pages:
+        storage.remove(storage.join(run.home, page))
 
 
 def _reports(home: str) -> list[str]:

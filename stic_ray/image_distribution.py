@@ -21,7 +21,9 @@ from stic_ray.artifacts import Artifact
 from stic_ray.checkpoint import check_checkpoint
 from stic_ray.config import Config, ImageFolder, parse_config, read_yaml
 from stic_ray.records import Embedding
+from stic_ray.report.command import write_page
 from stic_ray.report.distribution_page import HTML, JSON, DistributionPage, MappedSet, figures, render_page
+from stic_ray.report.folder import open_run
 
 SELF_TRAINING = "self-training"
 _UNLABELED = ("listing", "images")  # of a run: what its images are made of, and they
@@ -188,7 +190,14 @@ def compare(job: Job, sets: Sequence[Embedded]) -> DistributionPage:
             )
         )
     config = job.config
-    return DistributionPage(run=config.name, model=config.model.path, sample=job.sample, seed=config.seed, sets=mapped)
+    return DistributionPage(
+        run=config.name,
+        model=config.model.path,
+        images=job.unlabeled["images"].fingerprint if job.unlabeled else "",
+        sample=job.sample,
+        seed=config.seed,
+        sets=mapped,
+    )
 
 
 def _lines(page: DistributionPage) -> str:
@@ -243,6 +252,7 @@ def main(argv: list[str] | None = None) -> int:
         with storage.reaching(f"--out {out}"):
             storage.write_bytes(storage.join(out, HTML), render_page(page).encode())
             storage.write_bytes(storage.join(out, JSON), f"{json.dumps(figures(page))}\n".encode())
+        reports = [write_page(open_run(job.run))] if job.run and out == job.run else []
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -251,7 +261,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(130)  # Ray's processes end with this one: see launch.py
     sys.stdout.write(f"{_lines(page)}vectors       {home}    (artifacts.json names them)\n")
-    sys.stdout.write(f"{storage.join(out, HTML)}\n{storage.join(out, JSON)}\n")
+    sys.stdout.writelines(f"{uri}\n" for uri in (storage.join(out, HTML), storage.join(out, JSON), *reports))
     return 0
 
 

@@ -1,6 +1,7 @@
 """The image-distribution job: from a run's images and a folder to a page, and what it says to a wrong call."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from PIL import Image
 from stic_ray import image_distribution, recipes
 from stic_ray.audit import audit_run
 from stic_ray.config import parse_config, read_yaml, to_tree
+from stic_ray.report.collect import read_distribution
+from stic_ray.report.folder import open_run
 from stic_ray.stages import images, listing
 
 HOSTILE = "<script>alert(1)</script> \"'&lt;"
@@ -64,7 +67,14 @@ def test_run_and_folder_give_a_page_that_is_the_same_again(
     for each in tree["sets"]:
         assert len(each["places"]) == len(set(each["image_ids"])) == each["images"]
     assert "alert" in page and "<script" not in page
-    assert str(run / "distribution.html") in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert str(run / "distribution.html") in told and str(run / "report.html") in told
+    assert "Image distribution" in (run / "report.html").read_text()
+    folder = open_run(str(run))
+    others = replace(folder, artifacts={**folder.artifacts, "images": folder.artifacts["listing"]})
+    model = replace(folder.config.model, path="embedded://models/base")
+    assert read_distribution(folder) is not None and read_distribution(others) is None
+    assert read_distribution(replace(folder, config=replace(folder.config, model=model))) is None
     assert audit_run(str(run.with_name("mine-distribution"))).faults == []
     assert not (run / "underway.json").exists() and len(json.loads((run / "artifacts.json").read_text())) == 2
     assert image_distribution.main([*call, "--sample", "35", "--out", str(tmp_path / "out")]) == 0

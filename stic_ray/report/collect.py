@@ -13,7 +13,9 @@ from typing import Any
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact
 from stic_ray.records import Pair, Reject, from_table, reason_kinds
+from stic_ray.report import distribution_page
 from stic_ray.report.curves import Curve, read_curves
+from stic_ray.report.distribution_page import DistributionPage
 from stic_ray.report.draws import draw_by_group, find_values
 from stic_ray.report.folder import RunFolder
 from stic_ray.report.gain_blocks import brief_block, gains_of
@@ -98,6 +100,7 @@ class RunFacts:
     pairs: Sequence[PairGroup] = ()
     gains: Sequence[Block] = ()
     curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
+    distribution: DistributionPage | None = None
     attempts: Mapping[str, int] = field(default_factory=dict)
     gpu_hour_price: float | None = None
 
@@ -115,6 +118,7 @@ def collect(folder: RunFolder, gpu_hour_price: float | None = None) -> RunFacts:
         pairs=_pairs(folder, images),
         gains=[brief_block(folder, role, gains, _SHOWN_ANSWERS) for role, gains in gains_of(folder).items()],
         curves=read_run_curves(folder.uri),
+        distribution=read_distribution(folder),
         attempts={role: _count_attempts(artifact) for role, artifact in folder.artifacts.items()},
         gpu_hour_price=gpu_hour_price,
     )
@@ -131,6 +135,17 @@ def read_run_curves(run: str) -> dict[str, dict[str, Curve]]:
     """The metrics of all trainings of a run."""
     uri = storage.join(run, METRICS)
     return read_curves(storage.read_text(uri).splitlines()) if storage.exists(uri) else {}
+
+
+def read_distribution(folder: RunFolder) -> DistributionPage | None:
+    """How like other images are to a run's, where somebody asked; None too where it is of other images or another
+    model than the run's."""
+    uri = storage.join(folder.uri, distribution_page.JSON)
+    if "images" not in folder.artifacts or not storage.exists(uri):
+        return None
+    found = distribution_page.read_figures(json.loads(storage.read_text(uri)))
+    of = (folder.artifacts["images"].fingerprint, storage.absolute(folder.config.model.path))
+    return found if (found.images, found.model) == of else None
 
 
 def stage_line(role: str, artifact: Artifact, *, reused: bool = False) -> StageLine:

@@ -1,7 +1,6 @@
-"""distribution.html, from plain data: a map of all sets of images, one of each set beside the first, their overlaps.
+"""The image distribution, from plain data: a map of all sets of images, each set beside the first, their overlaps.
 
-Like vig.html it needs nothing else, has no script, is for phones and screens, light or dark, and escapes whatever a
-folder's or a run's name contributed.
+It is a page of its own, distribution.html, and a part of a run's report, which reads distribution.json.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,34 +8,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from stic_ray.distribution import MIN_IMAGES, NEIGHBORS, Overlap
+from stic_ray.report.html import document, folded, table_of
 from stic_ray.report.markdown import escape
 
 HTML, JSON = "distribution.html", "distribution.json"  # in a run's folder
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _SIDE, _MARGIN = 360, 8
 _COLORS = 8  # then again with square marks
 _DECIMALS = 3
 
-_STYLE = """
-:root{color-scheme:light dark;--back:#fff;--text:#1f2328;--soft:#656d76;--rule:#d0d7de;--card:#f6f8fa;
---m0:#8c959f;--m1:#0072b2;--m2:#d55e00;--m3:#009e73;--m4:#aa3377;--m5:#b58900;--m6:#3ab0e8;--m7:#8250df}
-@media(prefers-color-scheme:dark){:root{--back:#0d1117;--text:#e6edf3;--soft:#9198a1;--rule:#30363d;--card:#161b22;
---m0:#7d8590;--m1:#58a6ff;--m2:#ff8a4c;--m3:#3fcf9b;--m4:#f48fc8;--m5:#e6c04a;--m6:#7fd4ff;--m7:#c297ff}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:860px;padding:12px 14px 64px;background:var(--back);color:var(--text);
-font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
-h1{font-size:1.5rem;margin:.4em 0}h2{font-size:1.2rem;margin:1.6em 0 .4em}p{margin:.4em 0}
-.soft,figcaption,.legend{color:var(--soft);font-size:.86rem}
-figure{margin:.6em 0;min-width:0}.map{width:100%;max-width:720px;display:block;background:var(--card);border-radius:8px}
-.mark{fill:none;stroke-width:var(--wide,3.4);stroke-opacity:.75}.round{stroke-linecap:round}
-.square{stroke-linecap:square}.legend span{display:inline-flex;align-items:center;gap:6px;margin-right:14px}
-.legend svg{width:12px;height:12px;--wide:9}
-.panels{--wide:6;display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:12px}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:3px 9px;text-align:right;border-bottom:1px solid var(--rule);overflow-wrap:normal;white-space:nowrap}
-th:first-child,td:first-child{text-align:left;white-space:normal;min-width:7em}th{font-weight:600;color:var(--soft)}
-summary{cursor:pointer;color:var(--soft);font-size:.86rem;padding:4px 0}
+_COLOR_RULES = "".join(f".p{number}{{stroke:var(--p{number})}}" for number in range(_COLORS))
+STYLE = (
+    """
+:root{--p0:#8c959f;--p1:#0072b2;--p2:#d55e00;--p3:#009e73;--p4:#aa3377;--p5:#b58900;--p6:#3ab0e8;--p7:#8250df}
+@media(prefers-color-scheme:dark){:root{--p0:#7d8590;--p1:#58a6ff;--p2:#ff8a4c;--p3:#3fcf9b;--p4:#f48fc8;--p5:#e6c04a;
+--p6:#7fd4ff;--p7:#c297ff}}
+.map{width:100%;max-width:720px;display:block;background:var(--card);border-radius:8px}
+.place{fill:none;stroke-width:var(--wide,3.4);stroke-opacity:.75}.round{stroke-linecap:round}
+.square{stroke-linecap:square}.places svg{width:12px;height:12px;--wide:9}
+.maps{--wide:6;display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:12px}.maps figure{min-width:0}
 """
+    + _COLOR_RULES
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +55,12 @@ class MappedSet:
 class DistributionPage:
     """All that distribution.html says; the first set is the one that the others are compared with.
 
-    Of each at most `sample` images were drawn.
+    Of each at most `sample` images were drawn. `images` is the fingerprint of the run's images, "" without a run.
     """
 
     run: str
     model: str
+    images: str
     sample: int
     seed: int
     sets: Sequence[MappedSet]
@@ -78,6 +71,7 @@ def figures(page: DistributionPage) -> dict[str, Any]:
     return {
         "run": page.run,
         "model": page.model,
+        "images": page.images,
         "sample": page.sample,
         "seed": page.seed,
         "neighbors": NEIGHBORS,
@@ -98,29 +92,39 @@ def figures(page: DistributionPage) -> dict[str, Any]:
     }
 
 
+def read_figures(tree: Mapping[str, Any]) -> DistributionPage:
+    """What `figures` made."""
+    sets = [
+        MappedSet(
+            name=each["name"],
+            uri=each["uri"],
+            image_ids=each["image_ids"],
+            places=[(x, y) for x, y in each["places"]],
+            rejects_by_reason=each["rejects_by_reason"],
+            overlap=Overlap(**each["overlap"]) if each["overlap"] else None,
+        )
+        for each in tree["sets"]
+    ]
+    return DistributionPage(**{name: tree[name] for name in ("run", "model", "images", "sample", "seed")}, sets=sets)
+
+
 def render_page(page: DistributionPage) -> str:
     """The whole page."""
-    first, others, frame = page.sets[0], page.sets[1:], _Frame.around(page.sets)
-    rules = "".join(f".m{number}{{stroke:var(--m{number})}}" for number in range(_COLORS))
-    title = f"{escape(page.run)}: image distribution"
-    head = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}{rules}</style></head><body>"
-    )
-    body = [
-        f"<h1>Image distribution: {escape(page.run)}</h1>",
-        f"<p>How like the images of each set are to those of {escape(first.name)}, as the vision tower of "
+    title = f"Image distribution: {page.run}"
+    return document(title, f"<h1>{escape(title)}</h1>{render_section(page)}", style=STYLE)
+
+
+def render_section(page: DistributionPage) -> str:
+    """What the page says, without its title."""
+    frame = _Frame.around(page.sets)
+    told = (
+        f"<p>How like the images of each set are to those of {escape(page.sets[0].name)}, as the vision tower of "
         f"<code>{escape(page.model)}</code> sees them: an image is the mean of its patch features. STIC (arXiv "
         "2405.19716) found that self-training mostly gains more where the two overlap more. All figures are in "
-        f"<code>{JSON}</code>.</p>",
-        _map(frame, page.sets),
-        _panels(frame, page.sets) if len(others) > 1 else "",
-        _overlaps(page),
-        _rejects(page.sets),
-    ]
-    return f"{head}{''.join(body)}</body></html>\n"
+        f"<code>{JSON}</code>.</p>"
+    )
+    panels = _panels(frame, page.sets) if len(page.sets) > 2 else ""
+    return f"{told}{_map(frame, page.sets)}{panels}{_overlaps(page)}{_rejects(page.sets)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +161,7 @@ class _Frame:
 
 def _map(frame: _Frame, sets: Sequence[MappedSet]) -> str:
     drawn = "".join(
-        f'<path id="m{number}" class="{_kind(number)}" d="{"".join(map(frame.dot, each.places))}">'
+        f'<path id="places{number}" class="{_kind(number)}" d="{"".join(map(frame.dot, each.places))}">'
         f"<title>{escape(each.name)}: {len(each.places)} images</title></path>"
         for number, each in enumerate(sets)
     )
@@ -173,10 +177,10 @@ def _panels(frame: _Frame, sets: Sequence[MappedSet]) -> str:
     """The map once for each other set, with the first alone beside it: in the whole map they hide each other."""
     panels = []
     for number, each in enumerate(sets[1:], start=1):
-        chart = frame.chart(f"{each.name} and {sets[0].name}", f'<use href="#m0"/><use href="#m{number}"/>')
+        chart = frame.chart(f"{each.name} and {sets[0].name}", f'<use href="#places0"/><use href="#places{number}"/>')
         told = f": overlap {each.overlap.value:.2f}" if each.overlap else ""
         panels.append(f"<figure>{chart}<figcaption>{escape(each.name)}{told}</figcaption></figure>")
-    return f'<h2>Each set beside {escape(sets[0].name)}</h2><div class="panels">{"".join(panels)}</div>'
+    return f'<h3>Each set beside {escape(sets[0].name)}</h3><div class="maps">{"".join(panels)}</div>'
 
 
 def _legend(sets: Sequence[MappedSet]) -> str:
@@ -184,12 +188,12 @@ def _legend(sets: Sequence[MappedSet]) -> str:
         f'<span><svg viewBox="0 0 12 12"><path class="{_kind(number)}" d="M6 6h0"/></svg>{escape(each.name)}</span>'
         for number, each in enumerate(sets)
     ]
-    return f'<p class="legend">{"".join(keys)}</p>'
+    return f'<p class="legend places">{"".join(keys)}</p>'
 
 
 def _kind(number: int) -> str:
     """The color and the form of a set's marks."""
-    return f"mark m{number % _COLORS} {'square' if number // _COLORS % 2 else 'round'}"
+    return f"place p{number % _COLORS} {'square' if number // _COLORS % 2 else 'round'}"
 
 
 def _overlaps(page: DistributionPage) -> str:
@@ -208,7 +212,7 @@ def _overlaps(page: DistributionPage) -> str:
         f"from the map; at least {MIN_IMAGES} images of each set are needed. A little above 1 is chance, or images "
         f"that are in both sets. At most {page.sample} images of a set were drawn."
     )
-    return f"<h2>Overlap</h2>{_table(header, rows)}<p class=soft>{note}</p>"
+    return f"<h3>Overlap</h3>{table_of(header, rows)}<p class=soft>{note}</p>"
 
 
 def _rejects(sets: Sequence[MappedSet]) -> str:
@@ -217,14 +221,5 @@ def _rejects(sets: Sequence[MappedSet]) -> str:
         for each in sets
         for reason, count in each.rejects_by_reason.items()
     ]
-    if not rows:
-        return ""
     total = sum(each.num_rejects for each in sets)
-    return f"<details><summary>{total} images rejected</summary>{_table(['set', 'reason', 'images'], rows)}</details>"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are escaped already."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return folded(f"{total} images rejected", table_of(["set", "reason", "images"], rows))

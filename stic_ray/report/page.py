@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stic_ray.config import Config
-from stic_ray.report import costs, curves, flow, lineage, measures
+from stic_ray.report import costs, curves, distribution_page, flow, lineage, measures
 from stic_ray.report.collect import PairGroup, RunFacts, ShownPair
+from stic_ray.report.distribution_page import DistributionPage
 from stic_ray.report.html import document, facts, multiline
 from stic_ray.report.markdown import Change, Difference, escape, find_change, headline, shorten
 from stic_ray.report.vig_page import GAIN_IN_WORDS, TOKEN_STYLE, Block, distributions, samples, selections
@@ -29,6 +30,7 @@ def render(facts_of_run: RunFacts) -> str:
         ("pairs", "Preference pairs", "".join(map(_pair_group, facts_of_run.pairs))),
         ("tokens", "Tokens and the image", _tokens(facts_of_run.gains)),
         ("training", "Training", plots),
+        ("distribution", "Image distribution", _distribution(facts_of_run.distribution)),
         ("cost", "Throughput and cost", costs.costs(facts_of_run)),
         ("lineage", "Lineage", _LINEAGE + lineage.lineage(facts_of_run)),
         ("again", "Run it again", command(facts_of_run.command)),
@@ -46,7 +48,8 @@ def render(facts_of_run: RunFacts) -> str:
 
 def page(title: str, body: str, charts: Mapping[str, Any], style: str = "") -> str:
     """A page of reports, with its charts' data and what it adds to their style."""
-    parts = (TOKEN_STYLE, lineage.STYLE, measures.STYLE, flow.STYLE, curves.style(), _STYLE, style)
+    styles = (TOKEN_STYLE, lineage.STYLE, measures.STYLE, flow.STYLE, distribution_page.STYLE, curves.style())
+    parts = (*styles, _STYLE, style)
     return document(title, body, style="".join(parts), scripts=curves.scripts(), data={"charts": charts})
 
 
@@ -132,6 +135,10 @@ def compare_words(chosen: str, rejected: str) -> tuple[str, str]:
 def _words(words: Sequence[str], tag: str) -> str:
     text = escape(" ".join(words))
     return text if tag == "equal" else f"<mark>{text}</mark>"
+
+
+def _distribution(page: DistributionPage | None) -> str:
+    return distribution_page.render_section(page) if page else ""
 
 
 def _tokens(blocks: Sequence[Block]) -> str:
