@@ -331,6 +331,20 @@ def reason_kinds(reasons: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.replace_substring_regex(reasons, pattern=_PLACE.pattern, replacement="", max_replacements=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskFigure:
+    """A figure that lmms-eval gave a model: its task, metric and value, the standard error (NaN where it told none)
+    and how many questions it stands on."""
+
+    id: str
+    task: str
+    metric: str
+    value: float
+    standard_error: float
+    num_questions: int
+    error: str = ""
+
+
 Record = (
     Found
     | ImageRef
@@ -346,6 +360,7 @@ Record = (
     | Prediction
     | Ask
     | Verdict
+    | TaskFigure
     | Reject
 )
 

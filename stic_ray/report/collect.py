@@ -13,7 +13,7 @@ from typing import Any
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact
 from stic_ray.records import Pair, Reject, from_table, reason_kinds
-from stic_ray.report import distribution_page
+from stic_ray.report import distribution_page, lmms
 from stic_ray.report.curves import Curve, read_curves
 from stic_ray.report.distribution_page import DistributionPage
 from stic_ray.report.draws import draw_by_group, find_values
@@ -101,6 +101,7 @@ class RunFacts:
     gains: Sequence[Block] = ()
     curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
     distribution: DistributionPage | None = None
+    lmms: Mapping[str, Any] = field(default_factory=dict)
     attempts: Mapping[str, int] = field(default_factory=dict)
     gpu_hour_price: float | None = None
 
@@ -119,6 +120,7 @@ def collect(folder: RunFolder, gpu_hour_price: float | None = None) -> RunFacts:
         gains=[brief_block(folder, role, gains, _SHOWN_ANSWERS) for role, gains in gains_of(folder).items()],
         curves=read_run_curves(folder.uri),
         distribution=read_distribution(folder),
+        lmms=lmms.read(folder.uri),
         attempts={role: _count_attempts(artifact) for role, artifact in folder.artifacts.items()},
         gpu_hour_price=gpu_hour_price,
     )

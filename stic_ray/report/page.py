@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stic_ray.config import Config
-from stic_ray.report import costs, curves, distribution_page, flow, lineage, measures
+from stic_ray.report import costs, curves, distribution_page, flow, lineage, lmms, measures
 from stic_ray.report.collect import PairGroup, RunFacts, ShownPair
 from stic_ray.report.distribution_page import DistributionPage
 from stic_ray.report.html import document, facts, multiline
@@ -26,6 +26,7 @@ def render(facts_of_run: RunFacts) -> str:
     charts, plots = _training(facts_of_run)
     sections = [
         ("figures", "Before and after", measures.benchmarks(facts_of_run.summary, facts_of_run.comparisons, config)),
+        ("lmms", "Further benchmarks", lmms.section(facts_of_run.lmms)),
         ("inputs", "Where every input went", flow.flow(facts_of_run)),
         ("pairs", "Preference pairs", "".join(map(_pair_group, facts_of_run.pairs))),
         ("tokens", "Tokens and the image", _tokens(facts_of_run.gains)),
