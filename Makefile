@@ -1,4 +1,4 @@
-# `make help` lists the targets. Each sets up .venv first, and is quick when it is there.
+# `make help` lists the targets. Those that need .venv set it up first, and are quick when it is there.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lint test test-fast test-vllm test-families test-gpu bench bench-gpu

@@ -116,7 +116,7 @@ def _remove_stale_pages(run: Run) -> None:
 def _reports(home: str) -> list[str]:
     return [
         f"report        {storage.join(home, PAGE)}",
-        f"              {storage.join(home, 'report.md')}    (the same in short, as text)",
+        f"              {storage.join(home, 'report.md')}    (figures and descriptions as markdown)",
     ]
 
 

@@ -150,6 +150,7 @@ SELECTION = Job(
     description="Which samples and tokens stage2.selection takes, by their gain; nothing is trained.",
     needs=frozenset({"instructions"}),
     examples=(
+        "--recipe embedded-vig                 with gains to select by",
         "stage2.selection.keep_share=0.5       another threshold; nothing is scored again",
         "stage2.selection.strata=[category]    a threshold for each kind of sample",
     ),
@@ -161,7 +162,8 @@ SFT = Job(
     description="Fine-tune model.path on instruction samples (stage2, with its selection), and measure what it gained.",
     needs=frozenset({"instructions", "evaluation"}),
     examples=(
-        "stage2.selection.keep_share=0.5       on the samples that need their image most",
+        "--recipe embedded-vig stage2.selection.keep_share=0.5",
+        "                                      on the samples that need their image most",
         "stage2_control=null                   without the control beside it",
     ),
     stages=("stage2",),

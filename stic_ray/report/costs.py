@@ -33,7 +33,7 @@ def costs(facts_of_run: RunFacts) -> str:
                 f"{num_gpus:g}",
             ]
         )
-    sums = {"seconds of all stages": f"{seconds:,.0f}", "GPU hours": f"{gpu_hours:,.2f}"}
+    sums = {"seconds of all stages, added up": f"{seconds:,.0f}", "GPU hours": f"{gpu_hours:,.2f}"}
     if facts_of_run.gpu_hour_price is not None:
         sums["cost of these"] = f"{gpu_hours * facts_of_run.gpu_hour_price:,.2f}"
         sums["price of a GPU hour"] = f"{facts_of_run.gpu_hour_price:g}"

@@ -19,13 +19,13 @@ _DECIMALS = 3
 _COLOR_RULES = "".join(f".p{number}{{stroke:var(--p{number})}}" for number in range(_COLORS))
 STYLE = (
     """
-:root{--p0:#8c959f;--p1:#0072b2;--p2:#d55e00;--p3:#009e73;--p4:#aa3377;--p5:#b58900;--p6:#3ab0e8;--p7:#8250df}
+:root{--p0:#6e7781;--p1:#0072b2;--p2:#d55e00;--p3:#009e73;--p4:#aa3377;--p5:#b58900;--p6:#3ab0e8;--p7:#8250df}
 @media(prefers-color-scheme:dark){:root{--p0:#7d8590;--p1:#58a6ff;--p2:#ff8a4c;--p3:#3fcf9b;--p4:#f48fc8;--p5:#e6c04a;
 --p6:#7fd4ff;--p7:#c297ff}}
 .map{width:100%;max-width:720px;display:block;background:var(--card);border-radius:8px}
 .place{fill:none;stroke-width:var(--wide,3.4);stroke-opacity:.75}.round{stroke-linecap:round}
 .square{stroke-linecap:square}.places svg{width:12px;height:12px;--wide:9}
-.maps{--wide:6;display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:12px}.maps figure{min-width:0}
+.maps{--wide:6;display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,230px),1fr));gap:12px}.maps figure{min-width:0}
 """
     + _COLOR_RULES
 )

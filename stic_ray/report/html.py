@@ -27,7 +27,11 @@ font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
 h1{font-size:1.5rem;margin:.4em 0}
 h2{font-size:1.25rem;margin:2em 0 .4em;border-top:1px solid var(--rule);padding-top:1em}
 h3{font-size:1.05rem;margin:1.6em 0 .3em}p{margin:.4em 0}.soft,figcaption,.legend,dt{color:var(--soft);font-size:.86rem}
-figure{margin:.6em 0}.chart{width:100%;max-width:620px;display:block}.scroll{overflow-x:auto}
+figure{margin:.6em 0}.chart{width:100%;max-width:620px;display:block}
+.scroll{overflow-x:auto;background:linear-gradient(to right,var(--back) 30%,transparent) left/40px 100% no-repeat local,
+linear-gradient(to left,var(--back) 30%,transparent) right/40px 100% no-repeat local,
+linear-gradient(to right,var(--rule),transparent) left/12px 100% no-repeat scroll,
+linear-gradient(to left,var(--rule),transparent) right/12px 100% no-repeat scroll}
 table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
 th,td{padding:3px 9px;text-align:right;border-bottom:1px solid var(--rule);overflow-wrap:normal;white-space:nowrap}
 th:first-child,td:first-child{text-align:left;white-space:normal;min-width:7em}th{font-weight:600;color:var(--soft)}

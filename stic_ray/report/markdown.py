@@ -123,7 +123,7 @@ def render_table(summary: Mapping[str, Any]) -> str:
     """The plain-text table that a job ends with: the first figures of each benchmark of the test split, by model."""
     models = present_models(summary)
     if not models or not main_figures(summary):
-        return "No ground truth, so nothing is measured: the report shows descriptions side by side."
+        return "Nothing is measured: there are no benchmarks (evaluation)."
     lines = [["", *map(plain_title, models)]]
     shown = Counter[str]()
     for path, label in main_figures(summary).items():

@@ -49,7 +49,7 @@ def benchmarks(summary: Mapping[str, Any], comparisons: Sequence[Comparison], co
     dev = summary.get("dev", {})
     return "".join(
         [
-            f"<p class=soft>{escape(told)}</p>",
+            f"<p class=soft>{escape(told)} Bold: a difference whose paired interval excludes 0.</p>",
             _about_papers(family),
             f'<div class="panels">{charts}</div>',
             f"<h3>All models</h3>{_figure_table(summary, main)}",
@@ -145,8 +145,8 @@ def _difference_table(comparisons: Sequence[Comparison], figures: Mapping[Path, 
 
 def _difference(found: tuple[float, float, float]) -> str:
     value, low, high = found
-    number = f"{value:+z.1f}" if low <= 0 <= high else f"<b>{value:+z.1f}</b>"
-    return f"{number} <small>[{low:+z.1f}, {high:+z.1f}]</small>"
+    number = f"{value:+.1f}" if low <= 0 <= high else f"<b>{value:+.1f}</b>"
+    return f"{number} <small>[{low:+.1f}, {high:+.1f}]</small>"
 
 
 STYLE = """

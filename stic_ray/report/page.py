@@ -92,7 +92,7 @@ def _cards(change: Change) -> str:
 def _difference(found: Difference | None) -> str:
     if found is None:
         return "not measured"
-    return f"{found[0]:+z.1f} <small>[{found[1]:+z.1f}, {found[2]:+z.1f}]</small>"
+    return f"{found[0]:+.1f} <small>[{found[1]:+.1f}, {found[2]:+.1f}]</small>"
 
 
 def _pair_group(group: PairGroup) -> str:

@@ -241,4 +241,4 @@ def test_table_single_gaps_are_a_dash() -> None:
 
 
 def test_table_without_ground_truth_says_so() -> None:
-    assert render_table({"base": {}, "intervals": {}}).startswith("No ground truth")
+    assert render_table({"base": {}, "intervals": {}}).startswith("Nothing is measured")
