@@ -64,7 +64,7 @@ def write_comparison(run: Run, measured: Mapping[str, Measured], command: list[s
         for name, tasks in found.predictions.items():
             for task, rows in tasks.items():
                 for ending, data in answer_files.write(found.truth.benchmarks[task], rows).items():
-                    storage.write_bytes(storage.join(folder, split, f"{task}-{name}{ending}"), data)
+                    storage.write_bytes(storage.join(folder, split, name, f"{task}{ending}"), data)
     run.deliver()  # last: until then the run is not finished
     lines = [render_table(summary), *_tell(comparisons), *_judged(run), *_reports(run.home)]
     return "\n".join(["", *lines, f"answers       {folder}    (in the benchmarks' own formats)", ""])

@@ -99,7 +99,7 @@ def draw_map(vectors_PD: FloatArray) -> FloatArray:
 
     num = len(vectors_PD)
     if num < _MIN_MAPPED:
-        raise ValueError(f"a map needs {_MIN_MAPPED} images, and there are {num}")
+        raise ValueError(f"a map needs {_MIN_MAPPED} images, and there are {num}: give larger sets")
     reduced = principal_components(vectors_PD.astype(np.float64), _MAP_DIMENSIONS)
     start = reduced[:, :2] if reduced.shape[1] > 1 else np.repeat(reduced, 2, axis=1)
     tsne = TSNE(

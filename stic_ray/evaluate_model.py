@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from stic_ray import launch, recipes, storage
-from stic_ray.config import Config, Evaluation, Mode, Model, parse_config, to_tree
+from stic_ray.config import Config, Evaluation, Mode, Model, parse_config, read_yaml, to_tree
 from stic_ray.evaluate import layout
 from stic_ray.evaluate.predict import Candidate
 from stic_ray.report.markdown import RESERVED
@@ -19,6 +19,7 @@ _UNUSED = (  # parts of a recipe that measuring does not need
     *("unlabeled", "annotated", "imported", "instructions", "vig", "contrast", "hub"),
     *("stage1", "stage1_control", "stage2", "stage2_control"),
 )
+_NEEDED = ("seed", "negatives", "sampling")  # of every configuration, and not used here
 _ADAPTER = "adapter_config.json"
 _JOB = launch.Job(
     function="compare_models",
@@ -67,7 +68,8 @@ def resolve(arguments: argparse.Namespace) -> tuple[Config, dict[str, Candidate]
         raise ValueError("--benchmarks and --data go together: give both, or neither for the configuration's own")
     arguments.recipe = arguments.recipe or (_PAPER if arguments.benchmarks else recipes.EMBEDDED)
     tree = launch.read_tree(arguments)
-    tree |= dict.fromkeys(_UNUSED)
+    paper = read_yaml(recipes.read(_PAPER), _PAPER)
+    tree = {name: paper[name] for name in _NEEDED} | tree | dict.fromkeys(_UNUSED)
     tree |= {"rounds": 1, "name": tree.get("name", "model") + "-evaluation"}
     if arguments.benchmarks:
         tree["evaluation"] = {**(tree.get("evaluation") or {}), "test": {}, "dev": {}}
@@ -108,9 +110,15 @@ def _base(uri: str) -> tuple[str, str]:
     Raises:
         ValueError: the adapter does not say where its checkpoint is.
     """
-    if not storage.exists(storage.join(uri, _ADAPTER)):
-        return uri, ""
-    base = json.loads(storage.read_text(storage.join(uri, _ADAPTER))).get("base_model_name_or_path")
+    where = storage.join(uri, _ADAPTER)
+    with storage.reaching(f"--model {uri}"):
+        if not storage.exists(where):
+            return uri, ""
+        text = storage.read_text(where)
+    try:
+        base = json.loads(text)["base_model_name_or_path"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"--model {uri}: its {_ADAPTER} is damaged: save the adapter again") from None
     if not base or not storage.exists(storage.join(storage.absolute(str(base)), "config.json")):
         raise ValueError(
             f"--model {uri} is an adapter on {base}, which is no directory here: give the merged model, or set "

@@ -70,6 +70,8 @@ def read_job(arguments: argparse.Namespace) -> Job:
         raise ValueError("there is nothing to compare: give --run and --set NAME=FOLDER, or --set twice or more")
     with storage.reaching(f"model.path {model.path}"):
         check_checkpoint(model.path)
+    if arguments.out and storage.exists(storage.absolute(arguments.out)) and not storage.is_directory(arguments.out):
+        raise ValueError(f"--out {arguments.out} is a file: give a folder")
     if not importlib.util.find_spec("sklearn"):
         raise ValueError("the map needs scikit-learn: install the extra analysis")
     return Job(
@@ -140,7 +142,10 @@ def embed_sets(job: Job, command: list[str]) -> tuple[str, list[Embedded]]:
         def make(name: str, uri: str, images: Artifact) -> None:
             plan = embed.plan(images, config.model, this.base_model())
             work = partial(embed.run, config, images, config.model)
-            made[name] = (uri, this.make(f"embeddings_{name}", plan, work))
+            try:
+                made[name] = (uri, this.make(f"embeddings_{name}", plan, work))
+            except ValueError as error:
+                raise ValueError(f"--set {name}: {error}") from None
 
         if job.unlabeled:
             this.artifacts |= job.unlabeled

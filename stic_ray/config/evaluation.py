@@ -244,6 +244,10 @@ class Endpoint:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         plain = parts.scheme in ("http", "https") and bool(parts.netloc) and not (parts.query or "@" in parts.netloc)
+        try:
+            plain = plain and (parts.port is None or parts.port > 0)
+        except ValueError:
+            plain = False
         wanted = "an address with http:// or https://, without a password or a query: the key is in key_variable"
         require(plain, "url", "(hidden)" if "@" in self.url or "?" in self.url else self.url, wanted)
         require(bool(self.model), "model", self.model, "the name of a model of that server")

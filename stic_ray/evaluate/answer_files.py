@@ -13,6 +13,8 @@ from stic_ray.evaluate.benchmarks.choices import LETTERS
 from stic_ray.evaluate.benchmarks.mmbench import is_of_the_file
 from stic_ray.records import Prediction
 
+_MAX_DIGITS = 18  # of an id that is written as a number
+
 
 def write(benchmark: Benchmark, rows: Sequence[Prediction]) -> dict[str, bytes]:
     """Files by the ending of their names, in the benchmark's own order: a TSV for MMBench's server, answers by id for
@@ -55,7 +57,7 @@ def _lines(rows: Sequence[Prediction]) -> bytes:
 
 def _id(key: str) -> int | str:
     """A question's id as its file has it."""
-    return int(key) if key.isdecimal() and str(int(key)) == key else key
+    return int(key) if len(key) <= _MAX_DIGITS and key.isdecimal() and str(int(key)) == key else key
 
 
 def _json(tree: object) -> bytes:

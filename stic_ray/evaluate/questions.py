@@ -9,6 +9,7 @@ from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import DAR_SUFFIX, Benchmark, Config, Evaluation, Mode, locations, to_tree
 from stic_ray.evaluate.benchmarks import read_items
+from stic_ray.evaluate.benchmarks.short_answers import RESERVED_CATEGORY
 from stic_ray.evaluate.measures import Item
 from stic_ray.flow import finish_stage
 from stic_ray.records import Question, make_id, make_seed
@@ -81,11 +82,31 @@ def read(benchmark: Benchmark, *, split: str, name: str, infused: str) -> Iterat
     Raises:
         ValueError: a file is missing or is not of the benchmark's format.
     """
-    items = _limited(list(read_items(benchmark)), benchmark.limit)
+    items = list(read_items(benchmark))
+    _check(items, benchmark, name)
+    items = _limited(items, benchmark.limit)
     modes = modes_of(benchmark, infused if any(item.image_uri for item in items) else "")
     for item in items:
         for mode in modes:
             yield _question(item, benchmark, split=split, task=task_of(name, mode))
+
+
+def _check(items: list[Item], benchmark: Benchmark, name: str) -> None:
+    """Whether there are questions, and each category has a place of its own among the figures, where / divides.
+
+    Raises:
+        ValueError: with the benchmark's file.
+    """
+    uri = next((uri for _, uri in locations(benchmark)), "")
+    if not items:
+        raise ValueError(f"{name} ({uri}) holds no question: correct the benchmark's path or leave it out")
+    for names in ({item.category for item in items} | {RESERVED_CATEGORY}, {item.group for item in items}):
+        for each in names:
+            parts = each.split("/")
+            for end in range(1, len(parts)):
+                whole = "/".join(parts[:end])
+                if whole in names:
+                    raise ValueError(f"{name} ({uri}): {each!r} would be a part of the category {whole!r}: rename one")
 
 
 def _limited(listed: list[Item], limit: int | None) -> list[Item]:

@@ -12,6 +12,7 @@ from stic_ray import members, storage
 from stic_ray.images import BadImageError
 
 _MAX_NAME = 300  # characters: what is longer and stands for an image is its bytes in base64
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
@@ -34,7 +35,12 @@ class Row:
         value = self.values.get(name)
         if not isinstance(value, str) or not value.strip():
             self.fail(name, "a text that is not empty")
-        return value
+        return self._whole(name, value)
+
+    def _whole(self, name: str, text: str) -> str:
+        if not _is_whole(text):
+            self.fail(name, "a text without halves of characters (\\ud800 to \\udfff)")
+        return text
 
     def any_text(self, name: str) -> str:
         """A text, "" where the field is missing, null or an empty cell of a table."""
@@ -43,30 +49,34 @@ class Row:
             return ""
         if not isinstance(value, str):
             self.fail(name, "a text, or left out")
-        return value.strip()
+        return self._whole(name, value.strip())
 
     def key(self, name: str) -> str:
         """A question's own id."""
         value = self.values.get(name)
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
             self.fail(name, "a whole number or a text")
-        return str(value)
+        return self._whole(name, str(value))
 
     def number(self, name: str) -> int:
         """A whole number, in a table also as a text."""
         value = self.values.get(name)
-        if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             self.fail(name, "a whole number")
         return value
 
-    def texts(self, name: str, *, empty: bool = False) -> list[str]:
-        """A list of texts, that has one at least where it may not be empty."""
+    def texts(self, name: str, *, empty: bool = False, most: int | None = None) -> list[str]:
+        """A list of texts, at most so many; where it may not be empty, one of them at least says something."""
         value = self.values.get(name)
-        if not isinstance(value, list) or not (value or empty) or not all(isinstance(item, str) for item in value):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             self.fail(name, "a list of texts")
-        return value
+        if not empty and not any(item.strip() for item in value):
+            self.fail(name, "a list of texts, of which one at least is not blank")
+        if most is not None and len(value) > most:
+            self.fail(name, f"a list of at most {most} texts")
+        return [self._whole(name, item) for item in value]
 
     def rows(self, name: str) -> Iterator["Row"]:
         """The objects of a list."""
@@ -107,9 +117,9 @@ def json_lines(uri: str, key: Sequence[str]) -> Iterator[Row]:
 def _parsed_lines(uri: str, lines: Sequence[tuple[int, str]]) -> Iterator[Row]:
     for number, line in lines:
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{uri}, line {number}: not JSON ({error.msg}): write one object a line") from None
+            values = _parse(line)
+        except ValueError as error:
+            raise ValueError(f"{uri}, line {number}: not JSON ({_told(error)}): write one object a line") from None
         yield Row(uri, f"line {number}", _object(uri, f"line {number}", values))
 
 
@@ -137,6 +147,9 @@ def json_map(uri: str) -> Iterator[tuple[str, Row]]:
         ValueError: the file is missing, empty or no such JSON.
     """
     tree = json_object(uri)
+    for name in tree:
+        if not _is_whole(name):
+            raise ValueError(f"{uri}, entry {name!r}: its name has halves of characters: mend it")
     return ((name, Row(uri, f"entry {name}", _object(uri, f"entry {name}", values))) for name, values in tree.items())
 
 
@@ -160,11 +173,35 @@ def _object(uri: str, place: str, values: Any) -> dict[str, Any]:
 
 def _json(uri: str) -> Any:
     try:
-        return json.loads(read_text(uri))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{uri}, line {error.lineno}: not JSON ({error.msg}): copy the benchmark's file again"
-        ) from None
+        return _parse(read_text(uri))
+    except ValueError as error:
+        where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"{uri}{where}: not JSON ({_told(error)}): copy the benchmark's file again") from None
+
+
+def _parse(text: str) -> Any:
+    """JSON in which no name stands twice in one object: the first of them would be lost."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise ValueError(f"{twice[:50]!r} stands twice in one object")
+    return tree
+
+
+def _told(error: ValueError) -> str:
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text can be written: JSON's escapes can hold halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def table_lines(uri: str, key: Sequence[str]) -> Iterator[Row]:
@@ -184,7 +221,8 @@ def cells(uri: str) -> Iterator[tuple[int, list[str]]]:
     Raises:
         ValueError: the file is missing or empty.
     """
-    return enumerate(csv.reader(io.StringIO(read_text(uri))), start=1)
+    csv.field_size_limit(1 << 30)
+    return enumerate(csv.reader(read_text(uri).splitlines(keepends=True)), start=1)
 
 
 def parquet_rows(uri: str, image: str) -> Iterator[tuple[str, Row]]:

@@ -17,9 +17,9 @@ from stic_ray.report import distribution_page, lmms
 from stic_ray.report.curves import Curve, read_curves
 from stic_ray.report.distribution_page import DistributionPage
 from stic_ray.report.draws import draw_by_group, find_values
-from stic_ray.report.folder import RunFolder
+from stic_ray.report.folder import RunFolder, read_part
 from stic_ray.report.gain_blocks import brief_block, gains_of
-from stic_ray.report.markdown import Comparison, StageLine, comparisons_of
+from stic_ray.report.markdown import Comparison, StageLine, comparisons_of, main_figures
 from stic_ray.report.thumbnails import Thumbnails
 from stic_ray.report.vig_page import Block
 
@@ -108,6 +108,8 @@ class RunFacts:
 
 def collect(folder: RunFolder, gpu_hour_price: float | None = None) -> RunFacts:
     """Everything of a run."""
+    for artifact in folder.artifacts.values():
+        _check_data(artifact)
     summary, images = read_summary(folder.uri), Thumbnails()
     return RunFacts(
         folder=folder,
@@ -126,17 +128,33 @@ def collect(folder: RunFolder, gpu_hour_price: float | None = None) -> RunFacts:
     )
 
 
+def _check_data(artifact: Artifact) -> None:
+    rows = artifact.record["counts"]["rows"] if "manifest" not in artifact.record else 0
+    if rows and not artifacts.data_files(artifact.uri):
+        raise ValueError(
+            f"{artifact.uri} holds no data, and its record says {rows} rows: remove it, and the same command makes it "
+            "again"
+        )
+
+
 def read_summary(run: str) -> dict[str, Any]:
     """What a run's models reached; {} where nothing was measured."""
     uri = storage.join(run, SUMMARY)
-    summary: dict[str, Any] = json.loads(storage.read_text(uri)) if storage.exists(uri) else {}
+    return read_part(uri, _parse_summary) if storage.exists(uri) else {}
+
+
+def _parse_summary(text: str) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads(text)
+    comparisons_of(summary), main_figures(summary)
+    if not all(isinstance(block, dict) for block in summary.values()):
+        raise ValueError("no block of figures")
     return summary
 
 
 def read_run_curves(run: str) -> dict[str, dict[str, Curve]]:
     """The metrics of all trainings of a run."""
     uri = storage.join(run, METRICS)
-    return read_curves(storage.read_text(uri).splitlines()) if storage.exists(uri) else {}
+    return read_part(uri, lambda text: read_curves(text.splitlines())) if storage.exists(uri) else {}
 
 
 def read_distribution(folder: RunFolder) -> DistributionPage | None:
@@ -145,7 +163,7 @@ def read_distribution(folder: RunFolder) -> DistributionPage | None:
     uri = storage.join(folder.uri, distribution_page.JSON)
     if "images" not in folder.artifacts or not storage.exists(uri):
         return None
-    found = distribution_page.read_figures(json.loads(storage.read_text(uri)))
+    found = read_part(uri, lambda text: distribution_page.read_figures(json.loads(text)))
     of = (folder.artifacts["images"].fingerprint, storage.absolute(folder.config.model.path))
     return found if (found.images, found.model) == of else None
 

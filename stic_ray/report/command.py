@@ -50,9 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         else:
             name, text = COMPARED, compare.render(list(map(compare.read, folders)))
         out = storage.absolute(arguments.out) if arguments.out else storage.join(_beside(folders), name)
-        if storage.is_directory(out):
-            raise ValueError(f"--out {out} is a folder: give the file that the page becomes")
         with storage.reaching(f"--out {out}"):
+            if storage.is_directory(out):
+                raise ValueError(f"--out {out} is a folder: give the file that the page becomes")
             storage.write_bytes(out, text.encode())
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -42,7 +42,11 @@ class Line:
 
 
 def read_curves(lines: Iterable[str]) -> dict[str, dict[str, Curve]]:
-    """The curves of a run's metrics.jsonl by training and metric."""
+    """The curves of a run's metrics.jsonl by training and metric.
+
+    Raises:
+        ValueError: a step is no finite number.
+    """
     steps: dict[tuple[str, str], list[float]] = {}
     values: dict[tuple[str, str], list[float]] = {}
     for line in lines:
@@ -55,6 +59,8 @@ def read_curves(lines: Iterable[str]) -> dict[str, dict[str, Curve]]:
     found: dict[str, dict[str, Curve]] = {}
     for (training, metric), known in values.items():
         curve = Curve(steps=np.array(steps[training, metric], float), values=np.array(known, float))
+        if not np.isfinite(curve.steps).all():
+            raise ValueError(f"{training}/{metric} has a step that is not finite")
         found.setdefault(training, {})[metric] = curve
     return found
 

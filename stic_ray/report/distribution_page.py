@@ -25,7 +25,8 @@ STYLE = (
 .map{width:100%;max-width:720px;display:block;background:var(--card);border-radius:8px}
 .place{fill:none;stroke-width:var(--wide,3.4);stroke-opacity:.75}.round{stroke-linecap:round}
 .square{stroke-linecap:square}.places svg{width:12px;height:12px;--wide:9}
-.maps{--wide:6;display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,230px),1fr));gap:12px}.maps figure{min-width:0}
+.maps{--wide:6;display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,230px),1fr));gap:12px}
+.maps figure{min-width:0}
 """
     + _COLOR_RULES
 )
@@ -94,17 +95,19 @@ def figures(page: DistributionPage) -> dict[str, Any]:
 
 def read_figures(tree: Mapping[str, Any]) -> DistributionPage:
     """What `figures` made."""
-    sets = [
+    sets = [  # at least one, and places of two numbers
         MappedSet(
             name=each["name"],
             uri=each["uri"],
             image_ids=each["image_ids"],
-            places=[(x, y) for x, y in each["places"]],
+            places=[(float(x), float(y)) for x, y in each["places"]],
             rejects_by_reason=each["rejects_by_reason"],
             overlap=Overlap(**each["overlap"]) if each["overlap"] else None,
         )
         for each in tree["sets"]
     ]
+    if not any(each.places for each in sets):
+        raise ValueError("no set has a place")
     return DistributionPage(**{name: tree[name] for name in ("run", "model", "images", "sample", "seed")}, sets=sets)
 
 

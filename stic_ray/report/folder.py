@@ -1,11 +1,14 @@
 """A finished run, as it lies in its folder: settings, artifacts by role, what was measured."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact
 from stic_ray.config import Config, parse_config, read_yaml
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,4 +28,23 @@ def open_run(run: str) -> RunFolder:
     """
     found = {role: artifacts.load(uri) for role, uri in artifacts.read_references(run).items()}
     where = storage.join(run, "config.yaml")
-    return RunFolder(uri=run, config=parse_config(read_yaml(storage.read_text(where), where), []), artifacts=found)
+    if not storage.exists(where):
+        raise ValueError(f"{where} is missing: run the job again, it writes it anew")
+    text = storage.read_text(where)
+    try:
+        config = parse_config(read_yaml(text, where), [])
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+    return RunFolder(uri=run, config=config, artifacts=found)
+
+
+def read_part(uri: str, parse: Callable[[str], Made]) -> Made:
+    """What a file of a run's folder holds.
+
+    Raises:
+        ValueError: it is not what a run writes.
+    """
+    try:
+        return parse(storage.read_text(uri))
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, IsADirectoryError):
+        raise ValueError(f"{uri} is damaged: run the job again, it writes it anew") from None

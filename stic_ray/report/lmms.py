@@ -7,6 +7,7 @@ from typing import Any
 
 from stic_ray import storage
 from stic_ray.records import TaskFigure
+from stic_ray.report.folder import read_part
 from stic_ray.report.html import table_of
 from stic_ray.report.markdown import escape
 
@@ -36,7 +37,12 @@ def figures(models: Mapping[str, Sequence[TaskFigure]], fingerprints: Mapping[st
 def read(run: str) -> dict[str, Any]:
     """What a run's folder holds of it; {} for nothing."""
     uri = storage.join(run, JSON)
-    tree: dict[str, Any] = json.loads(storage.read_text(uri)) if storage.exists(uri) else {}
+    return read_part(uri, _parse) if storage.exists(uri) else {}
+
+
+def _parse(text: str) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(text)
+    table(tree)
     return tree
 
 

@@ -130,7 +130,7 @@ def test_judge_that_fails_in_every_way_invents_no_grade_and_is_asked_once(tmp_pa
     assert (record["counts"]["rows"], record["counts"]["rejects"]) == (16, 8)
     assert record["judge_failed"] == 4 and record["judge_attempts"] > record["judge_requests"] == 24
     assert audit_run(str(tmp_path / "runs" / "judged")).faults == []
-    answers = json.loads((tmp_path / "runs" / "judged" / "answers" / "test" / "mmvet-base.json").read_text())
+    answers = json.loads((tmp_path / "runs" / "judged" / "answers" / "test" / "base" / "mmvet.json").read_text())
     assert list(answers) == sorted(questions) or answers.keys() == questions.keys()
     asked = sum(judge.asked.values())
     again = _evaluate(tmp_path, *call)
@@ -200,7 +200,7 @@ def test_missing_images_are_counted_and_the_rest_is_compared_with_an_adapter_and
     assert set(summary["base"]["pope"]) >= {"accuracy", "f1", "random"}
     assert "aligned against base" in done.stdout
     assert "aligned minus base" in (home / "report.md").read_text()
-    lines = (home / "answers" / "test" / "pope-aligned_random.jsonl").read_text().splitlines()
+    lines = (home / "answers" / "test" / "aligned" / "pope_random.jsonl").read_text().splitlines()
     assert len(lines) == 30 and set(json.loads(lines[0])) == {"question_id", "image", "question", "answer"}
     assert audit_run(str(home)).faults == []
 

@@ -298,3 +298,45 @@ def test_main_says_what_is_wrong_in_a_line(run: Path, tmp_path: Path, capsys: py
     with pytest.raises(SystemExit) as stopped:
         command.main([str(run), "--gpu-hour-price", "-1"])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("summary.json", "[1]"),
+        ("summary.json", '{"base": 3, "figures": 5}'),
+        ("summary.json", '{"base": '),
+        ("metrics.jsonl", "[1]"),
+        ("metrics.jsonl", '{"step": 1e400, "stage1/loss": 1}'),
+        ("metrics.jsonl", '{"step": "x", "stage1/loss": 1}'),
+        ("config.yaml", "name: [1]"),
+    ],
+)
+def test_damaged_file_of_a_run_is_named_in_a_line(
+    name: str, text: str, several: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "one")
+    (run / name).write_text(text)
+    assert command.main([str(run), *([str(write_run(tmp_path / "two"))] if several else [])]) == 2
+    told = capsys.readouterr().err
+    assert str(run / name) in told and told.startswith("error: ") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"sets": []}', "x"])
+def test_damaged_image_distribution_is_named_in_a_line(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "one")
+    (run / "distribution.json").write_text(text)
+    assert command.main([str(run)]) == 2
+    assert f"{run / 'distribution.json'} is damaged" in capsys.readouterr().err
+
+
+def test_artifact_without_its_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "one")
+    (pairs,) = (tmp_path / "one" / "store").glob("pairs-*")
+    for file in (pairs / "data").iterdir():
+        file.unlink()
+    assert command.main([str(run)]) == 2
+    assert f"{pairs} holds no data" in capsys.readouterr().err

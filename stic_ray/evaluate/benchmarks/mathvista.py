@@ -16,14 +16,19 @@ def read(benchmark: MathVista) -> Iterator[Item]:
     """The problems of `testmini.json`; the form is "choice", or the answer's type with its precision ("float 1"). The
     category is the task, the group the context that the metadata gives."""
     for key, row in json_map(benchmark.questions):
-        options = row.texts("choices") if row.values.get("choices") else []
+        options = row.texts("choices", most=len(choices.LETTERS)) if row.values.get("choices") else []
         metadata = row.values.get("metadata") or {}
+        if not isinstance(metadata, dict):
+            row.fail("metadata", "an object, or left out")
+        answers = [row.text("answer")] if row.values.get("answer") not in (None, "") else []  # secret in the test split
+        if options and answers and answers[0] not in options:
+            row.fail("answer", "one of the choices")
         yield Item(
             key=key,
             text=choices.write(_question(row), options),
             image=row.text("image"),
             image_uri=row.image("image", benchmark.images),
-            answers=[row.text("answer")] if row.values.get("answer") else [],  # of the test split they are secret
+            answers=answers,
             choices=options,
             form="choice" if options else _form(row),
             category=str(metadata.get("task", "")),
@@ -41,7 +46,11 @@ def _form(row: Row) -> str:
     if kind not in _FORMS:
         row.fail("answer_type", f"one of {', '.join(_FORMS)}")
     precision = row.values.get("precision")
-    return f"float {int(precision) if precision is not None else 2}" if kind == "float" else kind
+    if precision is None:
+        precision = 2
+    if isinstance(precision, bool) or not isinstance(precision, int | float) or not 0 <= precision <= 20:
+        row.fail("precision", "a number of digits, or left out")
+    return f"float {int(precision)}" if kind == "float" else kind
 
 
 def measure(benchmark: MathVista, rows: Sequence[Prediction]) -> Measure:

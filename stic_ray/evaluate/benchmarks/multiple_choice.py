@@ -16,17 +16,22 @@ _FEWEST = 4  # question, two choices, letter
 def read(benchmark: MultipleChoice) -> Iterator[Item]:
     """The rows of a CSV, or of every one of a folder: question, choices, letter. The category is the file's name."""
     folder = storage.is_directory(benchmark.questions)
+    subjects: dict[str, str] = {}
     for uri in storage.list_files(benchmark.questions, ".csv") if folder else [benchmark.questions]:
-        yield from _of_file(uri)
+        subject = PurePosixPath(uri).stem.removesuffix("_test")
+        if subjects.setdefault(subject, uri) != uri:
+            raise ValueError(f"{uri}: its subject is that of {subjects[subject]}: rename one of them")
+        yield from _of_file(uri, subject)
 
 
-def _of_file(uri: str) -> Iterator[Item]:
-    subject = PurePosixPath(uri).stem.removesuffix("_test")
+def _of_file(uri: str, subject: str) -> Iterator[Item]:
     for number, row in cells(uri):
         where = f"{uri}, row {number}"
         if len(row) < _FEWEST or not all(cell.strip() for cell in row):
             raise ValueError(f"{where}: {len(row)} cells: it must be a question, two choices or more, and a letter")
         question, *options, answer = (cell.strip() for cell in row)
+        if len(options) > len(choices.LETTERS):
+            raise ValueError(f"{where}: {len(options)} choices: at most {len(choices.LETTERS)} have a letter")
         letters = choices.LETTERS[: len(options)]
         if answer not in list(letters):
             raise ValueError(f"{where}: the answer is {answer[:50]!r}: it must be one of {', '.join(letters)}")

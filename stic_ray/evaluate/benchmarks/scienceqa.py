@@ -16,7 +16,7 @@ def read(benchmark: ScienceQa) -> Iterator[Item]:
     if not found:
         raise ValueError(f"{benchmark.questions} has no questions of split {benchmark.split}: set split to one of its")
     for key, row in found:
-        image, options = row.any_text("image"), row.texts("choices")
+        image, options = row.any_text("image"), row.texts("choices", most=len(choices.LETTERS))
         answer = row.number("answer")
         if not 0 <= answer < len(options):
             row.fail("answer", f"the number of a choice, 0 to {len(options) - 1}")
