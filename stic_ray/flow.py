@@ -223,13 +223,21 @@ def _figures(state: State, start: float) -> dict[str, float]:
     return {"seconds": round(time.monotonic() - start, 3), **state.figures, "retried_units": state.num_retried}
 
 
+class TooManyRejectsError(ValueError):
+    """More of a stage's inputs were rejected than it accepts: `told` says how many and why."""
+
+    def __init__(self, told: str, remedy: str) -> None:
+        super().__init__(f"{told} {remedy}")
+        self.told = told
+
+
 def finish_stage(
     *, store: str, plan: Plan, num_units: int, figures: Mapping[str, float], max_reject_rate: float
 ) -> Artifact:
     """Check what came out and write the record.
 
     Raises:
-        ValueError: more of the inputs were rejected than `max_reject_rate` allows, or all of them.
+        TooManyRejectsError: more of the inputs were rejected than `max_reject_rate` allows, or all of them.
     """
     uri = storage.join(store, plan.name)
     counts = artifacts.count(uri)
@@ -243,7 +251,7 @@ def finish_stage(
         if max_reject_rate == 1:
             raise ValueError(f"{told} Nothing is left: change the settings that choose, or give other data")
         accepted = f"up to {max_reject_rate:.0%} are accepted (execution.max_reject_rate), but never all"
-        raise ValueError(f"{told} Mend the inputs; {accepted}")
+        raise TooManyRejectsError(told, f"Mend the inputs; {accepted}")
     return artifacts.commit(store, plan, {"inputs": num_units, **figures}, counts)
 
 

@@ -16,7 +16,7 @@ from stic_ray.evaluate.benchmarks import judge_prompt, judge_question, read_verd
 from stic_ray.evaluate.endpoint import Asker
 from stic_ray.evaluate.measures import verdict_id
 from stic_ray.evaluate.questions import modes_of, task_of
-from stic_ray.flow import UNIT, Inputs, Outcome, Task, Work, finish_stage, read_image, run_stage
+from stic_ray.flow import UNIT, Inputs, Outcome, Task, TooManyRejectsError, Work, finish_stage, read_image, run_stage
 from stic_ray.records import Ask, Prediction, Verdict, make_id
 
 CODE_VERSION = 1
@@ -93,7 +93,11 @@ def run(config: Config, evaluation: Evaluation, asks: Artifact, plan: Plan) -> A
     )
     inputs = Inputs(parent=asks, column="id", read=_units)
     execution = replace(config.execution, max_reject_rate=evaluation.max_judge_failures)
-    return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=execution)
+    try:
+        return run_stage(store=config.store, plan=plan, work=work, inputs=inputs, execution=execution)
+    except TooManyRejectsError as error:
+        accepted = f"up to {evaluation.max_judge_failures:.0%} of its answers may fail (evaluation.max_judge_failures)"
+        raise ValueError(f"{error.told} See to the judge (evaluation.judge); {accepted}") from None
 
 
 def check_failures(evaluation: Evaluation, verdicts: Artifact) -> None:

@@ -165,7 +165,7 @@ def test_judge_that_fails_too_often_fails_the_run_and_a_key_that_is_wrong_says_s
     done = _evaluate(tmp_path, *call, f"evaluation.judge={endpoint.replace('NO_SUCH_KEY', 'JUDGE_KEY')}")
     assert done.returncode == 2
     assert "verdicts: 1 of 1 inputs were rejected" in done.stderr
-    assert "no verdict that can be read" in done.stderr
+    assert "no verdict that can be read" in done.stderr and "See to the judge (evaluation.judge)" in done.stderr
     own = _evaluate(
         tmp_path, *call, "evaluation.judge={type: OwnModel, path: 'embedded://models/base', max_new_tokens: 8}"
     )
