@@ -1,7 +1,7 @@
 # `make help` lists the targets. Those that need .venv set it up first, and are quick when it is there.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-fast test-vllm test-families test-gpu bench bench-gpu
+.PHONY: help setup demo lint test test-fast test-e2e test-vllm test-families test-gpu bench bench-gpu
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -22,7 +22,7 @@ GPU_READY := $(GPU)/.ready
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv with the tested set of packages
 
@@ -69,8 +69,11 @@ lint: $(READY) ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: lint ## Linters and all tests (PYTEST_ARGS='--real-data=DIR' adds those on real photos)
-	$(TEST_ENV) $(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
+test: lint ## Linters, and all tests but those of whole runs (PYTEST_ARGS='--real-data=DIR' adds those on real photos)
+	$(TEST_ENV) $(BIN)/python -m pytest --ignore=tests/e2e --durations=15 $(PYTEST_ARGS)
+
+test-e2e: $(READY) ## Whole runs as users start them: kills, lost nodes, autoscaling, submission, mistakes, evaluation
+	$(TEST_ENV) $(BIN)/python -m pytest tests/e2e --durations=15 $(PYTEST_ARGS)
 
 test-fast: $(READY) ## The tests that take seconds
 	$(TEST_ENV) $(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
