@@ -14,7 +14,6 @@ from stic_ray.vlm.examples import Example
 from stic_ray.vlm.families import (
     body_of,
     language_model,
-    projector,
     projector_parameters,
     row_positions,
     sharding_units,
@@ -60,6 +59,12 @@ def _logp(head: nn.Module, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
     return -nn.functional.cross_entropy(head(hidden_NH).float(), targets_N, reduction="none")
 
 
+def _as_projected(module: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
+    """Embeddings in the type that autocast gives the image's: SmolVLM puts the one into the other as they are, and
+    embeddings that train are held in float32."""
+    return embedded.bfloat16()
+
+
 class AnswerScorer(nn.Module):
     """Log-probabilities of answers: only the positions that predict their tokens meet the language-model head.
 
@@ -74,15 +79,11 @@ class AnswerScorer(nn.Module):
         self._low = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
         language_model(model).config._attn_implementation = SEGMENTED
         if self._low:
-            projector(model).register_forward_hook(self._as_embeddings)
+            if body_of(model).config.model_type == "smolvlm":
+                body_of(model).get_input_embeddings().register_forward_hook(_as_projected)
             for module in model.modules():
                 if hasattr(module, "cast_input_dtype_enabled"):  # autocast gives adapters their inputs as they are
                     module.cast_input_dtype_enabled = False
-
-    def _as_embeddings(self, module: nn.Module, inputs: Any, projected: Tensor) -> Tensor:
-        """What the projector makes in the embeddings' type: not every family casts it, and autocast leaves the two in
-        different ones where embeddings train."""
-        return projected.to(body_of(self.model).get_input_embeddings().weight.dtype)
 
     def forward(self, row: Row) -> Tensor:
         """Log-probability (nats) of each answer token, float32 [N]."""
