@@ -89,13 +89,14 @@ def evaluate(job: Job, arguments: argparse.Namespace) -> str:
     names = tuple(name.strip() for name in arguments.tasks.split(",") if name.strip())
     if not names:
         raise ValueError("--tasks is empty: name lmms-eval's tasks, like mmstar,mme")
-    version = stage.find_version(arguments.python)
+    python = os.path.abspath(arguments.python) if os.sep in arguments.python else arguments.python
+    version = stage.find_version(python)
     given = _arguments(arguments.args)
     found, fingerprints = {}, {}
     with Run(job.config, name=f"{job.config.name}-lmms", checks=(check_pool,)) as this:
         for name, path in job.models.items():
             tasks = stage.Tasks(
-                python=arguments.python,
+                python=python,
                 names=names,
                 include=include,
                 limit=arguments.limit,

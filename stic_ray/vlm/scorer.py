@@ -11,13 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stic_ray.vlm.attention import SEGMENTED
 from stic_ray.vlm.examples import Example
-from stic_ray.vlm.families import (
-    body_of,
-    language_model,
-    projector_parameters,
-    row_positions,
-    sharding_units,
-)
+from stic_ray.vlm.families import body_of, language_model, projector_parameters, row_positions, sharding_units
 from stic_ray.vlm.rows import Row
 
 _TOKENS_AT_ONCE = 256  # that meet the language-model head: their logits are 33 MB in float32 at a vocabulary of 32k
