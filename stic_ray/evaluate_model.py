@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from stic_ray import launch, recipes, storage
+from stic_ray.command_line import finish
 from stic_ray.config import Config, Evaluation, Mode, Model, parse_config, read_yaml, to_tree
 from stic_ray.evaluate import layout
 from stic_ray.evaluate.predict import Candidate
@@ -153,20 +153,18 @@ def _asked(evaluation: Evaluation, arguments: argparse.Namespace) -> Evaluation:
 def main(argv: list[str] | None = None) -> int:
     """Measure and compare; exit status 2 for a mistake in the call or its inputs."""
     arguments = _parse(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("stic_ray").setLevel(logging.INFO)
-    try:
-        config, candidates = resolve(arguments)
-        for candidate in candidates.values():
-            launch.check_places(replace(config, model=candidate.model), _JOB)
-        from stic_ray import pipeline
+    return finish(lambda: _compare(arguments, argv or sys.argv[1:]))
 
-        program = ["python", _JOB.script] if sys.argv[0].endswith(".py") else [_JOB.console]
-        sys.stdout.write(pipeline.compare_models(config, candidates, [*program, *(argv or sys.argv[1:])]))
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+
+def _compare(arguments: argparse.Namespace, called: list[str]) -> str:
+    """What the job ends with."""
+    config, candidates = resolve(arguments)
+    for candidate in candidates.values():
+        launch.check_places(replace(config, model=candidate.model), _JOB)
+    from stic_ray import pipeline
+
+    program = ["python", _JOB.script] if sys.argv[0].endswith(".py") else [_JOB.console]
+    return pipeline.compare_models(config, candidates, [*program, *called])
 
 
 if __name__ == "__main__":

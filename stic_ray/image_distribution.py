@@ -6,8 +6,6 @@ Vectors are made on Ray by the model's own vision tower, as artifacts; distribut
 import argparse
 import importlib.util
 import json
-import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +17,7 @@ import numpy.typing as npt
 from stic_ray import artifacts, distribution, recipes, sources, storage
 from stic_ray.artifacts import Artifact
 from stic_ray.checkpoint import check_checkpoint
+from stic_ray.command_line import finish, positive
 from stic_ray.config import Config, ImageFolder, parse_config, read_yaml
 from stic_ray.records import Embedding
 from stic_ray.report.command import write_page
@@ -215,13 +214,6 @@ def _lines(page: DistributionPage) -> str:
     return "\n".join([*lines, ""])
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a positive number")
-    return number
-
-
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=f"Write {HTML} and {JSON}: how like benchmarks' images are to those of the self-training.",
@@ -237,7 +229,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="a folder of images (any fsspec URI); repeated. Without --run all others are compared with the first",
     )
     parser.add_argument(
-        "--sample", type=_positive, default=1000, metavar="N", help="images of a set, drawn (default: %(default)s)"
+        "--sample", type=positive, default=1000, metavar="N", help="images of a set, drawn (default: %(default)s)"
     )
     parser.add_argument("--out", metavar="DIR", help="where the two files go (default: the run's directory)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings")
@@ -247,27 +239,21 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Compare sets of images; exit status 2 for a wrong call."""
     arguments = _parse(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("stic_ray").setLevel(logging.INFO)
-    try:
-        job = read_job(arguments)
-        home, sets = embed_sets(job, ["python", "jobs/image_distribution.py", *(argv or sys.argv[1:])])
-        page = compare(job, sets)
-        out = job.out or home
-        with storage.reaching(f"--out {out}"):
-            storage.write_bytes(storage.join(out, HTML), render_page(page).encode())
-            storage.write_bytes(storage.join(out, JSON), f"{json.dumps(figures(page))}\n".encode())
-        reports = [write_page(open_run(job.run))] if job.run and out == job.run else []
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to go on from here\n")
-        sys.stderr.flush()
-        os._exit(130)  # Ray's processes end with this one: see launch.py
-    sys.stdout.write(f"{_lines(page)}vectors       {home}    (artifacts.json names them)\n")
-    sys.stdout.writelines(f"{uri}\n" for uri in (storage.join(out, HTML), storage.join(out, JSON), *reports))
-    return 0
+    return finish(partial(_write, arguments, ["python", "jobs/image_distribution.py", *(argv or sys.argv[1:])]))
+
+
+def _write(arguments: argparse.Namespace, command: list[str]) -> str:
+    """Make the files; what the job ends with."""
+    job = read_job(arguments)
+    home, sets = embed_sets(job, command)
+    page = compare(job, sets)
+    out = job.out or home
+    with storage.reaching(f"--out {out}"):
+        storage.write_bytes(storage.join(out, HTML), render_page(page).encode())
+        storage.write_bytes(storage.join(out, JSON), f"{json.dumps(figures(page))}\n".encode())
+    reports = [write_page(open_run(job.run))] if job.run and out == job.run else []
+    made = "".join(f"{uri}\n" for uri in (storage.join(out, HTML), storage.join(out, JSON), *reports))
+    return f"{_lines(page)}vectors       {home}    (artifacts.json names them)\n{made}"
 
 
 if __name__ == "__main__":

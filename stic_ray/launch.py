@@ -14,6 +14,7 @@ import yaml
 
 from stic_ray import recipes, sources, storage
 from stic_ray.checkpoint import check_checkpoint, other_tokens
+from stic_ray.command_line import finish
 from stic_ray.config import (
     AllTokens,
     Benchmark,
@@ -464,37 +465,27 @@ def _check_writable(name: str, uri: str) -> None:
 def main(argv: list[str] | None = None, job: Job = PIPELINE) -> int:
     """Run a job; exit status 0 when it is done, 2 for a mistake in the call or its inputs."""
     arguments = parse_arguments(argv, job)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("stic_ray").setLevel(logging.INFO)
-    try:
-        if job is SCORES and "instructions=null" in arguments.overrides:
-            arguments.overrides.append("stage2=null")  # which needs them; this job trains nothing
-        config = resolve_config(arguments)
-        if getattr(arguments, "method", None):
-            config = _only(config, arguments.method)
-        if arguments.show_config:
-            sys.stdout.write(yaml.safe_dump(to_tree(config), sort_keys=False))
-            return 0
-        check_places(config, job)
-        if (
-            job is PIPELINE
-            and config.vig is not None
-            and not any(each.selection for each in config.trainings().values())
-        ):
-            logger.warning("vig is set, and no stage has a selection that uses it: nothing is scored for it")
-        from stic_ray import pipeline
+    return finish(lambda: _do(job, arguments, argv or sys.argv[1:]))
 
-        # As it was called: the job of a checkout, or the command that the package installs.
-        program = ["python", job.script] if sys.argv[0].endswith(".py") else [job.console]
-        sys.stdout.write(getattr(pipeline, job.function)(config, command=[*program, *(argv or sys.argv[1:])]))
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to go on from here\n")
-        sys.stderr.flush()
-        os._exit(130)  # Ray's processes end with this one; its shutdown breaks under threads that wait for trainings
-    return 0
+
+def _do(job: Job, arguments: argparse.Namespace, called: list[str]) -> str:
+    """What the job ends with."""
+    if job is SCORES and "instructions=null" in arguments.overrides:
+        arguments.overrides.append("stage2=null")  # which needs them; this job trains nothing
+    config = resolve_config(arguments)
+    if getattr(arguments, "method", None):
+        config = _only(config, arguments.method)
+    if arguments.show_config:
+        return yaml.safe_dump(to_tree(config), sort_keys=False)
+    check_places(config, job)
+    if job is PIPELINE and config.vig is not None and not any(each.selection for each in config.trainings().values()):
+        logger.warning("vig is set, and no stage has a selection that uses it: nothing is scored for it")
+    from stic_ray import pipeline
+
+    # As it was called: the job of a checkout, or the command that the package installs.
+    program = ["python", job.script] if sys.argv[0].endswith(".py") else [job.console]
+    ending: str = getattr(pipeline, job.function)(config, command=[*program, *called])
+    return ending
 
 
 def build_preferences(argv: list[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from stic_ray import storage
+from stic_ray.command_line import finish, positive
 from stic_ray.config import Config, Model
 from stic_ray.records import TaskFigure
 from stic_ray.report import lmms
@@ -115,16 +115,8 @@ def evaluate(job: Job, arguments: argparse.Namespace) -> str:
     write_page(open_run(job.run))
     lines = lmms.table(tree)
     widths = [max(len(line[number]) for line in lines) for number in range(len(lines[0]))]
-    return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + "\n" for line in lines
-    )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a positive number")
-    return number
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "".join(f"{line}\n" for line in [*rows, storage.join(job.run, lmms.JSON)])
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -138,10 +130,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--python", required=True, metavar="FILE", help="the Python of lmms-eval's environment")
     parser.add_argument("--models", metavar="A,B", help="which of the run's: base, stage1, stage2 (default: all)")
     parser.add_argument("--include", metavar="DIR", help="a folder with tasks of your own, as lmms-eval has them")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="the first N questions of each task")
+    parser.add_argument("--limit", type=positive, metavar="N", help="the first N questions of each task")
     parser.add_argument("--class", dest="model_class", metavar="NAME", help="lmms-eval's class (default: by model)")
     parser.add_argument("--args", default="", metavar="K=V,K=V", help="further arguments of that class")
-    parser.add_argument("--batch-size", type=_positive, default=1, metavar="N")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="N")
     parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="for each model; 0 is a CPU (default)")
     return parser.parse_args(argv)
 
@@ -149,19 +141,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Evaluate; exit status 2 for a wrong call."""
     arguments = _parse(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("stic_ray").setLevel(logging.INFO)
-    try:
-        sys.stdout.write(evaluate(read_job(arguments), arguments))
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to go on from here\n")
-        sys.stderr.flush()
-        os._exit(130)  # Ray's processes end with this one: see launch.py
-    sys.stdout.write(f"{storage.join(storage.absolute(arguments.run), lmms.JSON)}\n")
-    return 0
+    return finish(lambda: evaluate(read_job(arguments), arguments))
 
 
 if __name__ == "__main__":

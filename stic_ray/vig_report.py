@@ -5,12 +5,12 @@ Gains are read file by file; what is held of them are sums, and the conversation
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stic_ray import artifacts, storage
+from stic_ray.command_line import finish, positive
 from stic_ray.records import Pair, Sample, Turn
 from stic_ray.report.folder import RunFolder, open_run
 from stic_ray.report.gain_blocks import gains_of, whole_block
@@ -87,25 +87,18 @@ def _rows(run: RunFolder, roles: Sequence[str], record: type) -> Iterator[Any]:
             yield from rows
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a positive number")
-    return number
-
-
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=f"Write {HTML} and {JSON}: where a run's answers need the image.")
     parser.add_argument("run", help="the run's directory, like runs/NAME (any fsspec URI)")
     parser.add_argument("--out", metavar="DIR", help="where the two files go (default: the run's directory)")
     parser.add_argument(
-        "--samples", type=_positive, default=20, metavar="N", help="conversations to show (default: %(default)s)"
+        "--samples", type=positive, default=20, metavar="N", help="conversations to show (default: %(default)s)"
     )
     parser.add_argument(
         "--models", action="store_true", help="also ask the base and the trained models, in this process"
     )
     parser.add_argument(
-        "--probe", type=_positive, default=64, metavar="N", help="samples and pairs to ask on (default: %(default)s)"
+        "--probe", type=positive, default=64, metavar="N", help="samples and pairs to ask on (default: %(default)s)"
     )
     return parser.parse_args(argv)
 
@@ -113,26 +106,23 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Write the report of a run; exit status 2 for a wrong call."""
     arguments = _parse(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("stic_ray").setLevel(logging.INFO)
-    try:
-        with storage.reaching(arguments.run):
-            run = open_run(storage.absolute(arguments.run))
-            models = measure_models(run, arguments.probe) if arguments.models else None
-            page, figures = make_report(run, num_samples=arguments.samples, models=models)
-        out = storage.absolute(arguments.out or arguments.run)
-        if storage.exists(out) and not storage.is_directory(out):
-            raise ValueError(f"--out {out} is a file: give the folder that the two files go to")
-        with storage.reaching(f"--out {out}"):
-            storage.write_bytes(storage.join(out, HTML), page.encode())
-            storage.write_bytes(storage.join(out, JSON), (json.dumps(figures, indent=1) + "\n").encode())
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    if models is not None and "skipped" in models:
-        sys.stdout.write(f"--models was skipped: {models['skipped']}\n")
-    sys.stdout.write(f"{storage.join(out, HTML)}\n{storage.join(out, JSON)}\n")
-    return 0
+    return finish(lambda: _write(arguments))
+
+
+def _write(arguments: argparse.Namespace) -> str:
+    """Make the two files; what the job ends with."""
+    with storage.reaching(arguments.run):
+        run = open_run(storage.absolute(arguments.run))
+        models = measure_models(run, arguments.probe) if arguments.models else None
+        page, figures = make_report(run, num_samples=arguments.samples, models=models)
+    out = storage.absolute(arguments.out or arguments.run)
+    if storage.exists(out) and not storage.is_directory(out):
+        raise ValueError(f"--out {out} is a file: give the folder that the two files go to")
+    with storage.reaching(f"--out {out}"):
+        storage.write_bytes(storage.join(out, HTML), page.encode())
+        storage.write_bytes(storage.join(out, JSON), (json.dumps(figures, indent=1) + "\n").encode())
+    skipped = f"--models was skipped: {models['skipped']}\n" if models is not None and "skipped" in models else ""
+    return f"{skipped}{storage.join(out, HTML)}\n{storage.join(out, JSON)}\n"
 
 
 if __name__ == "__main__":
