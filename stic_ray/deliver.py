@@ -18,7 +18,7 @@ from stic_ray.evaluate.intervals import Bootstrap
 from stic_ray.evaluate.measured import Measured
 from stic_ray.evaluate.summary import main_figures, paired_difference, questions_by_group, split_block
 from stic_ray.records import Pair
-from stic_ray.report import distribution_page, vig_page
+from stic_ray.report import distribution_page, lmms, vig_page
 from stic_ray.report.collect import SUMMARY, read_distribution, stage_line
 from stic_ray.report.command import PAGE, write_page
 from stic_ray.report.folder import RunFolder
@@ -105,10 +105,13 @@ def _folder(run: Run) -> RunFolder:
 
 
 def _remove_stale_pages(run: Run) -> None:
-    """Those of the run that had this name before; a map of the same images by the same model is this one's too."""
+    """Those of the run that had this name before; a map of the same images by the same model is this one's too, and
+    lmms-eval's figures of the same models."""
     pages = [vig_page.HTML, vig_page.JSON]
     if read_distribution(_folder(run)) is None:
         pages += [distribution_page.HTML, distribution_page.JSON]
+    if not lmms.read(_folder(run)):
+        pages.append(lmms.JSON)
     for page in pages:
         storage.remove(storage.join(run.home, page))
 

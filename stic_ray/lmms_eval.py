@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from stic_ray import storage
+from stic_ray.artifacts import MODEL, Artifact
 from stic_ray.command_line import finish, positive
-from stic_ray.config import Config, Model
+from stic_ray.config import Config
 from stic_ray.records import TaskFigure
 from stic_ray.report import lmms
 from stic_ray.report.command import write_page
@@ -20,17 +21,17 @@ _EPILOG = """\
 lmms-eval's packages do not go with this project's: install it in an environment of its own, and give that one's Python.
   python3.11 -m venv lmms && lmms/bin/pip install 'lmms-eval>=0.7.3,<0.8'
   python jobs/lmms_eval.py runs/NAME --python lmms/bin/python --tasks mmstar,mme
-It loads the merged checkpoints of the run, and its tasks' data as it always does. Nothing that is there is made again.
+It loads the run's merged checkpoints, and its tasks' data as it always does. What is there is not made again.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is asked: the run, its configuration, the models by name."""
+    """What is asked: the run, its configuration, the artifacts of trained models by name, None for the base."""
 
     run: str
     config: Config
-    models: Mapping[str, str]
+    models: Mapping[str, Artifact | None]
 
 
 def read_job(arguments: argparse.Namespace) -> Job:
@@ -41,20 +42,20 @@ def read_job(arguments: argparse.Namespace) -> Job:
     """
     run = storage.absolute(arguments.run)
     with storage.reaching(run):
-        config = replace(open_run(run).config, runs=run.rstrip("/").rpartition("/")[0])
-        models = {"base": storage.absolute(config.model.path)}
-        for stage in sorted(uri.rpartition("/")[2] for uri in storage.list_directories(run)):
-            merged = storage.join(run, stage, "merged")
-            if storage.exists(storage.join(merged, "config.json")):
-                models[stage] = merged
-    wanted = (
-        [name.strip() for name in arguments.models.split(",") if name.strip()] if arguments.models else list(models)
-    )
+        folder = open_run(run)
+    config = replace(folder.config, runs=run.rstrip("/").rpartition("/")[0])
+    trained = {role: artifact for role, artifact in folder.artifacts.items() if artifact.record["kind"] == MODEL}
+    models: dict[str, Artifact | None] = {"base": None, **trained}
+    wanted = [name for name in models if not name.endswith("_control")]
+    if arguments.models:
+        wanted = [name.strip() for name in arguments.models.split(",") if name.strip()]
     for name in wanted:
         if name not in models:
             raise ValueError(f"--models {name}: the run has {', '.join(models)}")
     pool = replace(config.execution.pool, min_size=1, max_size=1, num_cpus=1.0, num_gpus=arguments.gpus)
-    config = replace(config, store=storage.absolute(config.store), execution=replace(config.execution, pool=pool))
+    model = replace(config.model, path=storage.absolute(config.model.path))
+    execution = replace(config.execution, pool=pool)
+    config = replace(config, store=storage.absolute(config.store), model=model, execution=execution)
     return Job(run=run, config=config, models={name: models[name] for name in wanted})
 
 
@@ -82,6 +83,7 @@ def evaluate(job: Job, arguments: argparse.Namespace) -> str:
     from stic_ray.cluster import check_pool
     from stic_ray.run import Run
     from stic_ray.stages import lmms as stage
+    from stic_ray.train.driver import model_of
 
     include = storage.absolute(arguments.include) if arguments.include else ""
     if include and not storage.list_files(include, ".yaml"):
@@ -92,25 +94,25 @@ def evaluate(job: Job, arguments: argparse.Namespace) -> str:
     python = os.path.abspath(arguments.python) if os.sep in arguments.python else arguments.python
     version = stage.find_version(python)
     given = _arguments(arguments.args)
-    found, fingerprints = {}, {}
+    found, of = {}, {}
     with Run(job.config, name=f"{job.config.name}-lmms", checks=(check_pool,)) as this:
-        for name, path in job.models.items():
+        for name, artifact in job.models.items():
+            model = job.config.model if artifact is None else this.made_model(model_of(artifact), artifact)
+            of[name] = lmms.identity(job.config, artifact)
             tasks = stage.Tasks(
                 python=python,
                 names=names,
                 include=include,
                 limit=arguments.limit,
-                model_class=_class_of(path, arguments.model_class),
+                model_class=_class_of(model.path, arguments.model_class),
                 arguments=given,
                 batch_size=arguments.batch_size,
             )
-            model = Model(path=path, dtype=job.config.model.dtype)
-            fingerprints[name] = this.fingerprint_of(model)
-            plan = stage.plan(fingerprints[name], tasks, version, model.dtype)
+            plan = stage.plan(this.fingerprint_of(model), tasks, version, model.dtype)
             made = this.make(f"lmms_{name}", plan, partial(stage.run, job.config, model, tasks))
             found[name] = artifacts.read(made.uri, TaskFigure)
         deliver.write_stages(this, ["python", "jobs/lmms_eval.py", *sys.argv[1:]])
-    tree = lmms.figures(found, fingerprints)
+    tree = lmms.figures(found, of)
     storage.write_bytes(storage.join(job.run, lmms.JSON), json.dumps(tree, indent=1).encode())
     write_page(open_run(job.run))
     lines = lmms.table(tree)
@@ -128,7 +130,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run", metavar="RUN", help="a finished run's directory, like runs/NAME")
     parser.add_argument("--tasks", required=True, metavar="A,B", help="lmms-eval's tasks")
     parser.add_argument("--python", required=True, metavar="FILE", help="the Python of lmms-eval's environment")
-    parser.add_argument("--models", metavar="A,B", help="which of the run's: base, stage1, stage2 (default: all)")
+    parser.add_argument(
+        "--models",
+        metavar="A,B",
+        help="which of the run's: base, stage1, stage1_control, ... (default: all but controls)",
+    )
     parser.add_argument("--include", metavar="DIR", help="a folder with tasks of your own, as lmms-eval has them")
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N questions of each task")
     parser.add_argument("--class", dest="model_class", metavar="NAME", help="lmms-eval's class (default: by model)")

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from stic_ray.config import parse_config, read_yaml, to_tree
 from stic_ray.flow import finish_stage
 from stic_ray.records import Found
 from stic_ray.report import lmms as report
+from stic_ray.report.folder import open_run
 from stic_ray.stages import lmms
 
 _RESULTS = {
@@ -116,6 +118,10 @@ def test_figures_stand_in_the_run_and_nothing_is_asked_again(
     tree = json.loads((run / "lmms_eval.json").read_text())
     assert [row["value"] for row in tree["base"]["figures"]] == [0.75, 3.0]
     assert "Further benchmarks" in (run / "report.html").read_text()
+    folder = open_run(str(run))
+    assert report.read(folder) == tree
+    model = replace(folder.config.model, path="embedded://models/base")
+    assert report.read(replace(folder, config=replace(folder.config, model=model))) == {}  # of another model
     (tmp_path / "packages" / "lmms_eval" / "__main__.py").write_text("raise SystemExit(1)")
     assert lmms_eval.main([*call, "--tasks", "other,tiny"]) == 0
 

@@ -222,7 +222,7 @@ def cells(uri: str) -> Iterator[tuple[int, list[str]]]:
         ValueError: the file is missing or empty.
     """
     csv.field_size_limit(1 << 30)
-    return enumerate(csv.reader(read_text(uri).splitlines(keepends=True)), start=1)
+    return enumerate(csv.reader(io.StringIO(read_text(uri), newline=None)), start=1)  # also lines that end with CR
 
 
 def parquet_rows(uri: str, image: str) -> Iterator[tuple[str, Row]]:

@@ -122,7 +122,7 @@ def collect(folder: RunFolder, gpu_hour_price: float | None = None) -> RunFacts:
         gains=[brief_block(folder, role, gains, _SHOWN_ANSWERS) for role, gains in gains_of(folder).items()],
         curves=read_run_curves(folder.uri),
         distribution=read_distribution(folder),
-        lmms=lmms.read(folder.uri),
+        lmms=lmms.read(folder),
         attempts={role: _count_attempts(artifact) for role, artifact in folder.artifacts.items()},
         gpu_hour_price=gpu_hour_price,
     )

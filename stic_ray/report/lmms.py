@@ -6,19 +6,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stic_ray import storage
+from stic_ray.artifacts import Artifact
+from stic_ray.config import Config
 from stic_ray.records import TaskFigure
-from stic_ray.report.folder import read_part
+from stic_ray.report.folder import RunFolder, read_part
 from stic_ray.report.html import table_of
 from stic_ray.report.markdown import escape
 
 JSON = "lmms_eval.json"  # in a run's folder
 
 
-def figures(models: Mapping[str, Sequence[TaskFigure]], fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """lmms_eval.json: a model's figures under its name, with the fingerprint of the checkpoint that they are of."""
+def identity(config: Config, artifact: Artifact | None) -> str:
+    """What a model's figures are of: a trained one's fingerprint, the base's place."""
+    return storage.absolute(config.model.path) if artifact is None else artifact.fingerprint
+
+
+def figures(models: Mapping[str, Sequence[TaskFigure]], of: Mapping[str, str]) -> dict[str, Any]:
+    """lmms_eval.json: a model's figures under its name, with what they are of (`identity`)."""
     return {
         name: {
-            "model": fingerprints[name],
+            "model": of[name],
             "figures": [
                 {
                     "task": row.task,
@@ -34,15 +41,20 @@ def figures(models: Mapping[str, Sequence[TaskFigure]], fingerprints: Mapping[st
     }
 
 
-def read(run: str) -> dict[str, Any]:
-    """What a run's folder holds of it; {} for nothing."""
-    uri = storage.join(run, JSON)
-    return read_part(uri, _parse) if storage.exists(uri) else {}
+def read(folder: RunFolder) -> dict[str, Any]:
+    """What a run's folder holds of it; {} for nothing. Figures of models that the run has no more are left out."""
+    uri = storage.join(folder.uri, JSON)
+    tree = read_part(uri, _parse) if storage.exists(uri) else {}
+    has = {role: artifact.fingerprint for role, artifact in folder.artifacts.items()}
+    has["base"] = identity(folder.config, None)
+    return {name: entry for name, entry in tree.items() if entry["model"] == has.get(name)}
 
 
 def _parse(text: str) -> dict[str, Any]:
     tree: dict[str, Any] = json.loads(text)
     table(tree)
+    if not all(isinstance(entry["model"], str) for entry in tree.values()):
+        raise ValueError("a model without what it is")
     return tree
 
 

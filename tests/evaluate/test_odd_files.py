@@ -104,7 +104,7 @@ def test_subjects_and_categories_that_take_each_others_place(tmp_path: Path) -> 
 
 
 def test_cells_of_any_length_and_old_line_ends(tmp_path: Path) -> None:
-    (tmp_path / "long.csv").write_bytes(f"{'q' * 200_000},x,y,A\rsecond,x,y,B\r".encode())
+    (tmp_path / "long.csv").write_bytes(f"{'q' * 200_000},x,y,A\rsecond\u2028half,x,y,B\r".encode())
     assert [question.answers for question in read(MultipleChoice(questions=str(tmp_path / "long.csv")))] == [
         ["A"],
         ["B"],
