@@ -471,6 +471,12 @@ def manifest(directory: str, parts: Sequence[str]) -> dict[str, str]:
     return {listed.key: storage.hash_file(listed.uri) for listed in kept}
 
 
+def is_leased(store: str, plan: Plan) -> bool:
+    """Whether a live run makes the plan's artifact."""
+    entry = _read_lease(storage.join(store, plan.name, LEASE))
+    return entry is not None and _is_alive(entry)
+
+
 class Lease:
     """The right to write one artifact, renewed while held; a context manager.
 

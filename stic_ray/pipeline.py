@@ -1,7 +1,7 @@
 """The methods end to end, from top to bottom as in the papers, with their controls and their proof: STIC (arXiv
 2405.19716), VIG (2602.17186) and BPO (2403.08730)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -65,21 +65,29 @@ def run(config: Config, command: list[str], name: str = "") -> str:
     """
     with Run(config, name=name, checks=(check_pool, check_training)) as this:
         models = {"base": config.model}
-
-        # Stage 1: preference pairs, by the model itself or from annotations, then regularised DPO; in rounds.
-        if config.stage1 is not None:
-            source = list_sources(this)
-            for number in range(1, config.rounds + 1):
-                now = _round(this, number, models)
-                models |= train_on_pairs(this, now, make_pairs(this, now, source))
-
-        # Stage 2: (description-infused) fine-tuning on instruction samples, from the stage-1 model.
-        if config.stage2 is not None:
-            models |= train_on_samples(this, models.get("stage1", config.model))
-
+        for models in train(this):
+            pass
         measured = evaluate_models(this, {name: Candidate(model=model) for name, model in models.items()})
         with this.explained("report"):
             return deliver.write_run(this, measured, command)
+
+
+def train(this: Run) -> Iterator[dict[str, Model]]:
+    """The models that there are after each stage, the base first among them."""
+    config = this.config
+    models = {"base": config.model}
+
+    # Stage 1: preference pairs, by the model itself or from annotations, then regularised DPO; in rounds.
+    if config.stage1 is not None:
+        source = list_sources(this)
+        for number in range(1, config.rounds + 1):
+            now = _round(this, number, models)
+            models = models | train_on_pairs(this, now, make_pairs(this, now, source))
+        yield models
+
+    # Stage 2: (description-infused) fine-tuning on instruction samples, from the stage-1 model.
+    if config.stage2 is not None:
+        yield models | train_on_samples(this, models.get("stage1", config.model))
 
 
 def _round(this: Run, number: int, models: Mapping[str, Model]) -> Round:

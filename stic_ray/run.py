@@ -15,11 +15,12 @@ import ray.exceptions
 from ray.train import TrainingFailedError
 
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact, Lease, Plan
+from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact, BusyError, Lease, Plan
 from stic_ray.cluster import connected
 from stic_ray.config import Config, Execution, Model
 
 logger = logging.getLogger(__name__)
+_LOOK_EVERY_S = 1.0  # whether an artifact is there that another run makes
 _VALUE_ERROR = re.compile(  # in a trace: the innermost frame, its lines of code, the error
     r'File "(?P<file>[^"\n]+)", line [^\n]+\n(?:(?![ \t]+File )[ \t]+[^\n]*\n)*ValueError: (?P<message>[^\n]+)'
 )
@@ -39,13 +40,22 @@ class Run:
     """The state of a run while it works; a context manager that closes the connection to Ray.
 
     `name` is its folder's in `runs`, the configuration's unless given. `checks` are asked, once Ray stands, whether
-    what the run needs is there.
+    what the run needs is there. One that `waits` for an artifact that another live run makes takes it then, instead
+    of refusing.
     """
 
-    def __init__(self, config: Config, *, name: str = "", checks: Sequence[Callable[[Execution], None]] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        name: str = "",
+        checks: Sequence[Callable[[Execution], None]] = (),
+        waits: bool = False,
+    ) -> None:
         self.config = config
         self.home = storage.join(config.runs, name or config.name)
         self._checks = checks
+        self._waits = waits
         self.artifacts: dict[str, Artifact] = {}
         self.reused: set[str] = set()
         self._models: dict[Model, str] = {}
@@ -94,8 +104,8 @@ class Run:
         artifact = artifacts.find(self.config.store, plan)
         if artifact is None:
             self._connect()
-            with self.explained(role), Lease(storage.join(self.config.store, plan.name), self.config.name):
-                artifact = artifacts.find(self.config.store, plan) or _work(role, plan, work)
+            with self.explained(role):
+                artifact = self._make_under_lease(role, plan, work)
         else:
             self.reused.add(role)
             logger.info("%s: reused %s (%s)", role, plan.name, _size(artifact))
@@ -103,6 +113,19 @@ class Run:
             self.artifacts[role] = artifact
             self._note()
         return artifact
+
+    def _make_under_lease(self, role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
+        store = self.config.store
+        while True:
+            try:
+                with Lease(storage.join(store, plan.name), self.config.name):
+                    return artifacts.find(store, plan) or _work(role, plan, work)
+            except BusyError:
+                if not self._waits:
+                    raise
+                logger.info("%s: waiting for %s, which another run makes", role, plan.name)
+            while artifacts.find(store, plan) is None and artifacts.is_leased(store, plan):
+                time.sleep(_LOOK_EVERY_S)
 
     def deliver(self) -> None:
         """Write down what the run refers to, now that it is whole."""

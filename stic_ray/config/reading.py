@@ -15,6 +15,7 @@ from stic_ray.config.evaluation import Benchmark, Judge
 from stic_ray.config.execution import EngineSettings, Tracker
 from stic_ray.config.losses import PlainLoss, WeightedLosses
 from stic_ray.config.negatives import ColorJitter, Downsize, Negative
+from stic_ray.config.sweep import Asha, Domain, Search, Sweep
 from stic_ray.config.training import FullFinetune, Lora, Reference, Schedule, Selection, TokenRule
 from stic_ray.config.views import Blind
 from stic_ray.config.whole import Config
@@ -60,6 +61,16 @@ def parse_config(tree: Mapping[str, Any], overrides: list[str]) -> Config:
             merged[f"{stage}_control"] = None
     config: Config = _build(Config, merged, "")
     return config
+
+
+def parse_sweep(tree: Mapping[str, Any]) -> Sweep:
+    """A sweep from a parsed YAML tree.
+
+    Raises:
+        ValueError: as `parse_config`.
+    """
+    sweep: Sweep = _build(Sweep, tree, "")
+    return sweep
 
 
 def read_yaml(text: str, origin: str) -> dict[str, Any]:
@@ -113,6 +124,9 @@ _VARIANTS = {
     *get_args(Negative),
     *get_args(TokenRule),
     *get_args(Selection),
+    *get_args(Domain),
+    *get_args(Search),
+    Asha,
 }
 
 
@@ -142,6 +156,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _build(kind: Any, value: Any, path: str) -> Any:
+    if kind is Any:
+        return value
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return _build_union(get_args(kind), value, path)
