@@ -287,9 +287,22 @@ def _survey(done: Any, files: Sequence[str], column: str, execution: Execution) 
     return _Survey(num_rows=total, units=units, pending=pending, example=example, done=done)
 
 
+# A trial of a sweep stands in a placement group that holds nothing but itself: its work is to be placed as any other.
+ANYWHERE = "DEFAULT"
+
+
 def on_worker(execution: Execution, function: Callable[..., Any], *arguments: Any) -> Any:
     """A reference to what a function gives on a worker, with references among its arguments as their values."""
-    return ray.remote(num_cpus=execution.task_cpus, max_retries=-1)(function).remote(*arguments)
+    task = ray.remote(num_cpus=execution.task_cpus, max_retries=-1, scheduling_strategy=ANYWHERE)(function)
+    return task.remote(*arguments)
+
+
+def stream_from_worker(execution: Execution, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    """What a function yields on a worker, as it comes."""
+    task = ray.remote(
+        num_cpus=execution.task_cpus, max_retries=-1, num_returns="streaming", scheduling_strategy=ANYWHERE
+    )(function)
+    yield from map(ray.get, task.remote(*arguments))
 
 
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -174,20 +174,20 @@ class Book:
 
 
 def open_book(artifact: str) -> Book:
-    """A clean book in the ledger of this driver, which is started at the first call, beside the driver."""
+    """A clean book in the ledger of this process, which is started at the first call, beside it."""
     context = ray.get_runtime_context()
-    ledger = _start(context.gcs_address, context.get_job_id())
+    ledger = _start(context.gcs_address, context.get_worker_id())
     ray.get(ledger.open.remote(artifact))
     return Book(ledger=ledger, artifact=artifact)
 
 
 @cache  # it lives while somebody holds it: between two stages nobody would
-def _start(cluster: str, job: str) -> Any:
+def _start(cluster: str, worker: str) -> Any:
     beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return (
         ray.remote(Ledger)
         .options(
-            name=f"stic_ray-ledger-{job}",
+            name=f"stic_ray-ledger-{worker}",
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,

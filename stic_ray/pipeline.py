@@ -64,16 +64,14 @@ def run(config: Config, command: list[str], name: str = "") -> str:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
     with Run(config, name=name, checks=(check_pool, check_training)) as this:
-        models = {"base": config.model}
-        for models in train(this):
-            pass
+        *_, models = [{"base": config.model}, *train(this)]
         measured = evaluate_models(this, {name: Candidate(model=model) for name, model in models.items()})
         with this.explained("report"):
             return deliver.write_run(this, measured, command)
 
 
 def train(this: Run) -> Iterator[dict[str, Model]]:
-    """The models that there are after each stage, the base first among them."""
+    """The models that there are after each round of stage 1 and after stage 2, the newest last but for its control."""
     config = this.config
     models = {"base": config.model}
 
@@ -83,7 +81,7 @@ def train(this: Run) -> Iterator[dict[str, Model]]:
         for number in range(1, config.rounds + 1):
             now = _round(this, number, models)
             models = models | train_on_pairs(this, now, make_pairs(this, now, source))
-        yield models
+            yield models
 
     # Stage 2: (description-infused) fine-tuning on instruction samples, from the stage-1 model.
     if config.stage2 is not None:

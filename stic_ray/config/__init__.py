@@ -96,7 +96,6 @@ from stic_ray.config.negatives import (
 )
 from stic_ray.config.reading import (
     parse_config,
-    parse_sweep,
     read_yaml,
     to_tree,
 )
@@ -273,7 +272,6 @@ __all__ = [
     "locations",
     "needs_reference",
     "parse_config",
-    "parse_sweep",
     "read_yaml",
     "to_tree",
 ]

@@ -15,7 +15,7 @@ from stic_ray.config.evaluation import Benchmark, Judge
 from stic_ray.config.execution import EngineSettings, Tracker
 from stic_ray.config.losses import PlainLoss, WeightedLosses
 from stic_ray.config.negatives import ColorJitter, Downsize, Negative
-from stic_ray.config.sweep import Asha, Domain, Search, Sweep
+from stic_ray.config.sweep import Asha, Domain, Search
 from stic_ray.config.training import FullFinetune, Lora, Reference, Schedule, Selection, TokenRule
 from stic_ray.config.views import Blind
 from stic_ray.config.whole import Config
@@ -61,16 +61,6 @@ def parse_config(tree: Mapping[str, Any], overrides: list[str]) -> Config:
             merged[f"{stage}_control"] = None
     config: Config = _build(Config, merged, "")
     return config
-
-
-def parse_sweep(tree: Mapping[str, Any]) -> Sweep:
-    """A sweep from a parsed YAML tree.
-
-    Raises:
-        ValueError: as `parse_config`.
-    """
-    sweep: Sweep = _build(Sweep, tree, "")
-    return sweep
 
 
 def read_yaml(text: str, origin: str) -> dict[str, Any]:

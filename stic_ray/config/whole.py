@@ -9,6 +9,7 @@ from stic_ray.config.evaluation import Evaluation
 from stic_ray.config.execution import Auto, EngineSettings, Execution, Hub
 from stic_ray.config.losses import SftLoss
 from stic_ray.config.negatives import Annotated, Contrast, ErrorInjection, Negatives, Sampling
+from stic_ray.config.sweep import Sweep
 from stic_ray.config.training import Lora, PairSelection, SampleSelection, Training, Vig, WeightedPairs
 
 
@@ -21,7 +22,7 @@ class Config:
     or all of these; null for none. A stage is left out by null; `stage1_control` and `stage2_control` are the controls
     beside them. `vig` is how gains are measured for the stages' `selection`. Stage 1 runs in `rounds`: the model of
     each writes the next one's pairs about the same images, is its reference and trained on. The last model is pushed to
-    `hub`, null for nowhere.
+    `hub`, null for nowhere. `sweep` says what jobs/sweep.py tries; a single run does not look at it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Config:
     engine: EngineSettings = field(default_factory=Auto)
     execution: Execution = field(default_factory=Execution)
     hub: Hub | None = None
+    sweep: Sweep | None = None
     store: str = "./store"
     runs: str = "./runs"
 

@@ -157,6 +157,16 @@ def read_run_curves(run: str) -> dict[str, dict[str, Curve]]:
     return read_part(uri, lambda text: read_curves(text.splitlines())) if storage.exists(uri) else {}
 
 
+def read_rows(uri: str) -> list[tuple[int, dict[str, float]]]:
+    """The lines of a run's file of metrics: the step, and what is finite of it; [] where nothing was trained."""
+    return read_part(uri, lambda text: list(map(_parse_row, text.splitlines()))) if storage.exists(uri) else []
+
+
+def _parse_row(line: str) -> tuple[int, dict[str, float]]:
+    row: dict[str, Any] = json.loads(line)
+    return int(row.pop("step")), {name: float(value) for name, value in row.items() if value is not None}
+
+
 def read_distribution(folder: RunFolder) -> DistributionPage | None:
     """How like other images are to a run's, where somebody asked; None too where it is of other images or another
     model than the run's."""

@@ -131,7 +131,7 @@ def _fit(job: Job) -> None:
     """Ray Train's run, whose own files nobody needs: the checkpoints are ours, and it starts anew each time."""
     execution, work = job.execution, storage.join(job.output, _WORK)
     storage.remove(work)
-    path, filesystem = _ray_storage(work)
+    path, filesystem = ray_storage(work)
     workers: int | tuple[int, int] = execution.num_train_workers
     if execution.min_train_workers is not None:
         workers = (execution.min_train_workers, execution.num_train_workers)
@@ -165,7 +165,7 @@ def _resources(cpus: float, gpus: float) -> dict[str, float]:
     return {"CPU": cpus, "GPU": gpus} if gpus > 0 else {"CPU": cpus}
 
 
-def _ray_storage(uri: str) -> tuple[str, Any]:
+def ray_storage(uri: str) -> tuple[str, Any]:
     """Ray Train's storage: a plain path, or a path on an fsspec filesystem."""
     filesystem, path = storage.split(uri)
     if isinstance(filesystem, LocalFileSystem):
