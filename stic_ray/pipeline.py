@@ -102,14 +102,15 @@ def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict
     config = now.config
     steps = []
     trainings = [training for training in (config.stage1, config.stage1_control) if training is not None]
-    make = make_scores if any(map(_needs_scores, trainings)) else make_tokens
+    make = make_scores if any(map(_needs_scores, (*config.stage1_before, *trainings))) else make_tokens
     for role, training, data in (
         ("stage1", config.stage1, _pair_data),
         ("stage1_control", config.stage1_control, _chosen_data),
     ):
         if training is None:
             continue
-        parts, parents = [], {"model": this.fingerprint_of(config.model)}
+        parts: list[ScoredPairs] = []
+        parents: dict[str, str] = {}
         for number, (name, made) in enumerate(pairs.items()):
             # The reference's scores: training holds no reference model. Parents are told apart by their number.
             items = Items(kind=score.PAIRS, name=name, artifact=made)
@@ -119,8 +120,21 @@ def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict
             gains = make_gains(this, now, items, Vig(blind=hidden), "_of_loss") if hidden else None
             parts.append(ScoredPairs(scores=scores.uri, selection=_uri(selected), gains=_uri(gains)))
             parents |= _numbered(number, {"scores": scores, "selection": selected, "gains": gains})
-        steps.append(_training(now, role, training, data(tuple(parts), training), parents))
+        start = now
+        for number, before in enumerate(config.stage1_before if role == "stage1" else (), 1):
+            of = {"model": this.fingerprint_of(start.config.model), **parents}
+            step = _training(start, f"{role}_before{number}", before, data(tuple(parts), before), of)
+            start = _go_on(this, start, number, step)
+        of = {"model": this.fingerprint_of(start.config.model), **parents}
+        steps.append(_training(start, role, training, data(tuple(parts), training), of))
     return _train(this, steps)
+
+
+def _go_on(this: Run, now: Round, number: int, step: Step) -> Round:
+    """The round from the model of one of its trainings on; what follows sees the pairs in another order."""
+    (model,) = _train(this, [step]).values()
+    seed = make_seed(now.config.seed, "before", number) % 2**31
+    return replace(now, config=replace(now.config, model=model, seed=seed))
 
 
 def _needs_scores(training: Training) -> bool:

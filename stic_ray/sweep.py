@@ -5,45 +5,39 @@ moment by one, while the other waits. Each trial's file is the truth of it: a sw
 files say, and Tune's own state is thrown away.
 """
 
-import itertools
 import logging
 import math
 import os
+import random
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 
 from stic_ray import deliver, pipeline, storage, trials
 from stic_ray.cluster import check_pool, check_training, connected
-from stic_ray.config import (
-    Choice,
-    Config,
-    Domain,
-    GridSearch,
-    LogUniform,
-    OptunaSearch,
-    Sweep,
-)
+from stic_ray.config import Asha, Choice, Config, Domain, LogUniform, OptunaSearch, Pbt
 from stic_ray.evaluate.intervals import Bootstrap
 from stic_ray.evaluate.measured import Measured
 from stic_ray.evaluate.predict import Candidate
-from stic_ray.evaluate.questions import task_of
 from stic_ray.evaluate.summary import split_block
 from stic_ray.report import sweep_folder
 from stic_ray.report.collect import read_rows
 from stic_ray.report.markdown import figure_of
 from stic_ray.report.sweep_page import say_settings
 from stic_ray.run import Run
+from stic_ray.sweep_plan import Plan, ends, plan_of, points, rounded
 from stic_ray.train.driver import ray_storage
 from stic_ray.train.job import METRICS, TENSORBOARD
 from stic_ray.train.trackers import Told, tell_trial
@@ -51,45 +45,8 @@ from stic_ray.trials import Figure, Report, Trial
 
 logger = logging.getLogger(__name__)
 _TRIAL_CPUS = 0.01  # a trial waits for its stages, which take what they need
-_DIGITS = 4  # of a number that is drawn: it is read by people
 _TUNE = "tune"  # Tune's own files, while it works
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A sweep as every trial knows it: the configuration that its settings are laid over, and its folder."""
-
-    config: Config
-    home: str
-
-    @property
-    def sweep(self) -> Sweep:
-        """What is tried."""
-        assert self.config.sweep is not None  # `plan_of` refuses it
-        return self.config.sweep
-
-    @property
-    def num_reports(self) -> int:
-        """How often a trial that is not stopped is measured."""
-        return (self.config.rounds if self.config.stage1 is not None else 0) + (self.config.stage2 is not None)
-
-    def config_of(self, values: Mapping[str, Any]) -> Config:
-        """A trial's configuration: measured on dev alone, without controls.
-
-        Raises:
-            ValueError: a setting does not exist or may not have that value.
-        """
-        config = trials.config_with(self.config, values)
-        assert config.evaluation is not None  # `plan_of` refuses it
-        return replace(
-            config,
-            name=f"{config.name}-{trials.id_of(values)}",
-            evaluation=replace(config.evaluation, test={}),
-            stage1_control=None,
-            stage2_control=None,
-            execution=replace(config.execution, trackers=()),  # told by trial, not by training: see trackers
-            hub=None,
-        )
+_SCHEDULE = "schedule.json"  # of a population's member: all of its state, since models stand in the store
 
 
 def run(config: Config, command: list[str]) -> str:
@@ -105,48 +62,9 @@ def run(config: Config, command: list[str]) -> str:
     return sweep_folder.write(plan.home)
 
 
-def plan_of(config: Config) -> Plan:
-    """The plan of a configuration's sweep.
-
-    Raises:
-        ValueError: there is none, or its settings or objectives are not of this configuration.
-    """
-    sweep = config.sweep
-    if sweep is None:
-        raise ValueError("sweep is null: say what is tried, or take a recipe that does, like --recipe embedded-sweep")
-    if config.stage1 is None and config.stage2 is None:
-        raise ValueError("stage1 and stage2 are null: set one, since trials train")
-    if config.evaluation is None or not config.evaluation.dev:
-        raise ValueError("evaluation.dev is empty: trials are ranked on dev, so name benchmarks of dev images there")
-    tasks = {task_of(name, mode) for name, each in config.evaluation.dev.items() for mode in each.modes}
-    for objective in sweep.objectives:
-        task = objective.figure.partition("/")[0]
-        if task not in tasks:
-            raise ValueError(
-                f"sweep.objectives has {objective.figure!r}: evaluation.dev has no {task!r}, only "
-                f"{', '.join(sorted(tasks))}"
-            )
-    plan = Plan(config=config, home=storage.join(config.runs, config.name))
-    for values in _ends(sweep.space):
-        plan.config_of(values)
-    return plan
-
-
-def _ends(space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
-    """Every value of a choice and the ends of a range, each beside the first of the others: settings that must be."""
-    each = {path: _values(domain) for path, domain in space.items()}
-    first = {path: values[0] for path, values in each.items()}
-    for path, values in each.items():
-        yield from ({**first, path: value} for value in values)
-
-
-def _values(domain: Domain) -> tuple[Any, ...]:
-    return domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
-
-
 def _begin(plan: Plan, command: list[str]) -> None:
     """Measure the base model on dev: what trials are held against, and the proof that they can be measured."""
-    config = plan.config_of(next(_ends(plan.sweep.space)))
+    config = plan.config_of([next(ends(plan.sweep.space))])
     with Run(config, name=plan.config.name, checks=(check_pool, check_training)) as this:
         measured = pipeline.evaluate_models(this, {"base": Candidate(model=config.model)})
         this.deliver()
@@ -185,7 +103,7 @@ def _flat(block: Mapping[str, Any], parent: str) -> Iterator[str]:
 
 
 def _try(plan: Plan) -> None:
-    """All trials that are not yet finished, by Tune."""
+    """All trials that have not ended, by Tune."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours: see command_line
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial reports nothing
@@ -193,13 +111,16 @@ def _try(plan: Plan) -> None:
     work = storage.join(plan.home, _TUNE)
     storage.remove(work)
     path, filesystem = ray_storage(work)
-    points = _points(plan)
+    first = points(plan)
+    random.seed(plan.sweep.seed)  # both are what Tune's population draws by
+    np.random.seed(plan.sweep.seed)
+    trainable = run_member if isinstance(plan.sweep.scheduler, Pbt) else run_trial
     tuner = tune.Tuner(
-        tune.with_resources(partial(run_trial, plan=plan), {"CPU": _TRIAL_CPUS}),
+        tune.with_resources(partial(trainable, plan=plan), {"CPU": _TRIAL_CPUS}),
         param_space={path: _domain(domain) for path, domain in plan.sweep.space.items()},
         tune_config=tune.TuneConfig(
-            num_samples=max(len(points), plan.sweep.num_trials),
-            search_alg=_search(plan, points),
+            num_samples=max(len(first), plan.sweep.num_trials) if _learns(plan) else len(first),
+            search_alg=_search(plan, first),
             scheduler=_scheduler(plan),
             max_concurrent_trials=_concurrency(plan),
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -212,38 +133,9 @@ def _try(plan: Plan) -> None:
     storage.remove(work)
 
 
-def _points(plan: Plan) -> list[dict[str, Any]]:
-    """The settings that are tried first: all of them where they do not depend on what others reached, else those that
-    this sweep began with before."""
-    sweep = plan.sweep
-    if isinstance(sweep.search, GridSearch):
-        values = [_values(domain) for domain in sweep.space.values()]
-        return [dict(zip(sweep.space, each, strict=True)) for each in itertools.product(*values)]
-    if isinstance(sweep.search, OptunaSearch):
-        return [dict(trial.values) for trial in trials.read_all(plan.home)]
-    return _drawn(sweep)
-
-
-def _drawn(sweep: Sweep) -> list[dict[str, Any]]:
-    """Settings drawn by the sweep's seed, each once; fewer than asked for where there are no more."""
-    rng = np.random.default_rng(sweep.seed)
-    found: dict[str, dict[str, Any]] = {}
-    for _ in range(100 * sweep.trials):
-        values = {path: _draw(domain, rng) for path, domain in sweep.space.items()}
-        found.setdefault(trials.id_of(values), values)
-        if len(found) == sweep.trials:
-            break
-    return list(found.values())
-
-
-def _draw(domain: Domain, rng: np.random.Generator) -> Any:
-    if isinstance(domain, Choice):
-        return domain.values[int(rng.integers(len(domain.values)))]
-    if isinstance(domain, LogUniform):
-        value = math.exp(rng.uniform(math.log(domain.low), math.log(domain.high)))
-    else:
-        value = rng.uniform(domain.low, domain.high)
-    return min(max(float(f"{value:.{_DIGITS}g}"), domain.low), domain.high)
+def _learns(plan: Plan) -> bool:
+    """Whether what is tried depends on what others reached."""
+    return isinstance(plan.sweep.search, OptunaSearch)
 
 
 def _domain(domain: Domain) -> Any:
@@ -254,38 +146,64 @@ def _domain(domain: Domain) -> Any:
     return kind(domain.low, domain.high)
 
 
-def _search(plan: Plan, points: list[dict[str, Any]]) -> SearchAlgorithm | Searcher:
-    sweep = plan.sweep
-    if not isinstance(sweep.search, OptunaSearch):
-        return BasicVariantGenerator(points_to_evaluate=points, max_concurrent=_concurrency(plan))
+def _search(plan: Plan, first: list[dict[str, Any]]) -> SearchAlgorithm | Searcher:
+    if not _learns(plan):
+        return BasicVariantGenerator(points_to_evaluate=first, max_concurrent=_concurrency(plan))
     from stic_ray.optuna_search import FinishedOnly
 
     return FinishedOnly(
         num_reports=plan.num_reports,
-        metric=[objective.figure for objective in sweep.objectives],
-        mode=[objective.mode for objective in sweep.objectives],
-        points_to_evaluate=points or None,
-        seed=sweep.seed,
+        metric=[objective.figure for objective in plan.sweep.objectives],
+        mode=[objective.mode for objective in plan.sweep.objectives],
+        points_to_evaluate=first or None,
+        seed=plan.sweep.seed,
     )
 
 
 def _scheduler(plan: Plan) -> TrialScheduler | None:
-    asha, first = plan.sweep.scheduler, plan.sweep.objectives[0]
-    if asha is None or plan.num_reports < 2:
+    scheduler, first = plan.sweep.scheduler, plan.sweep.objectives[0]
+    if isinstance(scheduler, Pbt):
+        return PopulationBasedTraining(
+            time_attr="training_iteration",
+            metric=first.figure,
+            mode=first.mode,
+            perturbation_interval=1,
+            hyperparam_mutations={path: _mutations(domain) for path, domain in plan.sweep.space.items()},
+            quantile_fraction=scheduler.quantile,
+            resample_probability=scheduler.resample,
+            custom_explore_fn=partial(_inside, plan.sweep.space),
+            require_attrs=False,  # a failed member reports nothing
+            log_config=False,
+            synch=True,  # so that a sweep that goes on decides as before
+        )
+    if not isinstance(scheduler, Asha) or plan.num_reports < 2:
         return None
     return ASHAScheduler(
         metric=first.figure,
         mode=first.mode,
         grace_period=1,
         max_t=plan.num_reports,
-        reduction_factor=asha.reduction_factor,
+        reduction_factor=scheduler.reduction_factor,
     )
+
+
+def _mutations(domain: Domain) -> Any:
+    """A choice as a list, of which a neighbour is taken, a range as what Tune draws from."""
+    return list(domain.values) if isinstance(domain, Choice) else _domain(domain)
+
+
+def _inside(space: Mapping[str, Domain], values: dict[str, Any]) -> dict[str, Any]:
+    """Settings that were changed a little, brought back into their ranges."""
+    ranges = {path: domain for path, domain in space.items() if not isinstance(domain, Choice)}
+    return values | {path: rounded(values[path], domain) for path, domain in ranges.items()}
 
 
 def _concurrency(plan: Plan) -> int:
     """How many trials work at once: as many as find room to train, where nobody said."""
     if plan.sweep.max_concurrent is not None:
         return plan.sweep.max_concurrent
+    if isinstance(plan.sweep.scheduler, Pbt):
+        return plan.sweep.trials
     execution, have = plan.config.execution, ray.cluster_resources()
     need = {"CPU": execution.train_cpus, "GPU": execution.train_gpus}
     room = [have.get(kind, 0.0) / (execution.num_train_workers * each) for kind, each in need.items() if each > 0]
@@ -300,46 +218,71 @@ class _Follow(tune.Callback):  # type: ignore[misc]  # Ray has no stubs
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or is told again."""
-        if _known(self._plan, trial.config) is None:
-            number = int(trial.trial_id.rpartition("_")[2])
-            _write(self._plan, Trial(number=number, values=trial.config))
+        if self._known(trial) is None:
+            self._write(_new(self._plan, trial.trial_id, trial.config))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial has trained a stage."""
         told = ", ".join(f"{each.figure} {result[each.figure]:.1f}" for each in self._plan.sweep.objectives)
-        logger.info("%s: %s after %s", _title(trial.config), told, result["after"])
+        logger.info("%s: %s after %s", self._title(trial), told, result["after"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended, or was stopped."""
-        found = _known(self._plan, trial.config)
+        found = self._known(trial)
         assert found is not None  # it began
         if found.state == "running":
             found = replace(found, state="stopped")
-            _write(self._plan, found)
-        logger.info("%s: %s%s", _title(trial.config), found.state, f": {found.error}" if found.error else "")
+            self._write(found)
+        logger.info("%s: %s%s", self._title(trial), found.state, f": {found.error}" if found.error else "")
         if not found.told and found.state != "failed":
             _tell_trackers(self._plan, found)
-            _write(self._plan, replace(found, told=True))
+            self._write(replace(found, told=True))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process has failed."""
-        found = _known(self._plan, trial.config)
-        assert found is not None
-        error = str(getattr(trial, "pickled_error_file", None) or "its process died")
-        _write(self._plan, replace(found, state="failed", error=error))
-        logger.error("%s: failed: %s", _title(trial.config), error)
+        found = self._known(trial)
+        assert found is not None  # it began
+        error = str(trial.get_error() or "its process died").strip().rpartition("\n")[2]
+        self._write(replace(found, state="failed", error=error))
+        logger.error("%s: failed: %s", self._title(trial), error)
+
+    def _known(self, trial: Any) -> Trial | None:
+        return trials.read(self._plan.home, _id(self._plan, trial.trial_id, trial.config))
+
+    def _write(self, trial: Trial) -> None:
+        trials.write(self._plan.home, trial)
+
+    def _title(self, trial: Any) -> str:
+        return f"trial {_id(self._plan, trial.trial_id, trial.config)} ({say_settings(trial.config)})"
+
+
+def _id(plan: Plan, tune_id: str, values: Mapping[str, Any]) -> str:
+    """A trial's id: by its settings, and in a population, whose settings change, by its number."""
+    return f"member-{_number(tune_id)}" if isinstance(plan.sweep.scheduler, Pbt) else trials.id_of(values)
+
+
+def _number(tune_id: str) -> int:
+    return int(tune_id.rpartition("_")[2])
+
+
+def _new(plan: Plan, tune_id: str, values: Mapping[str, Any]) -> Trial:
+    return Trial(id=_id(plan, tune_id, values), number=_number(tune_id), schedule=(dict(values),))
 
 
 def _tell_trackers(plan: Plan, trial: Trial) -> None:
-    """TensorBoard and whoever else is asked for: a trial's settings, objectives and curves."""
-    lines = []
-    step = 0
-    for report, rows in zip(trial.reports, _rows_by_report(plan, trial), strict=True):
-        lines += [(step + number, row) for number, row in rows]
-        step += max((number for number, _ in rows), default=0)
-        lines.append((step, {f"dev/{name}": figure.value for name, figure in report.figures.items()}))
+    """TensorBoard and whoever else is asked for: a trial's settings, objectives and curves, its trainings in a row."""
+    rows = read_rows(storage.join(trials.folder(plan.home, trial.id), METRICS))
+    by_training: dict[str, list[tuple[int, Mapping[str, float]]]] = {}
+    for step, row in rows:
+        by_training.setdefault(next(iter(row)).rpartition("/")[0], []).append((step, row))
+    lines: list[tuple[int, Mapping[str, float]]] = []
+    end = 0
+    for report, each in zip(trial.reports, by_training.values(), strict=True):
+        own = [(end + step, row) for step, row in each]
+        end = own[-1][0]
+        lines += [*own, (end, {f"dev/{name}": figure.value for name, figure in report.figures.items()})]
     told = Told(
         name=f"{plan.config.name}-{trial.id}",
         group=plan.config.name,
@@ -350,70 +293,94 @@ def _tell_trackers(plan: Plan, trial: Trial) -> None:
     tell_trial(told, storage.join(plan.home, TENSORBOARD, trial.id), plan.config.execution.trackers)
 
 
-def _rows_by_report(plan: Plan, trial: Trial) -> list[list[tuple[int, dict[str, float]]]]:
-    """A trial's metrics, step by step, of the training before each report."""
-    rows = read_rows(storage.join(trials.folder(plan.home, trial.id), METRICS))
-    found = []
-    for report in trial.reports:
-        start = f"{report.model}/"
-        own = [(step, {name: value for name, value in row.items() if name.startswith(start)}) for step, row in rows]
-        found.append([(step, row) for step, row in own if row])
-    return found
-
-
-def _known(plan: Plan, values: Mapping[str, Any]) -> Trial | None:
-    return trials.read(plan.home, trials.id_of(values))
-
-
-def _write(plan: Plan, trial: Trial) -> None:
-    trials.write(plan.home, trial)
-
-
-def _title(values: Mapping[str, Any]) -> str:
-    return f"trial {trials.id_of(values)} ({say_settings(values)})"
-
-
 def run_trial(values: Mapping[str, Any], *, plan: Plan) -> None:
     """One trial, in a process of its own: train, and report the newest model's figures after each training.
 
     What it reported before is told again; where it had ended, that is all.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("stic_ray").setLevel(logging.INFO)
-    trial = _known(plan, values) or Trial(number=0, values=values)
+    new = _new(plan, tune.get_context().get_trial_id(), values)
+    trial = trials.read(plan.home, new.id) or new
     for report in trial.reports:
         _tell(report)
-    if trial.state in ("finished", "stopped"):
+    if trial.state in ("running", "failed"):
+        _work(plan, replace(trial, state="running", error=""), _train(plan, trial))
+
+
+def run_member(values: Mapping[str, Any], *, plan: Plan) -> None:
+    """One member of a population, as `run_trial`: what it trains goes on from the model of the schedule that Tune hands
+    it, its own or that of a better one."""
+    new = _new(plan, tune.get_context().get_trial_id(), values)
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        _work(plan, replace(new, schedule=()), _train_segments(plan, replace(new, schedule=()), values))
         return
-    trial = replace(trial, state="running", error="")
+    with checkpoint.as_directory() as folder:
+        done = trials.parse((Path(folder) / _SCHEDULE).read_text())
+    done = replace(done, id=new.id, number=new.number, state="running")
+    _work(plan, done, _train_segments(plan, done, values))
+
+
+def _work(plan: Plan, trial: Trial, reported: Iterator[Trial]) -> None:
+    """Write down and tell what a trial reports, until it has ended or failed."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("stic_ray").setLevel(logging.INFO)
     try:
-        for report in _train(plan, trial):
-            trial = trial.reported(report)
+        for trial in reported:
             if len(trial.reports) == plan.num_reports:
                 trial = replace(trial, state="finished")
-            _write(plan, trial)
-            _tell(report)  # the last that is done for a trial which is stopped
+            trials.write(plan.home, trial)
+            # The last that is done for a trial which is stopped.
+            _tell(trial.reports[-1], trial if isinstance(plan.sweep.scheduler, Pbt) else None)
     except ValueError as error:
-        _write(plan, replace(trial, state="failed", error=str(error)))
+        trials.write(plan.home, replace(trial, state="failed", error=str(error)))
 
 
-def _tell(report: Report) -> None:
-    tune.report({"after": report.model, **{name: figure.value for name, figure in report.figures.items()}})
+def _tell(report: Report, member: Trial | None = None) -> None:
+    """Report to Tune, with a member's schedule for those that take it over."""
+    told = {"after": report.model, **{name: figure.value for name, figure in report.figures.items()}}
+    if member is None:
+        tune.report(told)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / _SCHEDULE).write_text(trials.as_text(member))
+        tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
-def _train(plan: Plan, trial: Trial) -> Iterator[Report]:
-    """The reports that a trial has not made yet, each after what it leaves is written."""
-    config = plan.config_of(trial.values)
-    place = trials.folder(plan.config.name, trial.id)
-    started = time.monotonic()
-    with Run(config, name=place, checks=(check_pool, check_training), waits=True) as this:
-        models = {"base": Candidate(model=config.model)}
-        for number, trained in enumerate(pipeline.train(this)):
-            newest = [name for name in trained if not name.endswith("_control")][-1]
-            models = {name: Candidate(model=model) for name, model in trained.items()}
-            measured = pipeline.evaluate_models(this, models)
+def _train(plan: Plan, trial: Trial) -> Iterator[Trial]:
+    """The trial after each report that it has not made yet, when what it leaves is written."""
+    config, started = plan.config_of(trial.schedule), time.monotonic()
+    with _run(plan, config, trial) as this:
+        for number, models in enumerate(pipeline.train(this)):
+            figures = _measure(plan, this, models)
             if number >= len(trial.reports):
-                figures = _figures_of(newest, measured, plan)
-                deliver.write_trial(this, measured)
-                yield Report(model=newest, figures=figures, seconds=time.monotonic() - started)
+                trial = trial.reported(_newest(models), figures, time.monotonic() - started)
+                yield trial
                 started = time.monotonic()
+
+
+def _train_segments(plan: Plan, trial: Trial, values: Mapping[str, Any]) -> Iterator[Trial]:
+    """The same of a member, which trains stage 1 once more with these settings until its schedule is whole."""
+    while len(trial.schedule) < plan.num_reports:
+        started = time.monotonic()
+        trial = replace(trial, schedule=(*trial.schedule, dict(values)))
+        with _run(plan, plan.config_of(trial.schedule), trial) as this:
+            *_, models = pipeline.train(this)
+            figures = _measure(plan, this, models)
+        trial = trial.reported(_newest(models), figures, time.monotonic() - started)
+        yield trial
+
+
+def _run(plan: Plan, config: Config, trial: Trial) -> Run:
+    place = trials.folder(plan.config.name, trial.id)
+    return Run(config, name=place, checks=(check_pool, check_training), waits=True)
+
+
+def _newest(models: Mapping[str, Any]) -> str:
+    return [name for name in models if not name.endswith("_control")][-1]
+
+
+def _measure(plan: Plan, this: Run, models: Mapping[str, Any]) -> dict[str, Figure]:
+    """The objectives of the newest model; what a trial leaves is written then."""
+    measured = pipeline.evaluate_models(this, {name: Candidate(model=model) for name, model in models.items()})
+    deliver.write_trial(this, measured)
+    return _figures_of(_newest(models), measured, plan)

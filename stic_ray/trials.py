@@ -35,20 +35,22 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """The settings by dotted path, the reports so far, and what made a failed one fail; `number` is its place in the
-    order of their starts; `told` whether the trackers know how it ended."""
+    """What one trial tries: `schedule` has settings by dotted path, one after another where stage 1 is trained in
+    segments. The reports so far, and what made a failed one fail; `number` is its place in the order of their starts,
+    `told` whether the trackers know how it ended."""
 
+    id: str
     number: int
-    values: Mapping[str, Any]
+    schedule: tuple[Mapping[str, Any], ...]
     state: State = "running"
     reports: tuple[Report, ...] = ()
     error: str = ""
     told: bool = False
 
     @property
-    def id(self) -> str:
-        """A hash of its settings."""
-        return id_of(self.values)
+    def values(self) -> Mapping[str, Any]:
+        """Its settings; the last ones of a schedule."""
+        return self.schedule[-1] if self.schedule else {}
 
     @property
     def figures(self) -> Mapping[str, Figure]:
@@ -60,13 +62,13 @@ class Trial:
         """What it took, up to its last report."""
         return sum(report.seconds for report in self.reports)
 
-    def reported(self, report: Report) -> "Trial":
+    def reported(self, model: str, figures: Mapping[str, Figure], seconds: float) -> "Trial":
         """The same with one report more."""
-        return replace(self, reports=(*self.reports, report))
+        return replace(self, reports=(*self.reports, Report(model=model, figures=figures, seconds=seconds)))
 
 
 def id_of(values: Mapping[str, Any]) -> str:
-    """The id of the trial of these settings."""
+    """The id of the trial of these settings: a hash of them."""
     return make_id(*_overrides(values))[:8]
 
 
@@ -74,18 +76,21 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
     return [f"{path}={json.dumps(value)}" for path, value in sorted(values.items())]
 
 
-def config_with(config: Config, values: Mapping[str, Any]) -> Config:
-    """A configuration with settings laid over it.
+def config_with(config: Config, schedule: Sequence[Mapping[str, Any]]) -> Config:
+    """A configuration with the last of these settings laid over it; with the others, stage 1 trains before.
 
     Raises:
         ValueError: a setting does not exist or may not have that value.
     """
-    return parse_config(to_tree(config), _overrides(values))
+    tree = to_tree(config)
+    *before, last = (parse_config(tree, _overrides(values)) for values in schedule)
+    trainings = tuple(each.stage1 for each in before if each.stage1 is not None)
+    return replace(last, stage1_before=trainings or config.stage1_before)
 
 
 def config_of_best(config: Config, trial: Trial) -> Config:
     """A trial's configuration as that of a run of its own: with test benchmarks and controls."""
-    return replace(config_with(config, trial.values), name=f"{config.name}-best", sweep=None)
+    return replace(config_with(config, trial.schedule), name=f"{config.name}-best", sweep=None)
 
 
 def folder(sweep: str, trial: str) -> str:
@@ -96,7 +101,12 @@ def folder(sweep: str, trial: str) -> str:
 def write(sweep: str, trial: Trial) -> None:
     """Put a trial's file in its place, over the one before."""
     uri = storage.join(folder(sweep, trial.id), _FILE)
-    storage.write_bytes(uri, json.dumps(asdict(trial), indent=1).encode())
+    storage.write_bytes(uri, as_text(trial).encode())
+
+
+def as_text(trial: Trial) -> str:
+    """A trial as JSON; `parse` reads it."""
+    return json.dumps(asdict(trial), indent=1)
 
 
 def read(sweep: str, trial: str) -> Trial | None:
@@ -107,7 +117,7 @@ def read(sweep: str, trial: str) -> Trial | None:
     """
     uri = storage.join(folder(sweep, trial), _FILE)
     try:
-        return _parse(storage.read_text(uri))
+        return parse(storage.read_text(uri))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, LookupError, AttributeError):
@@ -125,7 +135,8 @@ def read_all(sweep: str) -> list[Trial]:
     return sorted((trial for trial in found if trial is not None), key=lambda trial: (trial.number, trial.id))
 
 
-def _parse(text: str) -> Trial:
+def parse(text: str) -> Trial:
+    """A trial from its JSON; any error of a text that is no trial's."""
     tree = json.loads(text)
     if tree["state"] not in get_args(State):
         raise ValueError("no state of a trial")
@@ -137,7 +148,7 @@ def _parse(text: str) -> Trial:
         )
         for report in tree["reports"]
     )
-    return Trial(**{**tree, "reports": reports})
+    return Trial(**{**tree, "reports": reports, "schedule": tuple(map(dict, tree["schedule"]))})
 
 
 def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:

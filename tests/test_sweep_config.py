@@ -66,7 +66,7 @@ def test_grid_has_a_trial_for_every_combination() -> None:
         ({"objectives": []}, "objectives is []"),
         ({"objectives": [{"figure": "accuracy", "mode": "max"}]}, "objectives[0].figure is 'accuracy'"),
         ({"objectives": [{"figure": "a/b", "mode": "most"}]}, "objectives[0].mode is 'most'"),
-        ({"scheduler": {"reduction_factor": 1}}, "scheduler.reduction_factor is 1"),
+        ({"scheduler": {"type": "Asha", "reduction_factor": 1}}, "scheduler.reduction_factor is 1"),
         ({"trials": 0}, "trials is 0"),
         ({"trails": 3}, "unknown setting sweep.trails: did you mean trials?"),
     ],

@@ -15,7 +15,7 @@ from stic_ray.config.evaluation import Benchmark, Judge
 from stic_ray.config.execution import EngineSettings, Tracker
 from stic_ray.config.losses import PlainLoss, WeightedLosses
 from stic_ray.config.negatives import ColorJitter, Downsize, Negative
-from stic_ray.config.sweep import Asha, Domain, Search
+from stic_ray.config.sweep import Domain, Scheduler, Search
 from stic_ray.config.training import FullFinetune, Lora, Reference, Schedule, Selection, TokenRule
 from stic_ray.config.views import Blind
 from stic_ray.config.whole import Config
@@ -116,7 +116,7 @@ _VARIANTS = {
     *get_args(Selection),
     *get_args(Domain),
     *get_args(Search),
-    Asha,
+    *get_args(Scheduler),
 }
 
 

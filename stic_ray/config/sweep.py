@@ -76,6 +76,25 @@ class Asha:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pbt:
+    """Population based training (arXiv 1711.09846) of stage 1, whose result is a schedule: trials train it `segments`
+    times over, and after each the worst `quantile` of them, by the first objective, go on from a model of the best
+    `quantile` with its settings changed a little, or drawn anew with the chance `resample`."""
+
+    segments: int = 4
+    quantile: float = 0.25
+    resample: float = 0.25
+
+    def __post_init__(self) -> None:
+        require(self.segments > 1, "segments", self.segments, "2 or more")
+        require(0 < self.quantile <= 0.5, "quantile", self.quantile, "above 0 and at most 0.5")
+        require(0 <= self.resample <= 1, "resample", self.resample, "between 0 and 1")
+
+
+Scheduler = Asha | Pbt
+
+
+@dataclass(frozen=True, kw_only=True)
 class Objective:
     """A figure of `summary.json`, as "describe_simple/chair_i", and whether the least or the most of it is wanted."""
 
@@ -91,15 +110,18 @@ class Objective:
 class Sweep:
     """A sweep over settings of a configuration. Trials are ranked on the dev split.
 
-    `max_concurrent` trials work at once; None as many as the cluster has room for.
+    `max_concurrent` trials work at once; None as many as find room to train, and the whole population of `Pbt`.
     """
 
     space: Mapping[str, Domain]
-    objectives: tuple[Objective, ...]
+    objectives: tuple[Objective, ...] = (
+        Objective(figure="describe_simple/chair_i", mode="min"),
+        Objective(figure="questions/accuracy", mode="max"),
+    )
     search: Search = field(default_factory=RandomSearch)
-    scheduler: Asha | None = field(default_factory=Asha)
+    scheduler: Scheduler | None = field(default_factory=Asha)
     trials: int = 12
-    max_concurrent: int | None = 1
+    max_concurrent: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -110,6 +132,15 @@ class Sweep:
         require(self.trials > 0, "trials", self.trials, "above 0")
         if self.max_concurrent is not None:
             require(self.max_concurrent > 0, "max_concurrent", self.max_concurrent, "above 0, or null")
+        if isinstance(self.scheduler, Pbt):
+            for path in self.space:
+                require(path.startswith("stage1."), f"space.{path}", "set", "a setting of stage1, since Pbt trains it")
+            drawn = isinstance(self.search, RandomSearch)
+            require(drawn, "search", type(self.search).__name__, "RandomSearch, which Pbt begins with")
+            require(self.trials > 1, "trials", self.trials, "2 or more: they are a population")
+            require(
+                self.max_concurrent is None, "max_concurrent", self.max_concurrent, "null, with Pbt: all go in step"
+            )
         if isinstance(self.search, GridSearch):
             for path, domain in self.space.items():
                 require(isinstance(domain, Choice), f"space.{path}", type(domain).__name__, "a Choice, in a grid")

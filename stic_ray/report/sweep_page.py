@@ -8,17 +8,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 from stic_ray.config import Choice, Config, Domain, LogUniform, Objective, Sweep
 from stic_ray.report import curves, svg
 from stic_ray.report.curves import Curve
-from stic_ray.report.html import facts, multiline, table_of
+from stic_ray.report.html import facts, folded, multiline, table_of
 from stic_ray.report.markdown import escape
 from stic_ray.report.page import command, page
 from stic_ray.report.svg import Cloud, Path, Point, Upright
-from stic_ray.trials import Figure, Trial
+from stic_ray.trials import Figure, State, Trial
 
+_SEED = "seed"
 _KINDS = {"front": "on the Pareto front", "finished": "finished", "stopped": "stopped early", "base": "base model"}
 
 
@@ -55,7 +56,7 @@ def render(found: SweepFacts) -> str:
         ("settings", "Settings and figures", _parallel(found)),
         ("effect", "Figures by setting", _effects(found)),
         ("training", "Training", plots),
-        ("best", "The best trial's configuration", f"<pre>{multiline(found.best)}</pre>" if found.best else ""),
+        ("best", "The best trial", _best(found)),
         ("again", "Run it again", command(found.command)),
     ]
     filled = [(name, title, content) for name, title, content in sections if content]
@@ -93,9 +94,9 @@ def _arrow(objective: Objective) -> str:
 
 
 def _headline(found: SweepFacts) -> str:
-    counts = {state: sum(trial.state == state for trial in found.trials) for state in ("finished", "stopped", "failed")}
+    counts = {state: sum(trial.state == state for trial in found.trials) for state in get_args(State)}
     told = f"{len(found.trials)} trials: {counts['finished']} finished, {counts['stopped']} stopped early"
-    told += f", {counts['failed']} failed" if counts["failed"] else ""
+    told += "".join(f", {counts[state]} {state}" for state in ("failed", "running") if counts[state])
     told += ". All figures are of the dev split; 95% bootstrap intervals over images."
     best = next((trial for trial in found.trials if found.front and trial.id == found.front[0]), None)
     if best is None:
@@ -217,29 +218,44 @@ def _share(domain: Domain, value: float) -> float:
 
 
 def _effects(found: SweepFacts) -> str:
-    """Figures by the value of the only setting, where it is a number: a curve with its intervals."""
+    """Figures by the value of the only setting beside the seed, where it is a number: a curve with its intervals."""
     ended = [trial for trial in found.trials if trial.state == "finished"]
-    if len(found.sweep.space) != 1 or len(ended) < 2:
+    paths = [path for path in found.sweep.space if path != _SEED]
+    if len(paths) != 1 or not all(_is_number(trial.values[paths[0]]) for trial in ended):
         return ""
-    (path,) = found.sweep.space
-    values = [trial.values[path] for trial in ended]
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    by_value: dict[float, list[Trial]] = {}
+    for trial in ended:
+        by_value.setdefault(trial.values[paths[0]], []).append(trial)
+    if len(by_value) < 2:
         return ""
     parts = []
     for objective in found.sweep.objectives:
-        points = [
-            Point(
-                x=(trial.values[path],) * 3,
-                y=(figure.value, figure.low, figure.high),
-                note=f"{short(path)} {say(trial.values[path])}: {say_figure(figure)}",
-            )
-            for trial in sorted(ended, key=lambda trial: trial.values[path])
-            for figure in [trial.figures[objective.figure]]
-        ]
-        clouds = [Cloud(name="trials, with 95% intervals", kind="k-front", points=points, joined=True)]
+        points = [_mean(paths[0], value, objective, by_value[value]) for value in sorted(by_value)]
         name = f"{objective.figure} {_arrow(objective)}"
-        parts.append(f"<figure>{svg.plane(name, clouds, path, name)}</figure>")
-    return "".join(parts)
+        clouds = [Cloud(name=name, kind="k-front", points=points, joined=True)]
+        parts.append(f"<figure>{svg.plane(name, clouds, paths[0], name)}</figure>")
+    told = "Dots are means over the seeds; lines go from the least end of the trials' intervals to the highest."
+    return f'<p class=soft>{told}</p><div class="panels">{"".join(parts)}</div>'
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _mean(path: str, value: float, objective: Objective, trials: Sequence[Trial]) -> Point:
+    figures = [trial.figures[objective.figure] for trial in trials]
+    mean = sum(figure.value for figure in figures) / len(figures)
+    low, high = min(figure.low for figure in figures), max(figure.high for figure in figures)
+    each = ", ".join(say_figure(figure) for figure in figures)
+    note = f"{short(path)} {say(value)}: {mean:.1f}, of {each}"
+    return Point(x=(value, value, value), y=(mean, low, high), note=note)
+
+
+def _best(found: SweepFacts) -> str:
+    if not found.best:
+        return ""
+    told = "<p class=soft>Its configuration, for a run of its own with test benchmarks and controls.</p>"
+    return told + folded("best.yaml", f"<pre>{multiline(found.best)}</pre>")
 
 
 def _training(found: SweepFacts) -> tuple[dict[str, Any], str]:
@@ -266,8 +282,9 @@ _STYLE = (
     curves.MANY_STYLE
     + """
 .k-front{--m:var(--c2)}.k-finished{--m:var(--c1)}.k-stopped,.k-running,.k-failed{--m:var(--soft)}.k-base{--m:var(--bad)}
-g.k-stopped circle,circle.k-stopped{fill:var(--back);stroke:var(--m);stroke-width:1.5}
-g>circle,circle[class]{fill:var(--m)}.joined{fill:none;stroke:var(--m);stroke-width:1.5;stroke-opacity:.6}
+g>circle,circle[class]{fill:var(--m)}
+g.k-stopped>circle,svg circle.k-stopped{fill:var(--back);stroke:var(--m);stroke-width:1.5}
+.joined{fill:none;stroke:var(--m);stroke-width:1.5;stroke-opacity:.6}
 .range{stroke:var(--m);stroke-width:1.2;stroke-opacity:.45}
 .path{fill:none;stroke:var(--m);stroke-width:1.4;stroke-opacity:.75}.path.k-front{stroke-width:2.6;stroke-opacity:1}
 .path.k-stopped{stroke-dasharray:4 3}.path:hover{stroke-width:4}
