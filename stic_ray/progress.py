@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,16 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    @property
+    def done(self) -> int:
+        """Units that have ended, those of before included."""
+        return self._done
+
+    @property
+    def rejects(self) -> Mapping[str, int]:
+        """Rejects of this attempt, by reason."""
+        return dict(self._rejects)
 
     def __enter__(self) -> "Progress":
         if self._total is not None:
