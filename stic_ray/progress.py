@@ -6,7 +6,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from types import TracebackType
+
+from stic_ray import logs
 
 logger = logging.getLogger(__name__)
 LINE_EVERY_S = 10.0
@@ -31,9 +34,9 @@ class Progress:
         self._start = time.monotonic()
         self._fresh = 0
         self._shown = 0.0
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and not logs.is_json()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._tick,), daemon=True)
 
     @property
     def done(self) -> int:

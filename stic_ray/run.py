@@ -15,7 +15,7 @@ from typing import Any
 import ray.exceptions
 from ray.train import TrainingFailedError
 
-from stic_ray import artifacts, storage
+from stic_ray import artifacts, logs, storage
 from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact, Lease, Plan
 from stic_ray.cluster import connected
 from stic_ray.config import Config, Execution, Model, to_tree
@@ -117,6 +117,10 @@ class Run:
         known = self.artifacts.get(role)
         if known is not None and known.fingerprint == plan.fingerprint:
             return known
+        with logs.about(self.config.name, role):
+            return self._find_or_make(role, plan, work)
+
+    def _find_or_make(self, role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
         artifact = artifacts.find(self.config.store, plan)
         if artifact is None:
             self._connect()

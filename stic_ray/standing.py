@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -195,7 +196,7 @@ class Ticker:
         self._work = work
         self._every_s = every_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._tick,), daemon=True)
 
     def __enter__(self) -> "Ticker":
         self._call()

@@ -137,7 +137,6 @@ def _fit(job: Job) -> None:
     if execution.min_train_workers is not None:
         workers = (execution.min_train_workers, execution.num_train_workers)
     trainer = TorchTrainer(
-        newest_checkpoint,
         train_worker,
         train_loop_config={"job": job},
         # The counts of a global batch are summed on the CPU, also where gradients are on GPUs.
