@@ -32,12 +32,14 @@ from stic_ray.train.job import newest_checkpoint
 LEFT, TO_COME, GONE = "left", "to come", "gone"  # states beside those that a run notes
 _SFT = "-sft"  # what `train_sft` adds to a run's name
 _REASONS = 3
+_LONG_AGO_S = 60.0  # a stage notes every few seconds; a training, every step
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageStatus:
     """How an artifact of a run stands: `done` of `total` are rows of a committed one, units (of a training, steps) of
-    one in work; None where nobody knows. Rejects are those of the attempt, by reason. `in_work_s` is since it began."""
+    one in work; None where nobody knows. Rejects are those of the attempt, by reason. `in_work_s` is since it began,
+    `noted_s` since it last said how far it is."""
 
     role: str
     state: str
@@ -48,6 +50,7 @@ class StageStatus:
     per_s: float | None = None
     seconds_left: float | None = None
     in_work_s: float | None = None
+    noted_s: float | None = None
     rejects: Mapping[str, int] = field(default_factory=dict)
     figures: Mapping[str, float | None] = field(default_factory=dict)
     checkpoint_step: int | None = None
@@ -191,6 +194,7 @@ def _unfinished(role: str, entry: RoleStanding) -> StageStatus:
         total=progress.total,
         per_s=progress.per_s,
         seconds_left=progress.seconds_left,
+        noted_s=max(0.0, time.time() - progress.at),
         rejects=progress.rejects,
         figures={name: value if math.isfinite(value) else None for name, value in progress.figures.items()},
         is_training="loss" in progress.figures,
@@ -268,6 +272,8 @@ def _how_far(stage: StageStatus, unit: str) -> Iterator[str]:
         yield f"{stage.per_s:,.2f}/s"
     if stage.seconds_left is not None:
         yield f"{_span(stage.seconds_left)} left"
+    if stage.state == IN_WORK and stage.noted_s is not None and stage.noted_s > _LONG_AGO_S:
+        yield f"as it was {_span(stage.noted_s)} ago"
 
 
 def _how_good(stage: StageStatus) -> Iterator[str]:
