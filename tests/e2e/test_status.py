@@ -54,7 +54,7 @@ def test_status_follows_a_run_over_a_kill_to_its_end(finished: Project, project:
     try:
         told = _await_in_work(project, driver, "stage1")
         assert told["state"] == "in work" and f"process {driver.pid} on" in told["holder"]
-        assert _stage(told, "responses")["state"] == "made" and _stage(told, "responses")["rejects"]
+        assert _stage(told, "images")["state"] == "made" and _stage(told, "images")["rejects"]
         assert 0 < _stage(told, "stage1")["done"] <= _stage(told, "stage1")["total"]
         assert _stage(told, "stage1")["figures"]["loss"] > 0
         assert _stage(told, "descriptions")["state"] == "to come"
