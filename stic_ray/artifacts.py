@@ -474,7 +474,7 @@ def manifest(directory: str, parts: Sequence[str]) -> dict[str, str]:
 def is_leased(store: str, plan: Plan) -> bool:
     """Whether a live run makes the plan's artifact."""
     entry = _read_lease(storage.join(store, plan.name, LEASE))
-    return entry is not None and _is_alive(entry)
+    return entry is not None and is_alive(entry, float(entry["renewed_at"]))
 
 
 class Lease:
@@ -491,7 +491,7 @@ class Lease:
         self._artifact = uri
         self._uri = storage.join(uri, LEASE)
         self._token = uuid.uuid4().hex
-        self._holder = holder
+        self.holder = holder
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -500,8 +500,8 @@ class Lease:
         with storage.locked(f"{self._uri}.lock"):
             while not (storage.create_exclusively(self._uri, self._content()) and self._stays(takes_over)):
                 other = self._read()
-                if other is not None and _is_alive(other):
-                    raise BusyError(f"{self._artifact} is being made by {_describe(other)}: {_WAIT}")
+                if other is not None and is_alive(other, float(other["renewed_at"])):
+                    raise BusyError(f"{self._artifact} is being made by {describe_process(other)}: {_WAIT}")
                 storage.remove(self._uri)
                 takes_over = True
         self._thread = threading.Thread(target=self._renew, daemon=True)
@@ -513,7 +513,7 @@ class Lease:
         """Raises BusyError when this lease was taken over, because this process stood still for too long."""
         other = self._read()
         if other is None or other["token"] != self._token:
-            taker = _describe(other) if other else "another run, which has ended"
+            taker = describe_process(other) if other else "another run, which has ended"
             raise BusyError(f"{self._artifact} was taken over by {taker}, and this run may not commit it: {_WAIT}")
 
     def _stays(self, takes_over: bool) -> bool:
@@ -537,15 +537,7 @@ class Lease:
         return entry is not None and entry["token"] == self._token
 
     def _content(self) -> bytes:
-        entry = {
-            "holder": self._holder,
-            "token": self._token,
-            **_place(),
-            "pid": os.getpid(),
-            "started": _process_start(os.getpid()),
-            "renewed_at": time.time(),
-        }
-        return json.dumps(entry).encode()
+        return json.dumps({**this_process(self.holder), "token": self._token, "renewed_at": time.time()}).encode()
 
     def _read(self) -> dict[str, Any] | None:
         return _read_lease(self._uri)
@@ -579,20 +571,33 @@ def _read_lease(uri: str) -> dict[str, Any] | None:
 def holder(uri: str) -> str:
     """Who makes an artifact now, in words; "" where nobody does."""
     lease = _read_lease(storage.join(uri, LEASE))
-    return _describe(lease) if lease is not None and _is_alive(lease) else ""
+    return describe_process(lease) if lease is not None and is_alive(lease, float(lease["renewed_at"])) else ""
+
+
+def run_of(uri: str) -> str:
+    """The run that makes an artifact in this process; "" where nobody here holds its lease."""
+    lease = _held.get(uri)
+    return "" if lease is None else lease.holder
 
 
 _held: dict[str, Lease] = {}  # by artifact's directory, of this process: what `commit` asks
 
 
-def _describe(lease: Mapping[str, Any]) -> str:
+def this_process(run: str) -> dict[str, Any]:
+    """This process as it works for a run: what a lease says of its holder."""
+    return {"holder": run, **_place(), "pid": os.getpid(), "started": _process_start(os.getpid())}
+
+
+def describe_process(lease: Mapping[str, Any]) -> str:
+    """What `this_process` gave, in words."""
     return f"run {lease['holder']!r} (process {lease['pid']} on {lease['host']})"
 
 
-def _is_alive(lease: Mapping[str, Any]) -> bool:
-    if lease["started"] and _place().items() <= lease.items():
-        return _process_start(int(lease["pid"])) == str(lease["started"])
-    return time.time() - float(lease["renewed_at"]) < LEASE_S
+def is_alive(process: Mapping[str, Any], seen_at: float) -> bool:
+    """Whether what `this_process` gave somewhere still works: known on this host, elsewhere by when it was seen."""
+    if process["started"] and _place().items() <= process.items():
+        return _process_start(int(process["pid"])) == str(process["started"])
+    return time.time() - seen_at < LEASE_S
 
 
 def _place() -> dict[str, str]:

@@ -1,10 +1,11 @@
 """What the command lines of all jobs share: their log, one line for what is wrong, Ctrl-C, numbers."""
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Callable
+
+from stic_ray import logs
 
 
 def positive(text: str) -> int:
@@ -15,17 +16,26 @@ def positive(text: str) -> int:
     return number
 
 
-def finish(work: Callable[[], str]) -> int:
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """The argument that says how a job logs."""
+    parser.add_argument(
+        "--log",
+        choices=logs.FORMATS,
+        default=logs.TEXT,
+        help="how it logs to stderr: text to read (default), or json, a line of JSON each, for machines",
+    )
+
+
+def finish(work: Callable[[], str], log: str = logs.TEXT) -> int:
     """Do a job's work and print what it returns; the exit status, 2 for a mistake in the call or its inputs."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("stic_ray").setLevel(logging.INFO)
+    logs.start(log)
     try:
         sys.stdout.write(work())
     except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
+        logs.say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to go on from here\n")
+        logs.say("interrupted: run the same command again to go on from here")
         sys.stderr.flush()
         os._exit(130)  # Ray's processes end with this one; its shutdown breaks under threads that wait for trainings
     return 0

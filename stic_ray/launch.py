@@ -15,7 +15,7 @@ import yaml
 
 from stic_ray import recipes, sources, storage
 from stic_ray.checkpoint import check_checkpoint, other_tokens
-from stic_ray.command_line import finish
+from stic_ray.command_line import add_log_format, finish
 from stic_ray.config import (
     AllTokens,
     Benchmark,
@@ -213,6 +213,7 @@ def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Nam
             help="only the pairs of unlabeled images (stic) or of annotated data (bpo); without it of all that is set",
         )
     parser.add_argument("--show-config", action="store_true", help="print the resolved configuration and stop")
+    add_log_format(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the configuration")
     return parser.parse_intermixed_args(argv)
 
@@ -486,7 +487,7 @@ def _check_writable(name: str, uri: str) -> None:
 def main(argv: list[str] | None = None, job: Job = PIPELINE) -> int:
     """Run a job; exit status 0 when it is done, 2 for a mistake in the call or its inputs."""
     arguments = parse_arguments(argv, job)
-    return finish(lambda: _do(job, arguments, argv or sys.argv[1:]))
+    return finish(lambda: _do(job, arguments, argv or sys.argv[1:]), arguments.log)
 
 
 def _do(job: Job, arguments: argparse.Namespace, called: list[str]) -> str:

@@ -20,8 +20,9 @@ from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import ray
-from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from stic_ray.metrics import FIGURES, REJECTS, UNITS
 
 logger = logging.getLogger(__name__)
 MAX_DEATHS_ALONE = 2
@@ -64,18 +65,15 @@ class State:
 class Ledger:
     """The actor's class; every method is short, so that one ledger serves a cluster.
 
-    `artifact` is the name of the one that is made, `STAGE-FINGERPRINT`; metrics are by stage.
+    `artifact` is the name of the one that is made, `STAGE-FINGERPRINT`; metrics are by `run` and stage.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: str) -> None:
+        self._run = run
         self._phases: dict[tuple[str, str], _Phase] = defaultdict(_Phase)
         self._alone: dict[str, tuple[_Phase, str]] = {}  # by worker
         self._figures: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        self._units = metrics.Counter("stic_ray_units", "units done", ("stage",))
-        self._rejects = metrics.Counter("stic_ray_rejects", "units rejected, by reason", ("stage", "reason"))
-        self._retried = metrics.Counter("stic_ray_retried_units", "units whose worker died", ("stage", "phase"))
-        self._sums = metrics.Counter("stic_ray_figures", "what workers add up, like tokens", ("stage", "figure"))
-        self._depths = metrics.Gauge("stic_ray_queue", "units prepared or in work", ("stage", "where"))
+        self._units, self._rejects, self._sums = UNITS.start(), REJECTS.start(), FIGURES.start()
 
     def open(self, artifact: str) -> None:
         """Forget what is known of an artifact: it begins, or begins again."""
@@ -102,7 +100,6 @@ class Ledger:
                 book.busy[key] = (worker, False)
         if retried:
             book.num_retried += retried
-            self._retried.inc(retried, {"stage": _stage(artifact), "phase": phase})
         return suspects
 
     def begin_alone(self, artifact: str, phase: str, worker: str, key: str) -> None:
@@ -126,18 +123,15 @@ class Ledger:
         for key in ids:
             book.cross_off(key)
         book.num_done += len(ids)
-        stage = _stage(artifact)
+        labels = {"run": self._run, "stage": artifact.rpartition("-")[0]}
         if phase == WORK:  # where what could not be prepared ends, too
-            self._units.inc(len(ids), {"stage": stage})
+            self._units.inc(len(ids), labels)
             for reason, count in reasons.items():
-                self._rejects.inc(count, {"stage": stage, "reason": _NUMBER.sub("N", reason)[:80]})
+                self._rejects.inc(count, {**labels, "reason": _NUMBER.sub("N", reason)[:80]})
         for name, value in figures.items():
             self._figures[artifact][name] += value
             if value > 0:
-                self._sums.inc(value, {"stage": stage, "figure": name})
-        state = self.state(artifact)
-        self._depths.set(state.num_waiting, {"stage": stage, "where": "waiting"})
-        self._depths.set(state.num_in_work, {"stage": stage, "where": "in work"})
+                self._sums.inc(value, {**labels, "figure": name})
 
     def state(self, artifact: str) -> State:
         """How the stage that makes an artifact stands now."""
@@ -156,10 +150,6 @@ class Ledger:
         return sorted({worker for book in self._phases.values() for worker, alone in book.busy.values() if alone})
 
 
-def _stage(artifact: str) -> str:
-    return artifact.rpartition("-")[0]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Book:
     """What the ledger knows of one artifact; it travels to the workers."""
@@ -173,27 +163,27 @@ class Book:
         return state
 
 
-def open_book(artifact: str) -> Book:
-    """A clean book in the ledger of this process, which is started at the first call, beside it."""
+def open_book(artifact: str, run: str) -> Book:
+    """A clean book in this process's ledger of a run, which is started at the first call, beside it."""
     context = ray.get_runtime_context()
-    ledger = _start(context.gcs_address, context.get_worker_id())
+    ledger = _start(context.gcs_address, context.get_worker_id(), run)
     ray.get(ledger.open.remote(artifact))
     return Book(ledger=ledger, artifact=artifact)
 
 
 @cache  # it lives while somebody holds it: between two stages nobody would
-def _start(cluster: str, worker: str) -> Any:
+def _start(cluster: str, worker: str, run: str) -> Any:
     beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return (
         ray.remote(Ledger)
         .options(
-            name=f"stic_ray-ledger-{worker}",
+            name=f"stic_ray-ledger-{worker}-{run}",
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
             scheduling_strategy=beside,
         )
-        .remote()
+        .remote(run)
     )
 
 

@@ -19,15 +19,14 @@ from stic_ray.config import (
     NearDuplicates,
     OwnModel,
     RandomSelection,
-    ScoredReference,
     Training,
     Vig,
     blind_of,
-    needs_reference,
 )
 from stic_ray.evaluate import judging, predict, questions
 from stic_ray.evaluate.measured import Measured, measure
 from stic_ray.evaluate.predict import Candidate
+from stic_ray.outline import needs_scores
 from stic_ray.records import make_seed
 from stic_ray.run import Run, Step
 from stic_ray.stages import (
@@ -102,7 +101,7 @@ def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict
     config = now.config
     steps = []
     trainings = [training for training in (config.stage1, config.stage1_control) if training is not None]
-    make = make_scores if any(map(_needs_scores, (*config.stage1_before, *trainings))) else make_tokens
+    make = make_scores if any(map(needs_scores, (*config.stage1_before, *trainings))) else make_tokens
     for role, training, data in (
         ("stage1", config.stage1, _pair_data),
         ("stage1_control", config.stage1_control, _chosen_data),
@@ -135,12 +134,6 @@ def _go_on(this: Run, now: Round, number: int, step: Step) -> Round:
     (model,) = _train(this, [step]).values()
     seed = make_seed(now.config.seed, "before", number) % 2**31
     return replace(now, config=replace(now.config, model=model, seed=seed))
-
-
-def _needs_scores(training: Training) -> bool:
-    """Whether a training on pairs needs log-probabilities of earlier: as its reference or to select by."""
-    asks = needs_reference(training.loss) and isinstance(training.reference, ScoredReference)
-    return asks or training.selection is not None or blind_of(training.loss) is not None
 
 
 def _pair_data(parts: tuple[ScoredPairs, ...], training: Training) -> TrainingData:

@@ -10,7 +10,6 @@ import math
 import os
 import random
 import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 
-from stic_ray import deliver, pipeline, storage, trials
+from stic_ray import deliver, logs, pipeline, storage, trials
 from stic_ray.cluster import check_pool, check_training, connected
 from stic_ray.config import Asha, Choice, Config, Domain, LogUniform, OptunaSearch, Pbt
 from stic_ray.evaluate.intervals import Bootstrap
@@ -322,8 +321,7 @@ def run_member(values: Mapping[str, Any], *, plan: Plan) -> None:
 
 def _work(plan: Plan, trial: Trial, reported: Iterator[Trial]) -> None:
     """Write down and tell what a trial reports, until it has ended or failed."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("stic_ray").setLevel(logging.INFO)
+    logs.start(logs.TEXT)
     try:
         for trial in reported:
             if len(trial.reports) == plan.num_reports:

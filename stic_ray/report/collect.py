@@ -107,7 +107,9 @@ class RunFacts:
 
 
 def collect(folder: RunFolder, gpu_hour_price: float | None = None) -> RunFacts:
-    """Everything of a run."""
+    """Everything of a run; the price is its settings' where none is given."""
+    if gpu_hour_price is None:
+        gpu_hour_price = folder.config.execution.gpu_hour_price
     for artifact in folder.artifacts.values():
         _check_data(artifact)
     summary, images = read_summary(folder.uri), Thumbnails()

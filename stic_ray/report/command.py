@@ -32,7 +32,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory, like runs/NAME (any fsspec URI)")
     parser.add_argument("--out", metavar="FILE", help=f"where the page goes (default: {PAGE} in the run, {COMPARED})")
-    parser.add_argument("--gpu-hour-price", type=_positive, metavar="PRICE", help="what a GPU costs an hour")
+    parser.add_argument(
+        "--gpu-hour-price",
+        type=_positive,
+        metavar="PRICE",
+        help="what a GPU costs an hour (default: execution.gpu_hour_price)",
+    )
     return parser.parse_args(argv)
 
 

@@ -1,6 +1,5 @@
 """Where a training's metrics go beside its own file: TensorBoard always, Weights & Biases and MLflow if asked for."""
 
-import json
 import os
 import tempfile
 import time
@@ -12,7 +11,8 @@ from tensorboardX import SummaryWriter
 
 from stic_ray import storage
 from stic_ray.config import Mlflow, Tracker, Wandb, to_tree
-from stic_ray.train.job import PROGRESS, TENSORBOARD, Job
+from stic_ray.standing import ProgressNote
+from stic_ray.train.job import TENSORBOARD, Job
 
 _PROGRESS_EVERY_S = 2.0  # where writing takes time
 
@@ -47,19 +47,18 @@ class Trackers:
 
 
 class _Progress:
-    """The file that the driver reads while it waits."""
+    """The file that the driver reads while it waits, and `jobs/status.py`."""
 
     def __init__(self, job: Job, total: int) -> None:
-        self._uri = storage.join(job.output, PROGRESS)
-        self._every_s = 0.0 if storage.is_local(self._uri) else _PROGRESS_EVERY_S
-        self._total = total
+        self._note = ProgressNote(job.output, total=total)
+        self._every_s = 0.0 if storage.is_local(job.output) else _PROGRESS_EVERY_S
         self._written_at = 0.0
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if time.monotonic() - self._written_at >= self._every_s:
             self._written_at = time.monotonic()
-            state = {"step": step, "total": self._total, "loss": metrics["train/loss"]}
-            storage.write_bytes(self._uri, json.dumps(state).encode())
+            told = {name: metrics[f"train/{name}"] for name in ("loss", "tokens_per_s")}
+            self._note.write(step, figures=told)
 
     def close(self) -> None:
         pass
