@@ -448,8 +448,9 @@ def commit(store: str, plan: Plan, figures: Mapping[str, Any], counts: Mapping[s
         "committed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **figures,
     }
-    if uri in _held:
-        _held[uri].check()
+    with _holding:
+        if uri in _held:
+            _held[uri].check()
     storage.write_bytes(storage.join(uri, RECORD), json.dumps(record, indent=1, sort_keys=True).encode())
     return Artifact(uri=uri, record=record)
 
@@ -491,16 +492,16 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         takes_over = False
-        with storage.locked(f"{self._uri}.lock"):
+        with _holding, storage.locked(f"{self._uri}.lock"):
             while not (storage.create_exclusively(self._uri, self._content()) and self._stays(takes_over)):
                 other = self._read()
                 if other is not None and _is_alive(other):
                     raise BusyError(f"{self._artifact} is being made by {_describe(other)}: {_WAIT}")
                 storage.remove(self._uri)
                 takes_over = True
+            _held[self._artifact] = self
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
-        _held[self._artifact] = self
         return self
 
     def check(self) -> None:
@@ -518,7 +519,12 @@ class Lease:
         return self._is_mine()
 
     def __exit__(self, *_: object) -> None:
-        _held.pop(self._artifact, None)
+        with _holding:
+            _held.pop(self._artifact, None)
+        self.release()
+
+    def release(self) -> None:
+        """Let others have it. Only when it cannot be renewed any more: a late renewal would write it again."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -577,6 +583,19 @@ def holder(uri: str) -> str:
 
 
 _held: dict[str, Lease] = {}  # by artifact's directory, of this process: what `commit` asks
+_holding = threading.Lock()  # of what changes or asks that
+
+
+def release_leases() -> None:
+    """Give up all leases of this process, which takes no other and is about to end: whoever comes next need not wait
+    until they expire."""
+    _holding.acquire()  # for good
+    for uri, lease in _held.items():
+        try:
+            with storage.reaching(uri):
+                lease.release()
+        except ValueError as error:
+            logger.warning("a lease is left to expire: %s", error)
 
 
 def _describe(lease: Mapping[str, Any]) -> str:

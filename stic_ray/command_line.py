@@ -1,10 +1,11 @@
-"""What the command lines of all jobs share: their log, one line for what is wrong, Ctrl-C, numbers."""
+"""What the command lines of all jobs share: their log, one line for what is wrong, Ctrl-C and SIGTERM, numbers."""
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable
+
+from stic_ray.stopping import Stop, leave
 
 
 def positive(text: str) -> int:
@@ -16,16 +17,22 @@ def positive(text: str) -> int:
 
 
 def finish(work: Callable[[], str]) -> int:
-    """Do a job's work and print what it returns; the exit status, 2 for a mistake in the call or its inputs."""
+    """Do a job's work and print what it returns; the exit status, 2 for a mistake in the call or its inputs.
+
+    Ctrl-C and SIGTERM end the process, with status 130 and 143.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("stic_ray").setLevel(logging.INFO)
-    try:
-        sys.stdout.write(work())
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to go on from here\n")
-        sys.stderr.flush()
-        os._exit(130)  # Ray's processes end with this one; its shutdown breaks under threads that wait for trainings
+    with Stop() as stop:
+        try:
+            sys.stdout.write(work())
+        except ValueError as error:
+            stop.hold()
+            sys.stderr.write(f"error: {error}\n")
+            return 2
+        except KeyboardInterrupt:
+            stop.hold()
+            leave(130, "interrupted: run the same command again to go on from here\n")
+        except SystemExit:  # how Ray answers SIGTERM while it starts
+            stop.now()
     return 0
