@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from stic_ray import __version__, storage
 from stic_ray.records import Reject, from_table, reason_kind, to_table
+from stic_ray.stopping import before_end
 
 logger = logging.getLogger(__name__)
 RECORD = "record.json"
@@ -492,6 +493,7 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         takes_over = False
+        before_end(_release_leases)
         with _holding, storage.locked(f"{self._uri}.lock"):
             while not (storage.create_exclusively(self._uri, self._content()) and self._stays(takes_over)):
                 other = self._read()
@@ -586,7 +588,7 @@ _held: dict[str, Lease] = {}  # by artifact's directory, of this process: what `
 _holding = threading.Lock()  # of what changes or asks that
 
 
-def release_leases() -> None:
+def _release_leases() -> None:
     """Give up all leases of this process, which takes no other and is about to end: whoever comes next need not wait
     until they expire."""
     _holding.acquire()  # for good

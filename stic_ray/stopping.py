@@ -9,15 +9,22 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from stic_ray import artifacts
-
 STATUS = 128 + signal.SIGTERM
 LINE = "stopped: run the same command, or submit the same job, again to go on from here\n"
+
+
+_duties: list[Callable[[], None]] = []
+
+
+def before_end(duty: Callable[[], None]) -> None:
+    """Have something done, once, when this process is ended from outside; it is quick, and raises nothing."""
+    if duty not in _duties:
+        _duties.append(duty)
 
 
 class Stop:
@@ -63,11 +70,12 @@ class Stop:
 
 
 def leave(status: int, line: str) -> NoReturn:
-    """End the process at once, with a line on stderr; Ray's processes end with it.
+    """Do what is left to do, and end the process at once, with a line on stderr; Ray's processes end with it.
 
     Its own shutdown takes longer than some senders of SIGTERM wait, and breaks under threads that wait for trainings.
     """
-    artifacts.release_leases()
+    for duty in _duties:
+        duty()
     sys.stderr.write("\r\033[K" + line if sys.stderr.isatty() else line)
     sys.stderr.flush()
     os._exit(status)

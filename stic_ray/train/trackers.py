@@ -11,6 +11,7 @@ from tensorboardX import SummaryWriter
 
 from stic_ray import storage
 from stic_ray.config import Mlflow, Tracker, Wandb, to_tree
+from stic_ray.masking import masked
 from stic_ray.train.job import PROGRESS, TENSORBOARD, Job
 
 _PROGRESS_EVERY_S = 2.0  # where writing takes time
@@ -90,7 +91,7 @@ def _start(tracker: Tracker, job: Job, name: str) -> _Sink:
     try:
         return _Wandb(tracker, name, settings) if isinstance(tracker, Wandb) else _Mlflow(tracker, name, settings)
     except Exception as error:  # whatever a tracker's client raises: it has no base of its own that is public
-        told = " ".join(str(error).split())[:300]
+        told = " ".join(masked(str(error)).split())[:300]
         raise ValueError(f"execution.trackers: {type(tracker).__name__} does not start: {told}") from error
 
 
