@@ -40,6 +40,7 @@ UNDERWAY = "underway.json"  # the same of a run that is not whole yet
 LEASE_S = 60.0
 _READERS = 8  # files read at once
 _WAIT = "wait for it, or end it and start again"
+_LOOK_EVERY_S = 1.0  # whether a lease is renewed that another machine holds
 _SETTLE_S = 2.0  # longer than another taker needs from reading a dead lease to replacing it
 ROUND = "_round"  # in a run's names stands before the number of a round of stage 1; the last round has none
 MODEL = "model"  # the kind of an artifact that is a trained model
@@ -476,7 +477,8 @@ def manifest(directory: str, parts: Sequence[str]) -> dict[str, str]:
 class Lease:
     """The right to write one artifact, renewed while held; a context manager.
 
-    A lease whose holder is dead (its process on this host, or no renewal for LEASE_S seconds) is taken over. On local
+    A lease whose holder is dead (its process on this host, or no renewal for LEASE_S seconds) is taken over; one of
+    another machine is looked at until it is renewed, which a live holder does four times in LEASE_S. On local
     disks exactly one taker gets it. Elsewhere a taker waits _SETTLE_S and looks whether it still has it; one that
     is slower than that, and a process that stood still for LEASE_S, find out when they renew and when they commit:
     they have doubled work but, by the files' names and the readers' rule, no row. Looking and committing are two
@@ -492,19 +494,43 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Lease":
-        takes_over = False
         before_end(_release_leases)
+        while (other := self._take()) is not None:
+            if not self._ends(other):
+                raise BusyError(f"{self._artifact} is being made by {_describe(other)}: {_WAIT}")
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread.start()
+        return self
+
+    def _take(self) -> dict[str, Any] | None:
+        """Take it where nobody alive has it; else that one's."""
+        takes_over = False
         with _holding, storage.locked(f"{self._uri}.lock"):
             while not (storage.create_exclusively(self._uri, self._content()) and self._stays(takes_over)):
                 other = self._read()
                 if other is not None and _is_alive(other):
-                    raise BusyError(f"{self._artifact} is being made by {_describe(other)}: {_WAIT}")
+                    return other
                 storage.remove(self._uri)
                 takes_over = True
             _held[self._artifact] = self
-        self._thread = threading.Thread(target=self._renew, daemon=True)
-        self._thread.start()
-        return self
+        return None
+
+    def _ends(self, other: Mapping[str, Any]) -> bool:
+        """Whether a lease is given up or expires instead of being renewed, where its holder cannot be seen.
+
+        A job that is tried again after its machine was lost comes sooner than that.
+        """
+        if _is_here(other):
+            return False
+        logger.info("%s: waiting whether %s still works", self._artifact, _describe(other))
+        while _is_alive(other):
+            time.sleep(_LOOK_EVERY_S)
+            now = self._read()
+            if now is None or now["token"] != other["token"]:
+                return True
+            if now["renewed_at"] != other["renewed_at"]:
+                return False
+        return True
 
     def check(self) -> None:
         """Raises BusyError when this lease was taken over, because this process stood still for too long."""
@@ -604,8 +630,13 @@ def _describe(lease: Mapping[str, Any]) -> str:
     return f"run {lease['holder']!r} (process {lease['pid']} on {lease['host']})"
 
 
+def _is_here(lease: Mapping[str, Any]) -> bool:
+    """Whether a lease's holder is a process that this one can see, if it lives."""
+    return bool(lease["started"]) and _place().items() <= lease.items()
+
+
 def _is_alive(lease: Mapping[str, Any]) -> bool:
-    if lease["started"] and _place().items() <= lease.items():
+    if _is_here(lease):
         return _process_start(int(lease["pid"])) == str(lease["started"])
     return time.time() - float(lease["renewed_at"]) < LEASE_S
 
