@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from stic_ray import __version__, storage
 from stic_ray.records import Reject, from_table, reason_kind, to_table
+from stic_ray.stopping import before_end
 
 logger = logging.getLogger(__name__)
 RECORD = "record.json"
@@ -39,6 +40,7 @@ UNDERWAY = "underway.json"  # the same of a run that is not whole yet
 LEASE_S = 60.0
 _READERS = 8  # files read at once
 _WAIT = "wait for it, or end it and start again"
+_LOOK_EVERY_S = 1.0  # whether a lease is renewed that another machine holds
 _SETTLE_S = 2.0  # longer than another taker needs from reading a dead lease to replacing it
 ROUND = "_round"  # in a run's names stands before the number of a round of stage 1; the last round has none
 MODEL = "model"  # the kind of an artifact that is a trained model
@@ -448,8 +450,9 @@ def commit(store: str, plan: Plan, figures: Mapping[str, Any], counts: Mapping[s
         "committed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **figures,
     }
-    if uri in _held:
-        _held[uri].check()
+    with _holding:
+        if uri in _held:
+            _held[uri].check()
     storage.write_bytes(storage.join(uri, RECORD), json.dumps(record, indent=1, sort_keys=True).encode())
     return Artifact(uri=uri, record=record)
 
@@ -474,13 +477,14 @@ def manifest(directory: str, parts: Sequence[str]) -> dict[str, str]:
 def is_leased(store: str, plan: Plan) -> bool:
     """Whether a live run makes the plan's artifact."""
     entry = _read_lease(storage.join(store, plan.name, LEASE))
-    return entry is not None and is_alive(entry, float(entry["renewed_at"]))
+    return entry is not None and _is_alive(entry)
 
 
 class Lease:
     """The right to write one artifact, renewed while held; a context manager.
 
-    A lease whose holder is dead (its process on this host, or no renewal for LEASE_S seconds) is taken over. On local
+    A lease whose holder is dead (its process on this host, or no renewal for LEASE_S seconds) is taken over; one of
+    another machine is looked at until it is renewed, which a live holder does four times in LEASE_S. On local
     disks exactly one taker gets it. Elsewhere a taker waits _SETTLE_S and looks whether it still has it; one that
     is slower than that, and a process that stood still for LEASE_S, find out when they renew and when they commit:
     they have doubled work but, by the files' names and the readers' rule, no row. Looking and committing are two
@@ -496,18 +500,43 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Lease":
-        takes_over = False
-        with storage.locked(f"{self._uri}.lock"):
-            while not (storage.create_exclusively(self._uri, self._content()) and self._stays(takes_over)):
-                other = self._read()
-                if other is not None and is_alive(other, float(other["renewed_at"])):
-                    raise BusyError(f"{self._artifact} is being made by {describe_process(other)}: {_WAIT}")
-                storage.remove(self._uri)
-                takes_over = True
+        before_end(_release_leases)
+        while (other := self._take()) is not None:
+            if not self._ends(other):
+                raise BusyError(f"{self._artifact} is being made by {describe_process(other)}: {_WAIT}")
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
-        _held[self._artifact] = self
         return self
+
+    def _take(self) -> dict[str, Any] | None:
+        """Take it where nobody alive has it; else that one's."""
+        takes_over = False
+        with _holding, storage.locked(f"{self._uri}.lock"):
+            while not (storage.create_exclusively(self._uri, self._content()) and self._stays(takes_over)):
+                other = self._read()
+                if other is not None and _is_alive(other):
+                    return other
+                storage.remove(self._uri)
+                takes_over = True
+            _held[self._artifact] = self
+        return None
+
+    def _ends(self, other: Mapping[str, Any]) -> bool:
+        """Whether a lease is given up or expires instead of being renewed, where its holder cannot be seen.
+
+        A job that is tried again after its machine was lost comes sooner than that.
+        """
+        if _is_here(other):
+            return False
+        logger.info("%s: waiting whether %s still works", self._artifact, describe_process(other))
+        while _is_alive(other):
+            time.sleep(_LOOK_EVERY_S)
+            now = self._read()
+            if now is None or now["token"] != other["token"]:
+                return True
+            if now["renewed_at"] != other["renewed_at"]:
+                return False
+        return True
 
     def check(self) -> None:
         """Raises BusyError when this lease was taken over, because this process stood still for too long."""
@@ -524,7 +553,12 @@ class Lease:
         return self._is_mine()
 
     def __exit__(self, *_: object) -> None:
-        _held.pop(self._artifact, None)
+        with _holding:
+            _held.pop(self._artifact, None)
+        self.release()
+
+    def release(self) -> None:
+        """Let others have it. Only when it cannot be renewed any more: a late renewal would write it again."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -571,7 +605,7 @@ def _read_lease(uri: str) -> dict[str, Any] | None:
 def holder(uri: str) -> str:
     """Who makes an artifact now, in words; "" where nobody does."""
     lease = _read_lease(storage.join(uri, LEASE))
-    return describe_process(lease) if lease is not None and is_alive(lease, float(lease["renewed_at"])) else ""
+    return describe_process(lease) if lease is not None and _is_alive(lease) else ""
 
 
 def run_of(uri: str) -> str:
@@ -581,6 +615,19 @@ def run_of(uri: str) -> str:
 
 
 _held: dict[str, Lease] = {}  # by artifact's directory, of this process: what `commit` asks
+_holding = threading.Lock()  # of what changes or asks that
+
+
+def _release_leases() -> None:
+    """Give up all leases of this process, which takes no other and is about to end: whoever comes next need not wait
+    until they expire."""
+    _holding.acquire()  # for good
+    for uri, lease in _held.items():
+        try:
+            with storage.reaching(uri):
+                lease.release()
+        except ValueError as error:
+            logger.warning("a lease is left to expire: %s", error)
 
 
 def this_process(run: str) -> dict[str, Any]:
@@ -593,11 +640,20 @@ def describe_process(lease: Mapping[str, Any]) -> str:
     return f"run {lease['holder']!r} (process {lease['pid']} on {lease['host']})"
 
 
+def _is_alive(lease: Mapping[str, Any]) -> bool:
+    return is_alive(lease, float(lease["renewed_at"]))
+
+
 def is_alive(process: Mapping[str, Any], seen_at: float) -> bool:
     """Whether what `this_process` gave somewhere still works: known on this host, elsewhere by when it was seen."""
-    if process["started"] and _place().items() <= process.items():
+    if _is_here(process):
         return _process_start(int(process["pid"])) == str(process["started"])
     return time.time() - seen_at < LEASE_S
+
+
+def _is_here(process: Mapping[str, Any]) -> bool:
+    """Whether what `this_process` gave is one that this process can see, if it lives."""
+    return bool(process["started"]) and _place().items() <= process.items()
 
 
 def _place() -> dict[str, str]:

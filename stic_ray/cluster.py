@@ -11,6 +11,7 @@ import ray
 import ray.data
 
 from stic_ray.config import Execution
+from stic_ray.stopping import answer_kept
 
 logger = logging.getLogger(__name__)
 _LOCAL_OBJECT_STORE_BYTES = 500_000_000
@@ -37,14 +38,15 @@ def connected() -> Iterator[None]:
     else:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers share the cores: idle threads must sleep
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # it takes one checkpoint each time
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
-            _system_config={"num_workers_soft_limit": _IDLE_WORKERS},
-        )
+        with answer_kept():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+                _system_config={"num_workers_soft_limit": _IDLE_WORKERS},
+            )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours count units and rejects
     try:
@@ -114,7 +116,8 @@ def _lacks(story: str) -> None:
 def _join(address: str) -> None:
     try:
         _knock(address)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        with answer_kept():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError) as error:
         why = "an http address is for ray job submit" if address.startswith("http") else str(error).partition("\n")[0]
         raise ValueError(

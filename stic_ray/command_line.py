@@ -1,11 +1,12 @@
-"""What the command lines of all jobs share: their log, one line for what is wrong, Ctrl-C, numbers."""
+"""What the command lines of all jobs share: their log, one line for what is wrong, Ctrl-C and SIGTERM, numbers."""
 
 import argparse
-import os
 import sys
+import traceback
 from collections.abc import Callable
 
 from stic_ray import logs
+from stic_ray.stopping import Stop, leave
 
 
 def positive(text: str) -> int:
@@ -27,15 +28,26 @@ def add_log_format(parser: argparse.ArgumentParser) -> None:
 
 
 def finish(work: Callable[[], str], log: str = logs.TEXT) -> int:
-    """Do a job's work and print what it returns; the exit status, 2 for a mistake in the call or its inputs."""
+    """Do a job's work and print what it returns; the exit status, 2 for a mistake in the call or its inputs, 1
+    for any other error, which is traced.
+
+    Ctrl-C and SIGTERM end the process, with status 130 and 143.
+    """
     logs.start(log)
-    try:
-        sys.stdout.write(work())
-    except ValueError as error:
-        logs.say(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        logs.say("interrupted: run the same command again to go on from here")
-        sys.stderr.flush()
-        os._exit(130)  # Ray's processes end with this one; its shutdown breaks under threads that wait for trainings
+    with Stop() as stop:
+        try:
+            sys.stdout.write(work())
+        except ValueError as error:
+            stop.hold()
+            logs.say(f"error: {error}")
+            return 2
+        except KeyboardInterrupt:
+            stop.hold()
+            leave(130, "interrupted: run the same command again to go on from here")
+        except Exception:  # noqa: BLE001 - said as Python would, but for secrets
+            stop.hold()
+            logs.say(traceback.format_exc().rstrip())
+            return 1
+        except SystemExit:  # how Ray answers SIGTERM while it starts
+            stop.now()
     return 0

@@ -30,6 +30,7 @@ from stic_ray.attempts import Attempt
 from stic_ray.config import Execution, Pool
 from stic_ray.images import BadImageError, decode
 from stic_ray.ledger import PREPARE, WORK, Book, Guard, State, open_book
+from stic_ray.masking import masked
 from stic_ray.metrics import Queue, Rent, StageMeter, Told
 from stic_ray.progress import Progress
 from stic_ray.records import Reject, from_table, schema, to_table
@@ -545,14 +546,18 @@ def _to_outcomes(outcomes: Sequence[Outcome], record: type) -> pa.Table:
     return pa.table(
         {
             "id": pa.array([outcome.id for outcome in outcomes], pa.string()),
-            "reason": pa.array([outcome.reason for outcome in outcomes], pa.string()),
+            "reason": pa.array([masked(outcome.reason) for outcome in outcomes], pa.string()),
             "rows": rows,
-            "refused": pa.array([list(outcome.refused.items()) for outcome in outcomes], _REFUSED),
+            "refused": pa.array([_masked(outcome.refused) for outcome in outcomes], _REFUSED),
         }
     )
 
 
 _REFUSED = pa.map_(pa.string(), pa.string())
+
+
+def _masked(refused: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(key, masked(reason)) for key, reason in refused.items()]
 
 
 def _no_structs(record: type) -> pa.Array:

@@ -22,6 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from stic_ray.masking import masked
 from stic_ray.metrics import FIGURES, REJECTS, UNITS
 
 logger = logging.getLogger(__name__)
@@ -276,14 +277,14 @@ class Guard(Generic[In, Out]):
             self._num_failures += 1
             if self._num_failures >= _MAX_FAILURES:
                 raise
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = f"{type(error).__name__}: {' '.join(masked(str(error)).split())[:200]}"
             logger.warning("%s is refused: %s", units[0].id, reason)
             return [self._refuse(units[0].id, reason)]
         self._num_failures = 0
         return made
 
     def _end(self, made: Sequence[Out]) -> list[Out]:
-        reasons = Counter(outcome.reason for outcome in made if outcome.reason)
+        reasons = Counter(masked(outcome.reason) for outcome in made if outcome.reason)
         with self._telling:
             now = self._figures()
             fresh = {name: value - self._told.get(name, 0.0) for name, value in now.items()}

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+from stic_ray.masking import masked
+
 TEXT, JSON = "text", "json"
 FORMATS = (TEXT, JSON)
 # Of the thread; one that is started for the same work gets a copy of the context that it is started in.
@@ -32,13 +34,21 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             told["trace"] = self.formatException(record.exc_info)
-        return json.dumps(told)
+        return json.dumps({name: masked(value) for name, value in told.items()})
+
+
+class TextFormatter(logging.Formatter):
+    """A line to read."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The time of day, and what is said."""
+        return masked(super().format(record))
 
 
 def start(log: str) -> None:
     """Log to stderr, in one of FORMATS: this package's progress, and of others what is wrong."""
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    text = TextFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
     handler.setFormatter(JsonFormatter() if log == JSON else text)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("stic_ray").setLevel(logging.INFO)
@@ -54,7 +64,7 @@ def say(text: str) -> None:
     if is_json():
         logging.getLogger(__name__).error("%s", text)
     else:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(masked(f"{text}\n"))
 
 
 @contextmanager

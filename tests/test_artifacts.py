@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -10,8 +11,11 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import Event, Thread, Timer
 from typing import Any
 
 import numpy as np
@@ -289,6 +293,7 @@ def test_manifest_has_the_hash_of_every_file_of_the_parts(store: str) -> None:
 @pytest.fixture(autouse=True)
 def _settle_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "_SETTLE_S", 0.01)
+    monkeypatch.setattr(artifacts, "_LOOK_EVERY_S", 0.05)
 
 
 def _lease_entry(**changes: Any) -> bytes:
@@ -349,28 +354,52 @@ def test_lease_that_was_half_written_is_taken_over(store: str) -> None:
     _assert_taken_over(uri)
 
 
-def test_lease_of_another_host_is_taken_over_only_when_stale(store: str) -> None:
-    uri = storage.join(store, "a")
-    for age, free in ((LEASE_S * 0.9, False), (LEASE_S * 1.1, True)):
-        storage.write_bytes(storage.join(uri, LEASE), _lease_entry(host="elsewhere", renewed_at=time.time() - age))
-        if free:
-            _assert_taken_over(uri)
-        else:
-            with pytest.raises(BusyError, match=r"'other' .* on elsewhere"):
-                Lease(uri, "mine").__enter__()
+@contextmanager
+def _renewed(uri: str, **changes: Any) -> Iterator[None]:
+    """A lease that somebody renews."""
+    ended = Event()
+
+    def renew() -> None:
+        while not ended.wait(0.02):
+            storage.write_bytes(storage.join(uri, LEASE), _lease_entry(**changes))
+
+    storage.write_bytes(storage.join(uri, LEASE), _lease_entry(**changes))
+    thread = Thread(target=renew)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
-@pytest.mark.parametrize("other", [{"pid_namespace": "pid:[1]"}, {"boot": "earlier"}, {"host": "elsewhere"}])
-def test_lease_of_another_container_or_boot_goes_by_time_since_its_numbers_are_its_own(
-    store: str, other: dict[str, str]
-) -> None:
+_ELSEWHERE = [{"host": "elsewhere"}, {"pid_namespace": "pid:[1]"}, {"boot": "earlier"}]
+
+
+@pytest.mark.parametrize("other", _ELSEWHERE)
+def test_lease_of_another_machine_is_refused_when_it_is_seen_renewed(store: str, other: dict[str, str]) -> None:
+    """A container or a boot is another machine: its processes' numbers are its own."""
     uri = storage.join(store, "a")
-    dead_here = {"pid": _dead_pid(), "started": "123", **other}
-    storage.write_bytes(storage.join(uri, LEASE), _lease_entry(**dead_here))
-    with pytest.raises(BusyError):
+    with _renewed(uri, pid=_dead_pid(), started="123", **other), pytest.raises(BusyError, match="is being made by"):
         Lease(uri, "mine").__enter__()
-    alive_here = {**other, "renewed_at": time.time() - LEASE_S * 1.1}
-    storage.write_bytes(storage.join(uri, LEASE), _lease_entry(**alive_here))
+
+
+@pytest.mark.parametrize("other", _ELSEWHERE)
+def test_lease_of_another_machine_is_waited_for_until_it_expires(
+    store: str, other: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    uri = storage.join(store, "a")
+    expires = time.time() + 0.5
+    storage.write_bytes(storage.join(uri, LEASE), _lease_entry(renewed_at=expires - LEASE_S, **other))
+    _assert_taken_over(uri)
+    assert time.time() >= expires and "a: waiting whether run 'other'" in caplog.text
+
+
+def test_lease_of_another_machine_that_is_given_up_is_taken_at_once(store: str) -> None:
+    uri = storage.join(store, "a")
+    storage.write_bytes(storage.join(uri, LEASE), _lease_entry(host="elsewhere"))
+    Timer(0.3, storage.remove, [storage.join(uri, LEASE)]).start()
     _assert_taken_over(uri)
 
 

@@ -161,7 +161,7 @@ class _Client:
         try:
             # A redirect would take the key elsewhere.
             async with session.post(self._url, json=asked, allow_redirects=False) as response:
-                body = await _read_body(response)
+                body = self._keyless(await _read_body(response))
         except ValueError as error:  # no address, no header, no certificate for it: all are before any answer
             told = f"{_FIELD}.url is {self._url!r}: it must be an address that can be asked with a key"
             raise ValueError(f"{told} ({self._excerpt(str(error))})") from None
@@ -195,8 +195,12 @@ class _Client:
             return _Attempt(error=told, again=True, wait_s=_wanted_wait_s(response.headers.get("Retry-After", "")))
         return _Attempt(error=told)
 
+    def _keyless(self, body: bytes) -> bytes:
+        """A body without the key, which servers send back."""
+        return body.replace(self._key.encode(), b"[key]") if self._key else body
+
     def _excerpt(self, told: str) -> str:
-        """The start on one line and without the key, which servers send back."""
+        """The start on one line and without the key."""
         hidden = told.replace(self._key, "[key]") if self._key else told
         return " ".join(hidden.split())[:_MAX_EXCERPT]
 

@@ -11,6 +11,7 @@ from tensorboardX import SummaryWriter
 
 from stic_ray import storage
 from stic_ray.config import Mlflow, Tracker, Wandb, to_tree
+from stic_ray.masking import masked
 from stic_ray.standing import ProgressNote
 from stic_ray.train.job import TENSORBOARD, Job
 
@@ -126,7 +127,7 @@ def _start(tracker: Tracker, name: str, settings: Any, group: str = "") -> _Sink
             return _Wandb(tracker, name, settings, group)
         return _Mlflow(tracker, name, settings, group)
     except Exception as error:  # whatever a tracker's client raises: it has no base of its own that is public
-        told = " ".join(str(error).split())[:300]
+        told = " ".join(masked(str(error)).split())[:300]
         raise ValueError(f"execution.trackers: {type(tracker).__name__} does not start: {told}") from error
 
 

@@ -142,9 +142,9 @@ def configuration(model: Path, images: Path, instructions: Path) -> dict[str, An
     }
 
 
-def make_project(home: Path, model: Path) -> Project:
+def make_project(home: Path, model: Path, num_images: int = NUM_IMAGES) -> Project:
     """A user's folder with everything in it."""
-    draw_images(home / "images", NUM_IMAGES)
+    draw_images(home / "images", num_images)
     write_instructions(home / "samples.json", home / "images")
     config = configuration(model, home / "images", home / "samples.json")
     (home / "own.yaml").write_text(yaml.safe_dump(config))

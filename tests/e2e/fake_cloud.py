@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,11 @@ from typing import Any
 import ray
 import yaml
 from e2e_project import ROOT
-from heads import BIN, end, environment_of_head, members
+from heads import BIN, Jobs, end, environment_of_head, members, wait
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-from servers import free_ports
+from servers import free_ports, wait_until_it_answers
 
-_TIMEOUT_S = 180.0
-_POLL_S = 0.2
 _STORE_BYTES = 100 * 1024**2  # a node's objects
 _IDLE_TIMEOUT_S = 20  # longer than it takes from the start of a node to that of its first actor
 _AUTOSCALER = {
@@ -51,11 +48,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Cloud:
-    """A head that adds nodes of a GPU each and takes them away; all that it starts is of its session."""
+    """A head that adds nodes of a GPU each and takes them away; all that it starts is of its session. Its jobs are
+    served where it was started so."""
 
     home: Path
     environment: dict[str, str]
     session: int
+    jobs: Jobs
 
     def looks(self) -> list[Look]:
         """The first look at the nodes, and every change since."""
@@ -70,42 +69,62 @@ class Cloud:
         """The number of nodes over time."""
         return ", ".join(f"{len(look.nodes)} nodes at {look.seconds:.0f} s" for look in self.looks())
 
-    def take_away_node(self) -> str:
-        """SIGKILL the raylet of the oldest node, and with it all that runs there; gives the node's id."""
-        node, socket = min(self.looks()[-1].nodes.items())
+    def oldest_node(self) -> str:
+        """The id of one that was there first."""
+        return min(self.looks()[-1].nodes)
+
+    def node_of(self, title: str) -> str:
+        """The id of the node on which a process whose title begins so runs; "" for none."""
+        for pid in members(self.session):
+            if _command_line(pid)[0].startswith(title):
+                raylet = _command_line(_parent(pid))
+                for node, socket in self.looks()[-1].nodes.items():
+                    if f"--raylet_socket_name={socket}" in raylet:
+                        return node
+        return ""
+
+    def tell_node(self, node: str, remaining_s: int) -> None:
+        """The notice that a cloud gives to a spot instance before it takes it away."""
+        command = [str(BIN / "ray"), "drain-node", f"--address={self.environment['RAY_ADDRESS']}", f"--node-id={node}"]
+        command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
+        command += [f"--deadline-remaining-seconds={remaining_s}"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def take_away(self, node: str) -> None:
+        """SIGKILL a node's raylet, and with it all that runs there."""
+        socket = self.looks()[-1].nodes[node]
         (raylet,) = [pid for pid in members(self.session) if f"--raylet_socket_name={socket}" in _command_line(pid)]
         os.kill(raylet, signal.SIGKILL)
-        return node
-
-
-def wait(condition: Callable[[], bool], story: Callable[[], str], going: Callable[[], bool] = lambda: True) -> None:
-    """Fails with the story when the condition does not come true in time, or cannot since nothing is going on."""
-    deadline = time.monotonic() + _TIMEOUT_S
-    while not condition():
-        assert going() and time.monotonic() < deadline, story()
-        time.sleep(_POLL_S)
 
 
 @contextmanager
-def start_cloud(max_nodes: int) -> Iterator[Cloud]:
-    """A head with two cores and no GPU, and an autoscaler that may add up to `max_nodes` nodes."""
+def start_cloud(max_nodes: int, *, head_cpus: int = 2, serves_jobs: bool = False) -> Iterator[Cloud]:
+    """A head without a GPU, and an autoscaler that may add up to `max_nodes` nodes of a core and a GPU."""
     home = Path(tempfile.mkdtemp(prefix="sa-", dir="/tmp"))  # short: unix sockets lie below it
-    names = ("port", "dashboard-agent-listen-port", "ray-client-server-port", "metrics-export-port")
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port", "metrics-export-port")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     address = f"{ray.util.get_node_ip_address()}:{ports['port']}"
     settings = home / "cloud.yaml"
-    settings.write_text(yaml.safe_dump(_settings(address, max_nodes)))
-    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", "--min-worker-port=0"]
-    command += ["--max-worker-port=0", "--include-dashboard=false", f"--object-store-memory={_STORE_BYTES}"]
-    command += [f"--temp-dir={home / 'ray'}", f"--autoscaling-config={settings}"]
+    settings.write_text(yaml.safe_dump(_settings(address, max_nodes, head_cpus)))
+    command = [str(BIN / "ray"), "start", "--head", "--block", f"--num-cpus={head_cpus}", "--num-gpus=0"]
+    command += ["--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={_STORE_BYTES}"]
+    command += [
+        f"--include-dashboard={str(serves_jobs).lower()}",
+        f"--temp-dir={home / 'ray'}",
+        f"--autoscaling-config={settings}",
+    ]
     command += [f"--{name}={port}" for name, port in ports.items()]
     python_path = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "benchmarks", ROOT / "tests" / "e2e"))
     environment = {**environment_of_head(home), **_PACE, "PYTHONPATH": python_path}
     with (home / "head.log").open("wb") as log:
         started = {**environment, **_AUTOSCALER}
         head = subprocess.Popen(command, env=started, stdout=log, stderr=log, start_new_session=True)
-    cloud = Cloud(home=home, environment={**environment, "RAY_ADDRESS": address}, session=head.pid)
+    jobs = Jobs(address=f"http://127.0.0.1:{ports['dashboard-port']}", environment=environment)
+    cloud = Cloud(home=home, environment={**environment, "RAY_ADDRESS": address}, session=head.pid, jobs=jobs)
     try:
+        if serves_jobs:
+            wait_until_it_answers(jobs.request("/api/version"), head, home / "head.log")
         with _watch(cloud):
             yield cloud
     finally:
@@ -113,7 +132,7 @@ def start_cloud(max_nodes: int) -> Iterator[Cloud]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _settings(address: str, max_nodes: int) -> dict[str, Any]:
+def _settings(address: str, max_nodes: int, head_cpus: int) -> dict[str, Any]:
     """What Ray's autoscaler reads; it insists on all of it."""
     steps = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     resources = {"CPU": 1, "GPU": 1, "object_store_memory": _STORE_BYTES}
@@ -133,7 +152,7 @@ def _settings(address: str, max_nodes: int) -> dict[str, Any]:
         },
         "head_node_type": "ray.head.default",
         "available_node_types": {
-            "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+            "ray.head.default": {"resources": {"CPU": head_cpus}, "node_config": {}, "max_workers": 0},
             "gpu": {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": max_nodes},
         },
         "upscaling_speed": 1.0,
@@ -177,3 +196,10 @@ def _command_line(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
         return []
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

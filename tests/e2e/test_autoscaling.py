@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fake_cloud import Cloud, start_cloud, wait
+from fake_cloud import Cloud, start_cloud
+from heads import wait
 from sleepy_stage import HURRY, LOG, MAX_ACTORS, PARENT, PLAN, STORE
 
 from stic_ray import artifacts
@@ -59,7 +60,8 @@ def test_pool_grows_from_no_node_to_three_survives_the_loss_of_one_and_leaves_no
                 return driver.poll() is None
 
             wait(lambda: len(_units_by_node(tmp_path)) == MAX_ACTORS == cloud.num_nodes(), story, goes_on)
-            lost = cloud.take_away_node()
+            lost = cloud.oldest_node()
+            cloud.take_away(lost)
             wait(lambda: lost not in cloud.looks()[-1].nodes, story, goes_on)
             wait(lambda: cloud.num_nodes() == MAX_ACTORS, story, goes_on)
             (tmp_path / HURRY).touch()
