@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stic_ray import ledger
-from stic_ray.ledger import MAX_DEATHS_ALONE, POISON, WORK, Book, Guard, Ledger
+from stic_ray.ledger import MAX_DEATHS_ALONE, POISON, WORK, Book, Done, Guard, Ledger
 
 _WHERE = ("responses-0", WORK)
 
@@ -147,7 +147,7 @@ def test_isolating_names_the_worker_only_while_it_has_a_suspect_alone() -> None:
     assert actor.begin(*_WHERE, "34@host-y", ["a", "b"]) == {"a": 0, "b": 0}
     actor.begin_alone(*_WHERE, "34@host-y", "a")
     assert actor.isolating() == ["34@host-y"]
-    actor.end(*_WHERE, ["a"], {}, {})
+    actor.end(*_WHERE, Done(ids=["a"]))
     assert actor.isolating() == []
 
 
@@ -160,7 +160,7 @@ def test_lost_message_of_a_survivor_is_no_evidence() -> None:
         actor.begin_alone(*_WHERE, worker, "b")  # but it goes on, and dies of b
         found = actor.begin(*_WHERE, f"{worker}'s follower", ["a", "b"])
         assert "a" not in found
-        actor.end(*_WHERE, ["a"], {}, {})
+        actor.end(*_WHERE, Done(ids=["a"]))
     assert found == {"b": 3}
 
 
