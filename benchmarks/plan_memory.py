@@ -66,7 +66,9 @@ def planned(case: Case, model: Path) -> dict[str, float]:
     """What the planner says, by part."""
     training, execution = training_of(case), execution_of(case)
     beginning = PATCHES + PROMPT
-    row = (sample_row if case.full else pair_row)(case.batch * (beginning + (1 if case.full else 2) * ANSWER), beginning, ANSWER)
+    row = (sample_row if case.full else pair_row)(
+        case.batch * (beginning + (1 if case.full else 2) * ANSWER), beginning, ANSWER
+    )
     work = Work(row=row, items=case.batch, dtype="float32", execution=execution, training=training)
     return dict(training_memory("", vlm.read_sizes(str(model), training), work, None).parts)
 
@@ -95,9 +97,7 @@ def measured(case: Case, folder: Path) -> dict[str, float]:
     checkpoints.start_moments(scorer, trainer.optimizer)
     loaded = CPU.reset_peak()
     encode = partial(encode_parts, processor=processor, job=job)
-    batches = read_ahead(
-        lambda step: items[step * case.batch : (step + 1) * case.batch], range(STEPS), encode=encode
-    )
+    batches = read_ahead(lambda step: items[step * case.batch : (step + 1) * case.batch], range(STEPS), encode=encode)
     for batch in batches:
         trainer.log.append(trainer.take_step(batch, ids=[item.id for part in batch.parts for item in part.items]))
     return {"peak": float(CPU.peak() - before), "loaded": float(loaded - before)}
@@ -141,13 +141,24 @@ def compare(home: Path, repeats: int) -> dict[str, dict[str, Any]]:
         runs = [_in_own_process(name, folder) for _ in range(repeats)]
         peaks = sorted(run["peak"] for run in runs)
         found[name] = {"planned": sum(parts.values()), "measured": peaks[len(peaks) // 2], "parts": parts, "runs": runs}
-        print(f"memory, {name}: planned {sum(parts.values()) / 1e9:.3f} GB, measured {[p / 1e9 for p in peaks]}", flush=True)
+        print(
+            f"memory, {name}: planned {sum(parts.values()) / 1e9:.3f} GB, measured {[p / 1e9 for p in peaks]}",
+            flush=True,
+        )
     return found
 
 
 def _in_own_process(name: str, folder: Path) -> dict[str, float]:
-    environment = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, __file__, name, str(folder)], env=environment, capture_output=True, text=True)
+    environment = {
+        **os.environ,
+        **ALLOCATOR,
+        "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, __file__, name, str(folder)], env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -21,7 +21,7 @@ GPU_GIB = {
     "V100-16GB": 16,
     "V100-32GB": 32,
 }
-_DRIVER_S = 0.03  # benchmarks/control_plane.py: a million rows by 1024 through Ray Data, by batch, on two cores
+_DRIVER_S = 0.025  # benchmarks/control_plane.py: 24 s for 977 batches of light rows through Ray Data, on two cores
 _DETECT_S = 30.0  # Ray's own health checks
 
 
@@ -33,7 +33,7 @@ class Cluster:
     `node_hour_price` is what a node costs an hour, whatever it does; null leaves money out. Of `nodes` at least
     `min_nodes` stand all the time (null: all of them); the others are asked for by the stages that use them and stand
     `start_delay_s` later. A node is lost `failures_per_hour` times an hour, preemptions of spot nodes included; that is
-    noticed after `detect_s`, and another one stands `start_delay_s` later. Trainings save first where `notice` is given.
+    noticed after `detect_s`, and another one stands `start_delay_s` later. With `notice` trainings save first.
 
     Shared by all nodes: `storage_gb_s` from where images, artifacts and weights are read, null for as much as is asked
     for. Between nodes `network_gb_s` each, between GPUs of a node `gpu_link_gb_s`. The driver takes `driver_s` for a
