@@ -353,8 +353,7 @@ def num_training_steps(training: Training, rate: StageRate, scale: float) -> int
     items = rate.items * scale
     if training.validation is not None:
         items *= 1 - training.validation.share
-    steps: int = num_steps(max(1, round(items)), epochs=training.epochs, global_batch=training.global_batch)
-    return steps
+    return num_steps(max(1, round(items)), epochs=training.epochs, global_batch=training.global_batch)
 
 
 def step_seconds(setting: Setting, rate: StageRate, workers: int, training: Training) -> tuple[float, bool]:
