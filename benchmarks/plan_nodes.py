@@ -37,7 +37,7 @@ UNIT_S = 0.05
 BATCH = 8
 ROWS_PER_FILE = 64
 WORK_S = 30.0  # of every node's slot, in a leg
-KILLS_AT = (0.35, 0.65)  # of the time that a leg takes without
+KILLS_AT = (0.3, 0.6)  # of a leg's units, when so many are done
 _STORE_BYTES = 100 * 1024**2
 _HEALTH = {
     "health_check_initial_delay_ms": 0,
@@ -72,7 +72,7 @@ def drive(folder: str, nodes: str) -> None:
     """The driver: the stage in a folder on the cluster at RAY_ADDRESS."""
     store = storage.join(folder, "store")
     execution = Execution(
-        pool=Pool(min_size=1, max_size=int(nodes), num_cpus=0.5, num_gpus=1),
+        pool=Pool(min_size=int(nodes), max_size=int(nodes), num_cpus=0.5, num_gpus=1),
         task_cpus=0.25,
         batch_size=BATCH,
         rows_per_file=ROWS_PER_FILE,
@@ -126,7 +126,7 @@ class Scene:
             self._cluster.remove_node(node, allow_graceful=False)
 
     def run(self, units: int, kills_at: Sequence[float], rng: random.Random) -> Leg:
-        """The stage of so many units; nodes are killed so many seconds after its beginning."""
+        """The stage of so many units; nodes are killed when these shares of them are done."""
         with tempfile.TemporaryDirectory() as folder:
             _write_parent(Path(folder), units)
             environment = {**os.environ, "RAY_ADDRESS": self._cluster.address}
@@ -135,8 +135,11 @@ class Scene:
                 driver = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
             try:
                 begun, kills = _begun(Path(folder), driver), []
-                for when in kills_at:
-                    time.sleep(max(0.0, begun + when - time.time()))
+                for share in kills_at:
+                    while sum(count for _, count in _read_log(Path(folder))) < share * units:
+                        if driver.poll() is not None:
+                            raise RuntimeError(Path(folder, "driver.log").read_text(errors="replace")[-3000:])
+                        time.sleep(0.02)
                     kills.append(time.time() - begun)
                     self.replace(rng.randrange(len(self._nodes)))
                 if driver.wait(600):
@@ -145,14 +148,13 @@ class Scene:
                 driver.kill()
                 driver.wait()
             record = artifacts.load(storage.join(folder, "store", PLAN.name)).record
-            lines = [line.split() for line in Path(folder, "log").read_text().splitlines()]
             return Leg(
                 units=units,
                 seconds=record["seconds"],
                 span_s=record["span_s"],
                 worked_s=record["worked_s"],
                 kills=tuple(kills),
-                done=tuple((float(when) - begun, int(count)) for when, count in lines),
+                done=tuple((when - begun, count) for when, count in _read_log(Path(folder))),
             )
 
 
@@ -160,6 +162,13 @@ def _write_parent(folder: Path, units: int) -> None:
     rows = [Found(id=make_id(n), key=str(n), uri=f"nowhere/{n}") for n in range(units)]
     for start in range(0, units, 512):
         artifacts.write_rows(str(folder / "parent"), rows[start : start + 512], Found, [])
+
+
+def _read_log(folder: Path) -> list[tuple[float, int]]:
+    """When how many units were done."""
+    log = folder / "log"
+    lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+    return [(float(line[0]), int(line[1])) for line in lines if len(line) == 2]
 
 
 def _begun(folder: Path, driver: "subprocess.Popen[bytes]") -> float:
@@ -188,7 +197,7 @@ def calibrate(work_s: float, rounds: int) -> Measured:
         scene.run(BATCH, (), rng)  # files are in memory
         plain = [scene.run(units, (), rng) for _ in range(rounds)]
         start = median(leg.seconds - leg.span_s for leg in plain)
-        killed = [scene.run(units, (start + work_s / 2,), rng) for _ in range(rounds)]
+        killed = [scene.run(units, (0.5,), rng) for _ in range(rounds)]
     finally:
         scene.close()
     unit_s = median(leg.worked_s / leg.units for leg in plain)
@@ -229,8 +238,7 @@ def compare(rounds: int, work_s: float = WORK_S) -> dict[str, Any]:
                 scene.run(BATCH * nodes, (), rng)
                 for kills in ((), KILLS_AT):
                     units = round(work_s / UNIT_S) * nodes
-                    whole = measured.start_s + work_s
-                    leg = scene.run(units, [whole * share for share in kills], rng)
+                    leg = scene.run(units, kills, rng)
                     planned = simulated(measured, nodes, leg, random.Random(number))
                     found = {"measured": leg.units / leg.seconds, "simulated": leg.units / planned}
                     name = f"{nodes} nodes, {len(leg.kills)} kills"

@@ -5,10 +5,9 @@ import logging
 
 from stic_ray import launch, storage
 from stic_ray.config import Config
-from stic_ray.planner.inputs import Inputs, part_of
+from stic_ray.planner.inputs import GIVEN, Inputs, part_of
 
 logger = logging.getLogger(__name__)
-_FIRST = ("images", "samples", "annotated", "questions")  # of which the first that there is counts
 
 
 def calibrate(config: Config, inputs: Inputs, size: int) -> list[str]:
@@ -18,7 +17,7 @@ def calibrate(config: Config, inputs: Inputs, size: int) -> list[str]:
     Raises:
         ValueError: there are not more images than that, or the run refuses its inputs.
     """
-    what = next(name for name in _FIRST if name in inputs)
+    what = next(name for name in GIVEN if name in inputs)
     if 2 * size > inputs[what]:
         raise ValueError(f"--calibrate {size}: there are {inputs[what]:g} {what}: give at most half of them")
     launch.check_places(config)

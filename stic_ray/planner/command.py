@@ -55,7 +55,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     told.add_argument("--rates", metavar="FILE", help="take the rates from a file")
     parser.add_argument("--write-rates", metavar="FILE", help="write the rates down, to be corrected and given again")
     parser.add_argument("--cluster", metavar="FILE", help="what it runs on: a YAML file, or settings in braces")
-    for what in ("images", "samples", "annotated"):
+    for what in ("images", "samples", "annotated", "questions"):
         parser.add_argument(f"--{what}", type=positive, metavar="N", help=f"so many {what}, which are then not listed")
     parser.add_argument("--scale", action="store_true", help="also on 1 to 1,000 nodes")
     parser.add_argument("--html", metavar="FILE", help="write a page too")

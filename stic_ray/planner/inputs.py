@@ -11,6 +11,7 @@ from stic_ray.evaluate.benchmarks import read_items
 from stic_ray.evaluate.questions import read as read_questions
 from stic_ray.exchange import incoming
 
+GIVEN = ("images", "samples", "annotated", "questions")
 Inputs = Mapping[str, float]
 """Images, samples, annotated samples and questions of a run, by source."""
 

@@ -13,7 +13,7 @@ from stic_ray.planner import render
 from stic_ray.planner.calibrate import calibrate
 from stic_ray.planner.clusters import Cluster
 from stic_ray.planner.fitting import check_memory
-from stic_ray.planner.inputs import Inputs, count_inputs
+from stic_ray.planner.inputs import GIVEN, Inputs, count_inputs
 from stic_ray.planner.memory import Held
 from stic_ray.planner.planning import Plan, Scaled, Setting, make_plan, scale
 from stic_ray.planner.rates import Rates, rates_of_runs, read_rates, write_rates
@@ -28,7 +28,7 @@ def plan_run(config: Config, cluster: Cluster, arguments: argparse.Namespace) ->
     Raises:
         ValueError: there are no rates for what was asked for, or an input is wrong; the message has the remedy.
     """
-    given = {what: float(n) for what in ("images", "samples", "annotated") if (n := getattr(arguments, what))}
+    given = {what: float(n) for what in GIVEN if (n := getattr(arguments, what))}
     rates, inputs = _rates(arguments, config, given)
     if rates is None or inputs is None:
         return _memory_alone(config, cluster, arguments)
@@ -45,10 +45,9 @@ def _rates(arguments: argparse.Namespace, config: Config, given: Inputs) -> tupl
     """The rates, and what is to be planned; None where only memory can be told."""
     if not (arguments.calibrate or arguments.runs or arguments.rates):
         return None, None
-    if arguments.rates:
-        rates = read_rates(arguments.rates)
-        return rates, {**rates.inputs, **count_inputs(config, {**_listed(rates), **given})}
     inputs = count_inputs(config, given)
+    if arguments.rates:
+        return read_rates(arguments.rates), inputs
     runs = arguments.runs or calibrate(config, inputs, arguments.calibrate)
     rates = rates_of_runs(runs)
     of_run = to_tree(open_run(storage.absolute(runs[-1])).config)
@@ -57,11 +56,6 @@ def _rates(arguments: argparse.Namespace, config: Config, given: Inputs) -> tupl
         note = f"the measured runs have other settings in {', '.join(other)}: their rates may not be these"
         rates = replace(rates, notes=(*rates.notes, note))
     return rates, inputs
-
-
-def _listed(rates: Rates) -> dict[str, float]:
-    """Questions as they were measured: their files need not be here."""
-    return {what: number for what, number in rates.inputs.items() if what == "questions"}
 
 
 def _setting(config: Config, cluster: Cluster) -> Setting:

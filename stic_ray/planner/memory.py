@@ -7,7 +7,7 @@ them. Peaks of activations and of gradients do not coincide: activations go as g
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from stic_ray.config import Execution, Lora, Training, Transformers, Vllm
+from stic_ray.config import AdapterOff, Execution, Lora, Training, Transformers, Vllm, blind_of
 from stic_ray.vlm import Sizes
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -193,15 +193,20 @@ def _training_remedies(sizes: Sizes, work: Work, room: float) -> Iterator[str]:
             break
     weights = work.training.weights
     if isinstance(weights, Lora) and not weights.quantize:
-        quantized = replace(work.training, weights=replace(weights, quantize=True)) if _may_quantize(work) else None
-        if quantized is not None and fits(replace(recomputed, training=quantized)):
+        if _may_quantize(work) and fits(replace(recomputed, training=_quantized(work.training, weights))):
             yield "weights.quantize=true with execution.recompute_activations=true (4 bits, reference AdapterOff)"
     elif not isinstance(weights, Lora):
         yield "weights={type: Lora, ...}: adapters train a hundredth of the weights"
 
 
 def _may_quantize(work: Work) -> bool:
-    return work.execution.train_gpus > 0 and work.training.projector_lr is None
+    """What the configuration accepts: the reference is then the model with its adapters off."""
+    training = work.training
+    return work.execution.train_gpus > 0 and training.projector_lr is None and blind_of(training.loss) is None
+
+
+def _quantized(training: Training, weights: Lora) -> Training:
+    return replace(training, weights=replace(weights, quantize=True), reference=AdapterOff())
 
 
 def _scaled(row: Row, factor: float) -> Row:

@@ -167,10 +167,10 @@ class _Pool:
         stage = self._stage
         seconds = now + stage.after_s
         redone = self._redone / stage.units
-        if len(self._sizes) < num_slots:
-            bound = "batches"  # fewer than slots
-        elif self._interval * num_slots > stage.batch_s:
+        if self._interval * min(num_slots, len(self._sizes)) > stage.batch_s:
             bound = max(stage.shared_s, key=lambda name: stage.shared_s[name])
+        elif len(self._sizes) < num_slots:
+            bound = "batches"  # fewer than slots
         elif stage.start_s + stage.after_s > seconds / 2:
             bound = "start"
         else:
