@@ -32,7 +32,7 @@ from stic_ray import artifacts, storage
 
 PARTS = ("memory", "nodes", "time")
 ROUNDS = 3
-CALIBRATION = 48  # images of the first small run; the second has twice as many
+CALIBRATION = 96  # images of the first small run; the second has twice as many
 TIMES = 4
 LARGE_SHARE = 0.05  # of a run that a stage takes at least, to be held to the bar alone
 TIME_BAR, MEMORY_BAR, NODES_BAR = 0.25, 0.20, 0.15
@@ -143,7 +143,7 @@ def summarise_time(rounds: Sequence[Mapping[int, Mapping[str, Any]]]) -> dict[st
 
 def time_part(rounds: int, *, quick: bool) -> tuple[dict[str, Any], list[Bar]]:
     """Planned and measured time, with its bars."""
-    runs, size = ((1,), 24) if quick else ((1, TIMES), CALIBRATION)
+    runs, size = ((1,), 48) if quick else ((1, TIMES), CALIBRATION)
     found = []
     with tempfile.TemporaryDirectory() as work:
         data = write_instructions(Path(work), 2)

@@ -5,6 +5,7 @@ once. What a slot takes for a unit, what the stage takes whatever it does, and h
 measured on one node, before.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -36,7 +37,7 @@ NODES = (1, 2, 4)
 UNIT_S = 0.05
 BATCH = 8
 ROWS_PER_FILE = 64
-WORK_S = 30.0  # of every node's slot, in a leg
+WORK_S = 24.0  # of every node's slot, in a leg
 KILLS_AT = (0.3, 0.6)  # of a leg's units, when so many are done
 _STORE_BYTES = 100 * 1024**2
 _HEALTH = {
@@ -205,9 +206,10 @@ def calibrate(work_s: float, rounds: int) -> Measured:
 
 
 def _away(leg: Leg) -> float:
-    """From a kill until its slot's replacement has begun its first batch."""
-    (kill,) = leg.kills
-    return min(when for when, _ in leg.done if when > kill) - UNIT_S * BATCH - kill
+    """How long nothing was done after a kill, beyond what a batch takes: workers outlive their raylet for a moment."""
+    times = sorted(when for when, _ in leg.done)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times) if later > leg.kills[0]]
+    return max(gaps) - UNIT_S * BATCH
 
 
 def simulated(measured: Measured, nodes: int, leg: Leg, rng: random.Random) -> float:

@@ -146,20 +146,20 @@ def _groups(planned: Sequence[Planned], cluster: Cluster) -> list[tuple[Planned,
 
 def _plan_stage(setting: Setting, rates: Rates, rate: StageRate, inputs: Inputs) -> Planned:
     scale = _scale(rates, rate, inputs)
-    if rate.kind == "training":
-        units, outcome, nodes, cores, gpus = _train(setting, rates, rate, scale)
-    else:
-        units = rate.units * scale
-        outcome, nodes, cores, gpus = _do_units(setting, rates, rate, units)
-    return Planned(
-        rate=rate,
-        units=units,
-        seconds=_uncertain(rates, rate, outcome),
-        outcome=outcome,
-        nodes=nodes,
-        cores=cores,
-        gpus=gpus,
-    )
+    make = _train if rate.kind == "training" else _do_units
+    course = make(setting, rates, rate, scale)
+    return Planned(rate=rate, seconds=_uncertain(rates, rate, course.outcome), **vars(course))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Course:
+    """How a stage of so many units goes, and the nodes, cores and GPUs that it holds."""
+
+    units: float
+    outcome: Outcome
+    nodes: int
+    cores: float
+    gpus: float
 
 
 def _scale(rates: Rates, rate: StageRate, inputs: Inputs) -> float:
@@ -191,29 +191,50 @@ def _uncertain(rates: Rates, rate: StageRate, outcome: Outcome) -> Estimate:
 # Stages of units
 
 
-def _do_units(setting: Setting, rates: Rates, rate: StageRate, units: float) -> tuple[Outcome, int, float, float]:
-    """How a stage of units goes, and the nodes, cores and GPUs that it holds."""
-    config, cluster = setting.config, setting.cluster
-    execution, pool = config.execution, config.execution.pool
+def _do_units(setting: Setting, rates: Rates, rate: StageRate, scale: float) -> _Course:
+    """A stage of units: in the driver or one worker, in tasks on all cores, or in a pool of actors."""
+    execution, cluster, units = setting.config.execution, setting.cluster, rate.units * scale
     if rate.kind == "driver":
-        return Outcome(seconds=rate.start_s, redone=0.0, bound="one worker"), 1, execution.task_cpus, 0.0
+        outcome = Outcome(seconds=rate.start_s, redone=0.0, bound="one worker")
+        return _Course(units=units, outcome=outcome, nodes=1, cores=execution.task_cpus, gpus=0.0)
     if rate.kind == "tasks":
-        slots = max(1, int(cluster.cpus))  # a core does one thing at a time, however little a task asks for
+        slots = _Slots(per_node=max(1, int(cluster.cpus)))  # a core does one thing at a time, however small the task
         share = units / (_TASKS_PER_CPU * cluster.nodes * cluster.cpus)
         batch = max(min(share, _UNITS_PER_TASK), float(execution.batch_size))
-        stage = _batches(setting, rates, rate, units, batch, slots, 10**9)
-        actors, cores = 0, min(math.ceil(units / batch), slots * cluster.nodes) * 1.0
+        cores = float(min(math.ceil(units / batch), slots.per_node * cluster.nodes))
         nodes = min(cluster.nodes, math.ceil(cores / cluster.cpus))
-        return _run(setting, rate, stage), nodes, cores, 0.0
+        outcome = _run(setting, rates, rate, _Load(units=units, batch=batch, slots=slots))
+        return _Course(units=units, outcome=outcome, nodes=nodes, cores=cores, gpus=0.0)
+    pool = execution.pool
     gpus = pool.num_gpus if rate.on_gpu else 0.0
     per_node = _per_node(cluster, "execution.pool", pool.num_cpus, gpus)
     most = cluster.nodes * per_node
     actors = most if setting.all_nodes else min(pool.max_size, most)
     at_once = setting.concurrent_batches if rate.tokens_in and rate.on_gpu else 1
+    slots = _Slots(per_node=per_node * at_once, most=actors * at_once)
     batch = min(float(execution.batch_size), units) or 1.0
-    stage = _batches(setting, rates, rate, units, batch, per_node * at_once, actors * at_once)
-    nodes = min(cluster.nodes, math.ceil(actors / per_node))
-    return _run(setting, rate, stage), nodes, pool.num_cpus * actors, gpus * actors
+    return _Course(
+        units=units,
+        outcome=_run(setting, rates, rate, _Load(units=units, batch=batch, slots=slots)),
+        nodes=min(cluster.nodes, math.ceil(actors / per_node)),
+        cores=pool.num_cpus * actors,
+        gpus=gpus * actors,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Slots:
+    per_node: int
+    most: int = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Load:
+    """So many units by batches, on slots."""
+
+    units: float
+    batch: float
+    slots: _Slots
 
 
 def _per_node(cluster: Cluster, what: str, cpus: float, gpus: float) -> int:
@@ -230,11 +251,17 @@ def _per_node(cluster: Cluster, what: str, cpus: float, gpus: float) -> int:
     return found
 
 
-def _batches(
-    setting: Setting, rates: Rates, rate: StageRate, units: float, batch: float, per_node: int, slots: int
-) -> Batches:
-    cluster = setting.cluster
-    num_slots = min(slots, cluster.nodes * per_node)
+def _run(setting: Setting, rates: Rates, rate: StageRate, load: _Load) -> Outcome:
+    stage = _batches(setting, rates, rate, load)
+    outcome = simulate.run_batches(stage, _nodes(setting.cluster), _losses(setting, rate))
+    if outcome.bound == "start" and stage.start_s > 1.5 * rate.start_s:
+        return replace(outcome, bound="reading weights")
+    return outcome
+
+
+def _batches(setting: Setting, rates: Rates, rate: StageRate, load: _Load) -> Batches:
+    cluster, units, batch = setting.cluster, load.units, load.batch
+    num_slots = min(load.slots.most, cluster.nodes * load.slots.per_node)
     start = rate.start_s
     shared = {"driver": cluster.driver_s}
     cores = cluster.nodes * cluster.cpus * cluster.relative_speed
@@ -252,7 +279,7 @@ def _batches(
         units=units,
         batch=batch,
         batch_s=rate.unit_s * batch / cluster.relative_speed,
-        slots_per_node=per_node,
+        slots_per_node=load.slots.per_node,
         max_slots=num_slots,
         start_s=start + barrier,
         slot_start_s=start,
@@ -265,13 +292,6 @@ def _reading_s(setting: Setting, readers: int) -> float:
     """Until all readers have the weights."""
     assert setting.cluster.storage_gb_s is not None  # asked for only where it is known
     return readers * setting.model_bytes / (setting.cluster.storage_gb_s * 1e9)
-
-
-def _run(setting: Setting, rate: StageRate, stage: Batches) -> Outcome:
-    outcome = simulate.run_batches(stage, _nodes(setting.cluster), _losses(setting, rate))
-    if outcome.bound == "start" and stage.start_s > 1.5 * rate.start_s:
-        return replace(outcome, bound="reading weights")
-    return outcome
 
 
 def _nodes(cluster: Cluster) -> Nodes:
@@ -298,8 +318,8 @@ def _members(rate: StageRate, rates: Rates) -> int:
     return sum(each.together == rate.together for each in rates.stages)
 
 
-def _train(setting: Setting, rates: Rates, rate: StageRate, scale: float) -> tuple[float, Outcome, int, float, float]:
-    """Steps, how they go, and the nodes, cores and GPUs that they hold."""
+def _train(setting: Setting, rates: Rates, rate: StageRate, scale: float) -> _Course:
+    """A training, whose units are steps."""
     config, cluster = setting.config, setting.cluster
     execution = config.execution
     training = _training_of(config, rate)
@@ -335,7 +355,8 @@ def _train(setting: Setting, rates: Rates, rate: StageRate, scale: float) -> tup
         outcome = replace(outcome, bound=bound)
     elif outcome.bound == "start" and start > 1.5 * rate.start_s:
         outcome = replace(outcome, bound="reading weights")
-    return float(steps), outcome, nodes, workers * execution.train_cpus, workers * gpus
+    cores = workers * execution.train_cpus
+    return _Course(units=float(steps), outcome=outcome, nodes=nodes, cores=cores, gpus=workers * gpus)
 
 
 def _training_of(config: Config, rate: StageRate) -> Training:

@@ -33,6 +33,7 @@ _NO_DATA = ("model", "adapter")  # parents of an artifact that say nothing of ho
 _IN, _OUT = ("prompt_tokens", "judge_prompt_tokens"), ("new_tokens", "judge_new_tokens", "scored_tokens")
 _REQUESTS = ("requests", "judge_requests")
 _ON_CPUS = ("pair_tokens", "sample_tokens", "fitting")
+_AHEAD = 2  # steps that are read ahead
 _FIGURES = 4  # significant ones of what is written down
 
 
@@ -258,7 +259,7 @@ def _training(known: Mapping[str, Any], artifact: Artifact, folder: RunFolder, p
     lines = [json.loads(line) for line in storage.read_text(storage.join(artifact.uri, METRICS)).splitlines()]
     batch = record["identity"]["training"]["global_batch"]
     seconds = [batch / line["samples_per_s"] for line in lines]
-    step = median(seconds)
+    step = _usual(seconds)
     return StageRate(
         **known,
         kind="training",
@@ -274,6 +275,12 @@ def _training(known: Mapping[str, Any], artifact: Artifact, folder: RunFolder, p
         global_batch=batch,
         together=str(known["role"]).replace("_control", ""),
     )
+
+
+def _usual(seconds: Sequence[float]) -> float:
+    """The median of a training's steps, but for the first, which warms up, and the last, beside which nothing is read
+    for those that follow (train/feed.py); of all where too few are left."""
+    return median(seconds[1:-_AHEAD] or seconds)
 
 
 def _items(folder: RunFolder, parents: Mapping[str, str]) -> float:
