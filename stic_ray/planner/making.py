@@ -14,7 +14,7 @@ from stic_ray.planner.calibrate import calibrate
 from stic_ray.planner.clusters import Cluster
 from stic_ray.planner.fitting import check_memory
 from stic_ray.planner.inputs import GIVEN, Inputs, count_inputs
-from stic_ray.planner.memory import Held
+from stic_ray.planner.memory import BYTES, Held
 from stic_ray.planner.planning import Plan, Scaled, Setting, make_plan, scale
 from stic_ray.planner.rates import Rates, rates_of_runs, read_rates, write_rates
 from stic_ray.report.folder import open_run
@@ -60,14 +60,14 @@ def _rates(arguments: argparse.Namespace, config: Config, given: Inputs) -> tupl
 
 def _setting(config: Config, cluster: Cluster) -> Setting:
     path = config.model.path
+    sizes = vlm.read_sizes(storage.local_copy(path))
     weights = [file.num_bytes for file in storage.walk(path) if file.key.endswith(".safetensors")]
-    engine = engine_for(config, path)
     return Setting(
         config=config,
         cluster=cluster,
-        model_bytes=float(sum(weights)),
-        blocks=vlm.read_sizes(storage.local_copy(path)).layers,
-        concurrent_batches=engine.concurrent_batches,
+        model_bytes=float(sum(weights) or sizes.weights * BYTES[config.model.dtype]),
+        blocks=sizes.layers,
+        concurrent_batches=engine_for(config, path).concurrent_batches,
     )
 
 
