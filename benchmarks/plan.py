@@ -9,7 +9,7 @@ images and samples, and both are made, one after the other; benchmarks stay as t
 instruction data is written out, since the embedded world has not four times as much of it. Planned over measured is
 taken by stage, and the median over the rounds is held to the bar: of all stages together, and of the one that is
 furthest off among those that take at least a twentieth of the run. *Memory*: see plan_memory.py. *Nodes*: see
-plan_nodes.py; throughput is units over all of a stage's seconds.
+plan_nodes.py.
 """
 
 import argparse

@@ -161,8 +161,10 @@ def _head(sizes: Sizes, work: Work) -> float:
 
 
 def _gathered(sizes: Sizes, low: int) -> float:
-    """Two blocks, and all that is in none, which FSDP2's root keeps until the backward pass ends; weights that train are
-    gathered in float32."""
+    """Two blocks, and all that is in none, which FSDP2's root keeps until the backward pass ends.
+
+    Weights that train are gathered in float32.
+    """
     outside = max(0, sizes.weights - sizes.layers * sizes.block)
     return float((low if sizes.adapter_rank else 4) * (2 * sizes.block + outside))
 
