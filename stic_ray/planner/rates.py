@@ -156,6 +156,7 @@ def _alike(rate: StageRate) -> str:
 
 def _pooled(rate: StageRate, alike: Sequence[StageRate]) -> StageRate:
     """A rate with the means of all measurements of it; a unit counts by how many units said it."""
+    told = dict.fromkeys(each.told_by for each in alike)
     units = sum(each.units for each in alike)
     return replace(
         rate,
@@ -163,6 +164,7 @@ def _pooled(rate: StageRate, alike: Sequence[StageRate]) -> StageRate:
         unit_s=sum(each.unit_s * each.units for each in alike) / units if units else 0.0,
         prepare_s=sum(each.prepare_s * each.units for each in alike) / units if units else 0.0,
         measured=len(alike),
+        told_by=", ".join(told),
     )
 
 

@@ -32,7 +32,7 @@ _GB = 1e9
 
 def text(plan: Plan, memory: Sequence[Held], scaling: Sequence[Scaled]) -> str:
     """Tables for a terminal."""
-    parts = [_heading(plan), _table(_STAGES, _stage_rows(plan)), *_sums(plan), *_notes(plan)]
+    parts = [_heading(plan), _table(_STAGES, _stage_rows(plan)), *_sums(plan), *_sources(plan), *_notes(plan)]
     if memory:
         parts += ["", "memory of a process", _table(_MEMORY, _memory_rows(memory))]
         parts += [f"  {held.what}: {held.note}" for held in memory if held.note]
@@ -189,8 +189,13 @@ def _notes(plan: Plan) -> list[str]:
 
 
 def _sources(plan: Plan) -> list[str]:
-    told = sorted({stage.rate.told_by for stage in plan.stages})
-    return [f"rates: {', '.join(told)}"]
+    """Who says how fast what is: a stage each where they differ."""
+    by_source: dict[str, list[str]] = {}
+    for stage in plan.stages:
+        by_source.setdefault(stage.rate.told_by, []).append(stage.rate.role)
+    if len(by_source) == 1:
+        return [f"rates: of {next(iter(by_source))}"]
+    return [f"rates: {', '.join(roles)} of {source}" for source, roles in by_source.items()]
 
 
 def _memory_rows(memory: Sequence[Held]) -> list[list[str]]:

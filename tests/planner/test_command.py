@@ -30,6 +30,7 @@ def test_plan_tells_every_stage_and_the_sums(run: str, places: list[str], capsys
     assert {"responses", "stage1", "stage1_control", "predictions_base", "time", "money", "store"} <= lines.keys()
     assert "384" in lines["responses"]  # unlabeled.sample takes no more
     assert "(beside)" in lines["stage1_control"]
+    assert f"rates: of {run}" in told
     assert "everything was measured once, so no interval" in told
 
 
