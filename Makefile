@@ -99,5 +99,5 @@ bench-gpu: $(GPU_READY) ## The benchmarks of training and generation on one GPU,
 bench: BIN := $(if $(filter generation,$(NAME)),$(VLLM),$(VENV))/bin
 bench: $(if $(filter generation,$(NAME)),$(VLLM_READY),$(READY)) ## Run benchmarks/NAME.py and write benchmarks/results/NAME.json (NAME=kills ARGS='...')
 	@test -n '$(NAME)' && test -f 'benchmarks/$(NAME).py' || { \
-	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds peer_setting peer_training random_models servers small_training stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
+	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds peer_setting peer_training plan_memory plan_nodes random_models servers small_training stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py $(ARGS)

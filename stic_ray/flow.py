@@ -247,8 +247,10 @@ def _rent(work: Work | TaskWork, execution: Execution) -> Rent:
 
 
 def _figures(state: State, start: float) -> dict[str, float]:
-    """What an attempt has added up: seconds, what the workers count, units done again after a worker's death."""
-    return {"seconds": round(time.monotonic() - start, 3), **state.figures, "retried_units": state.num_retried}
+    """What an attempt has added up: seconds, in all and of the workers, what these count, units done again after a
+    worker's death."""
+    seconds = {"seconds": round(time.monotonic() - start, 3), **state.times}
+    return {**seconds, **state.figures, "retried_units": state.num_retried}
 
 
 class TooManyRejectsError(ValueError):

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import threading
+import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,13 +37,19 @@ _NUMBER = re.compile(r"\d+")
 
 @dataclass
 class _Phase:
-    """Units by id: `busy` with their worker and whether they are alone in it."""
+    """Units by id: `busy` with their worker and whether they are alone in it.
+
+    Between `began` and `ended` some worker had units, and all of them together worked on them for `busy_s` seconds.
+    """
 
     busy: dict[str, tuple[str, bool]] = field(default_factory=dict)
     suspects: set[str] = field(default_factory=set)
     deaths_alone: Counter[str] = field(default_factory=Counter)
     num_done: int = 0
     num_retried: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+    busy_s: float = 0.0
 
     def cross_off(self, key: str) -> None:
         """A unit has ended; a condemned one stays known, since its block may be done again."""
@@ -54,13 +61,28 @@ class _Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """How a stage stands: units prepared and waiting, in the workers, under suspicion, done again; sums of figures."""
+    """How a stage stands: units prepared and waiting, in the workers, under suspicion, done again; sums of figures.
+
+    `times` are seconds: `span_s` from the first unit in a worker to the last out of one, and what all workers together
+    spent on preparing units (`prepared_s`) and on working on them (`worked_s`).
+    """
 
     num_waiting: int
     num_in_work: int
     num_suspects: int
     num_retried: int
     figures: Mapping[str, float]
+    times: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """Units that ended in a worker, why some of them failed, what they add to the figures, and how long they took."""
+
+    ids: Sequence[str]
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class Ledger:
@@ -85,6 +107,7 @@ class Ledger:
     def begin(self, artifact: str, phase: str, worker: str, ids: Sequence[str]) -> dict[str, int]:
         """Write units down; the suspects among them are not, and come back with how often each died alone."""
         book = self._phases[artifact, phase]
+        book.began = book.began or time.monotonic()
         self._end_alone(worker)
         suspects = {}
         retried = 0
@@ -116,14 +139,14 @@ class Ledger:
         if book is not None and book.busy.get(key) == (worker, True):
             book.cross_off(key)
 
-    def end(
-        self, artifact: str, phase: str, ids: Sequence[str], reasons: Mapping[str, int], figures: Mapping[str, float]
-    ) -> None:
-        """Cross units off, with the reasons why some failed and what their worker adds to the figures."""
-        book = self._phases[artifact, phase]
+    def end(self, artifact: str, phase: str, done: "Done") -> None:
+        """Cross units off."""
+        book, ids, reasons, figures = self._phases[artifact, phase], done.ids, done.reasons, done.figures
         for key in ids:
             book.cross_off(key)
         book.num_done += len(ids)
+        book.ended = time.monotonic()
+        book.busy_s += done.seconds
         labels = {"run": self._run, "stage": artifact.rpartition("-")[0]}
         if phase == WORK:  # where what could not be prepared ends, too
             self._units.inc(len(ids), labels)
@@ -144,6 +167,11 @@ class Ledger:
             num_suspects=sum(len(phase.suspects) for phase in phases),
             num_retried=sum(phase.num_retried for phase in phases),
             figures=dict(self._figures[artifact]),
+            times={
+                "span_s": round(max(0.0, work.ended - work.began), 3),
+                "worked_s": round(work.busy_s, 3),
+                "prepared_s": round(prepared.busy_s, 3),
+            },
         )
 
     def isolating(self) -> list[str]:
@@ -248,17 +276,22 @@ class Guard(Generic[In, Out]):
         with self._slots:  # before they are written down: who waits for a slot dies with a worker innocently
             suspects = _wait(self._ledger.begin.remote(*self._where, _WORKER, [unit.id for unit in units]))
             innocent = [unit for unit in units if unit.id not in suspects]
-            made = self._end(self._try(innocent, work)) if innocent else []
+            made = self._timed(innocent, work) if innocent else []
         for unit in units:
             if unit.id not in suspects:
                 continue
             if suspects[unit.id] >= MAX_DEATHS_ALONE:
-                made += self._end([self._refuse(unit.id, POISON)])
+                made += self._end([self._refuse(unit.id, POISON)], 0.0)
                 continue
             with self._alone():
                 _wait(self._ledger.begin_alone.remote(*self._where, _WORKER, unit.id))
-                made += self._end(self._try([unit], work))
+                made += self._timed([unit], work)
         return made
+
+    def _timed(self, units: Sequence[In], work: Callable[[Sequence[In]], Sequence[Out]]) -> list[Out]:
+        begun = time.monotonic()
+        made = self._try(units, work)
+        return self._end(made, time.monotonic() - begun)
 
     def _try(self, units: Sequence[In], work: Callable[[Sequence[In]], Sequence[Out]]) -> list[Out]:
         """What `work` makes of the units. Where it raises, they go one by one, and those that raise are refused.
@@ -283,13 +316,14 @@ class Guard(Generic[In, Out]):
         self._num_failures = 0
         return made
 
-    def _end(self, made: Sequence[Out]) -> list[Out]:
+    def _end(self, made: Sequence[Out], seconds: float) -> list[Out]:
         reasons = Counter(masked(outcome.reason) for outcome in made if outcome.reason)
         with self._telling:
             now = self._figures()
             fresh = {name: value - self._told.get(name, 0.0) for name, value in now.items()}
             self._told = now
-        self._ledger.end.remote(*self._where, [outcome.id for outcome in made], dict(reasons), fresh)
+        ids = [outcome.id for outcome in made]
+        self._ledger.end.remote(*self._where, Done(ids=ids, reasons=dict(reasons), figures=fresh, seconds=seconds))
         return list(made)
 
     @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stic_ray import ledger
-from stic_ray.ledger import MAX_DEATHS_ALONE, POISON, WORK, Book, Guard, Ledger
+from stic_ray.ledger import MAX_DEATHS_ALONE, POISON, PREPARE, WORK, Book, Done, Guard, Ledger
 
 _WHERE = ("responses-0", WORK)
 
@@ -140,6 +140,22 @@ def test_figures_are_what_was_added_since_the_last_time(monkeypatch: pytest.Monk
     assert (state.num_in_work, state.num_retried) == (0, 0)
 
 
+def test_state_tells_how_long_workers_worked_apart_from_how_long_the_stage_stood() -> None:
+    actor = Ledger("run")
+    assert actor.state("responses-0").times == {"span_s": 0.0, "worked_s": 0.0, "prepared_s": 0.0}
+    actor.begin("responses-0", PREPARE, "one", ["a", "b"])
+    actor.end("responses-0", PREPARE, Done(ids=["a", "b"], seconds=0.25))
+    time.sleep(0.05)
+    for worker, key in (("one", "a"), ("other", "b")):
+        actor.begin("responses-0", WORK, worker, [key])
+    time.sleep(0.1)
+    for key in ("a", "b"):
+        actor.end("responses-0", WORK, Done(ids=[key], seconds=2.0))
+    times = actor.state("responses-0").times
+    assert (times["worked_s"], times["prepared_s"]) == (4.0, 0.25)
+    assert 0.1 <= times["span_s"] < 5.0
+
+
 def test_isolating_names_the_worker_only_while_it_has_a_suspect_alone() -> None:
     actor = Ledger("run")
     actor.begin(*_WHERE, "12@host-x", ["a", "b"])
@@ -147,7 +163,7 @@ def test_isolating_names_the_worker_only_while_it_has_a_suspect_alone() -> None:
     assert actor.begin(*_WHERE, "34@host-y", ["a", "b"]) == {"a": 0, "b": 0}
     actor.begin_alone(*_WHERE, "34@host-y", "a")
     assert actor.isolating() == ["34@host-y"]
-    actor.end(*_WHERE, ["a"], {}, {})
+    actor.end(*_WHERE, Done(ids=["a"]))
     assert actor.isolating() == []
 
 
@@ -160,7 +176,7 @@ def test_lost_message_of_a_survivor_is_no_evidence() -> None:
         actor.begin_alone(*_WHERE, worker, "b")  # but it goes on, and dies of b
         found = actor.begin(*_WHERE, f"{worker}'s follower", ["a", "b"])
         assert "a" not in found
-        actor.end(*_WHERE, ["a"], {}, {})
+        actor.end(*_WHERE, Done(ids=["a"]))
     assert found == {"b": 3}
 
 

@@ -96,6 +96,7 @@ from stic_ray.config.negatives import (
 )
 from stic_ray.config.reading import (
     parse_config,
+    parse_settings,
     read_yaml,
     to_tree,
 )
@@ -276,6 +277,7 @@ __all__ = [
     "locations",
     "needs_reference",
     "parse_config",
+    "parse_settings",
     "read_yaml",
     "to_tree",
 ]

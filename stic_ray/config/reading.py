@@ -6,7 +6,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -61,6 +61,22 @@ def parse_config(tree: Mapping[str, Any], overrides: list[str]) -> Config:
             merged[f"{stage}_control"] = None
     config: Config = _build(Config, merged, "")
     return config
+
+
+Settings = TypeVar("Settings")
+
+
+def parse_settings(kind: type[Settings], tree: Mapping[str, Any], origin: str) -> Settings:
+    """Settings of another kind than a run's, read as strictly.
+
+    Raises:
+        ValueError: as `parse_config`, with where they come from.
+    """
+    try:
+        found: Settings = _build(kind, tree, "")
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from None
+    return found
 
 
 def read_yaml(text: str, origin: str) -> dict[str, Any]:
