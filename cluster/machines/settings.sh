@@ -18,6 +18,13 @@ node_options=(
   --max-worker-port="${worker_ports#*-}"
 )
 
+# Trainings talk through the interface that Ray takes its address from. By itself torch's gloo looks its host name up, which
+# Debian and Ubuntu answer with a loopback address: two machines would never find each other.
+interface=$(ip -o route get 8.8.8.8 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p')
+if [ -n "$interface" ]; then
+  export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$interface} NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$interface}
+fi
+
 export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} # without one, whoever reaches a port runs code
 export RAY_USAGE_STATS_ENABLED=${RAY_USAGE_STATS_ENABLED:-0}
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # workers share a machine's cores: idle threads must sleep
