@@ -10,6 +10,11 @@ export RAY_AUTH_MODE=token # the token is a file that ray up copied: ~/.ray/auth
 export RAY_JOB_STOP_WAIT_TIME_S=60 # for a driver that is told to stop to end by itself
 export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=1800 # a new node installs for minutes before it joins
 
+# Trainings talk through the interface that Ray takes its address from: by itself torch's gloo looks the host name up, which may
+# give a loopback address.
+GLOO_SOCKET_IFNAME=$(ip -o route get 8.8.8.8 | sed -n 's/.* dev \([^ ]*\).*/\1/p')
+export GLOO_SOCKET_IFNAME NCCL_SOCKET_IFNAME=$GLOO_SOCKET_IFNAME
+
 fetch_secret() { # cloud, name of the secret
   case $1 in
     aws) aws secretsmanager get-secret-value --secret-id "$2" --query SecretString --output text 2>/dev/null ;;
