@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# This machine joins a head, and leaves with it: worker.sh HOST[:PORT] [OPTION of ray start ...]
+# Waits for a head that is still starting. Ends with 0 when the head is gone or on SIGTERM, with 1 when Ray ended here before.
+set -euo pipefail
+# shellcheck source=settings.sh
+. "$(dirname "$0")/settings.sh"
+
+head=$1
+shift
+[[ $head == *:* ]] || head=$head:6379
+wait_s=${HEAD_WAIT_S:-600}
+
+# `ray health-check` would take a minute and a half to say no.
+head_answers() { timeout 5 bash -c "exec 3<>/dev/tcp/${head%:*}/${head##*:}" 2>/dev/null; }
+
+until head_answers; do
+  if ((SECONDS > wait_s)); then
+    echo "no Ray head answers at $head: start head.sh there, and let the ports through" >&2
+    exit 1
+  fi
+  sleep 2
+done
+
+ray start --block --address="$head" "${node_options[@]}" "$@" &
+node=$!
+trap 'kill "$node" 2>/dev/null || true; wait "$node" || true; exit 0' TERM INT
+while kill -0 "$node" 2>/dev/null; do
+  sleep 10 &
+  wait $! # a plain sleep would keep the trap waiting
+  if ! head_answers && ! head_answers; then
+    kill "$node" 2>/dev/null || true
+    wait "$node" || true
+    exit 0
+  fi
+done
+echo 'Ray has ended on this machine, and its head has not' >&2
+exit 1
