@@ -2,7 +2,7 @@
 
 import sys
 
-from stic_ray.status import main
+from stic_ray.status_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,10 +3,8 @@
 What a live run notes is at most some seconds old; of a killed one it is where it was then.
 """
 
-import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -207,7 +205,7 @@ def _unfinished(role: str, entry: RoleStanding) -> StageStatus:
 def tell(status: RunStatus) -> str:
     """A run's status as text."""
     width = max((len(stage.role) for stage in status.stages), default=0)
-    rows = [f"{stage.role:<{width}}  {stage.state:<8}  {_tell_stage(stage)}".rstrip() for stage in status.stages]
+    rows = [f"{stage.role:<{width}}  {stage.state:<8}  {tell_stage(stage)}".rstrip() for stage in status.stages]
     return "".join(f"{line}\n" for line in [*_head(status), "", *rows])
 
 
@@ -227,9 +225,9 @@ def _since(status: RunStatus) -> str:
     if status.started_at is None:
         return ""
     if status.state == IN_WORK:
-        return f" for {_span(time.time() - status.started_at)}: {status.holder}"
+        return f" for {in_span(time.time() - status.started_at)}: {status.holder}"
     assert status.ended_at is not None
-    worked, ago = _span(status.ended_at - status.started_at), _span(time.time() - status.ended_at)
+    worked, ago = in_span(status.ended_at - status.started_at), in_span(time.time() - status.ended_at)
     by = f": {status.holder} is gone" if status.state == LEFT else ""
     return f" after {worked}, {ago} ago{by}"
 
@@ -245,10 +243,11 @@ def _until(status: RunStatus, now: Sequence[StageStatus]) -> str:
     if left is None:
         return f"not known yet for {names}; {then}"
     clock = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
-    return f"about {clock}, in {_span(left)}, for {names}; {then}"
+    return f"about {clock}, in {in_span(left)}, for {names}; {then}"
 
 
-def _tell_stage(stage: StageStatus) -> str:
+def tell_stage(stage: StageStatus) -> str:
+    """How far a stage is, and how well it does."""
     if stage.state == TO_COME:
         return ""
     if stage.state == GONE:
@@ -263,7 +262,7 @@ def _tell_stage(stage: StageStatus) -> str:
 def _how_far(stage: StageStatus, unit: str) -> Iterator[str]:
     if stage.done is None or stage.total is None:
         if stage.state == IN_WORK and stage.in_work_s is not None:
-            yield f"for {_span(stage.in_work_s)}; it does not say how far it is, or has not begun"
+            yield f"for {in_span(stage.in_work_s)}; it does not say how far it is, or has not begun"
     elif stage.state in (MADE, REUSED):
         yield f"{stage.done:,} {unit}"
     else:
@@ -271,23 +270,23 @@ def _how_far(stage: StageStatus, unit: str) -> Iterator[str]:
     if stage.state == IN_WORK and stage.per_s is not None:
         yield f"{stage.per_s:,.2f}/s"
     if stage.seconds_left is not None:
-        yield f"{_span(stage.seconds_left)} left"
+        yield f"{in_span(stage.seconds_left)} left"
     if stage.state == IN_WORK and stage.noted_s is not None and stage.noted_s > _LONG_AGO_S:
-        yield f"as it was {_span(stage.noted_s)} ago"
+        yield f"as it was {in_span(stage.noted_s)} ago"
 
 
 def _how_good(stage: StageStatus) -> Iterator[str]:
     for name, value in stage.figures.items():
         yield f"{name.replace('_per_s', '/s')} {'not finite' if value is None else f'{value:,.4g}'}"
     if stage.checkpoint_step is not None and stage.checkpoint_age_s is not None:
-        yield f"checkpoint of step {stage.checkpoint_step:,}, {_span(stage.checkpoint_age_s)} old"
+        yield f"checkpoint of step {stage.checkpoint_step:,}, {in_span(stage.checkpoint_age_s)} old"
     if stage.rejects:
         most = sorted(stage.rejects.items(), key=lambda entry: -entry[1])[:_REASONS]
         told = "; ".join(f"{count:,}: {reason[:60]}" for reason, count in most)
         yield f"{sum(stage.rejects.values()):,} rejects ({told})"
 
 
-def _span(seconds: float) -> str:
+def in_span(seconds: float) -> str:
     """A time span in its two greatest units."""
     minutes, hours = divmod(round(seconds), 60)[0], round(seconds) // 3600
     if hours:
@@ -299,38 +298,3 @@ def to_json(status: RunStatus) -> str:
     """A run's status as one line of JSON."""
     tree: dict[str, Any] = {**asdict(status), "seconds_left": status.seconds_left, "at": time.time()}
     return json.dumps(tree, allow_nan=False) + "\n"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Say where a run stands; exit status 0 while it works or when it is finished, 1 where it ended otherwise, 2 for a
-    wrong call."""
-    parser = argparse.ArgumentParser(description="Where a run stands, how fast it goes, until when.")
-    parser.add_argument("run", help="the run's directory, like runs/NAME (any fsspec URI)")
-    parser.add_argument("--json", action="store_true", help="one line of JSON, for machines")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="again and again, until it ends")
-    arguments = parser.parse_args(argv)
-    try:
-        return _follow(arguments)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-
-
-def _follow(arguments: argparse.Namespace) -> int:
-    if arguments.watch is not None and not 0 < arguments.watch < float("inf"):
-        raise ValueError(f"--watch {arguments.watch:g}: give seconds, more than 0")
-    while True:
-        with storage.reaching(arguments.run):
-            status = look(storage.absolute(arguments.run))
-        sys.stdout.write(to_json(status) if arguments.json else tell(status))
-        sys.stdout.flush()
-        if arguments.watch is None or status.state != IN_WORK:
-            return 0 if status.state in (IN_WORK, FINISHED) else 1
-        time.sleep(arguments.watch)
-        sys.stdout.write("" if arguments.json else "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -55,18 +55,22 @@ def run(config: Config, command: list[str]) -> str:
         ValueError: the sweep cannot be as it is written, inputs that cannot be used, or every trial failed.
     """
     plan = plan_of(config)
-    with connected():
-        _begin(plan, command)
+    with connected(), _of_sweep(plan) as this:
+        _begin(plan, this, command)
         _try(plan)
     return sweep_folder.write(plan.home)
 
 
-def _begin(plan: Plan, command: list[str]) -> None:
-    """Measure the base model on dev: what trials are held against, and the proof that they can be measured."""
+def _of_sweep(plan: Plan) -> Run:
+    """The run of the sweep itself, beside those of its trials."""
     config = plan.config_of([next(ends(plan.sweep.space))])
-    with Run(config, name=plan.config.name, checks=(check_pool, check_training)) as this:
-        measured = pipeline.evaluate_models(this, {"base": Candidate(model=config.model)})
-        this.deliver()
+    return Run(config, name=plan.config.name, checks=(check_pool, check_training))
+
+
+def _begin(plan: Plan, this: Run, command: list[str]) -> None:
+    """Measure the base model on dev: what trials are held against, and the proof that they can be measured."""
+    measured = pipeline.evaluate_models(this, {"base": Candidate(model=plan.config.model)})
+    this.deliver()
     deliver.write_config(plan.config, plan.home, command)
     sweep_folder.begin(plan.home, _figures_of("base", measured, plan), shlex.join(command))
 

@@ -14,7 +14,8 @@ from stic_ray.artifacts import Lease, Plan
 from stic_ray.config import parse_config, read_yaml, to_tree
 from stic_ray.recipes import read
 from stic_ray.standing import FAILED, FINISHED, IN_WORK, INTERRUPTED, MADE, REUSED, ProgressNote, RunNote
-from stic_ray.status import GONE, LEFT, TO_COME, look, main, tell
+from stic_ray.status import GONE, LEFT, TO_COME, look, tell
+from stic_ray.status_command import main
 
 _PLAN = Plan(stage="responses", code_version=1, identity={}, kind="Response")
 

@@ -19,7 +19,7 @@ from tests.cluster.cluster_files import CLUSTER, ROOT, check, pools_problem, rea
 
 _OWN = {"RayCluster", "RayJob"}
 _FILES = sorted(path.name for path in (CLUSTER / "kubernetes").glob("*.yaml"))
-_VERSION = "1.34" # of Kubernetes
+_VERSION = "1.34"  # of Kubernetes
 
 Tree = dict[str, Any]
 
