@@ -81,7 +81,7 @@ def test_no_file_holds_a_secret() -> None:
         ("password: hunter2hunter2", True),
         ("HF_TOKEN: null", False),
         ("export HF_TOKEN=$value", False),
-        ("--secret RAY_AUTH_TOKEN=\"$(ray get-auth-token)\"", False),
+        ('--secret RAY_AUTH_TOKEN="$(ray get-auth-token)"', False),
         ("authOptions: {mode: token}", False),
     ],
 )
