@@ -28,8 +28,8 @@ is_leaving() {
   esac
 }
 
-# The command line of this machine's raylet, a word a line. The one that looks would start a cluster of its own: `ray drain-node`
-# without a node id does.
+# The command line of this machine's raylet, a word a line. Asked for without a node id, `ray drain-node` would start a cluster of
+# its own.
 raylet() {
   local process
   for process in /proc/[0-9]*; do
@@ -38,6 +38,8 @@ raylet() {
       return
     fi
   done
+  echo 'no Ray runs on this machine' >&2
+  return 1
 }
 
 until is_leaving; do

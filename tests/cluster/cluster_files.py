@@ -11,6 +11,9 @@ import jsonschema
 import pytest
 import yaml
 
+from stic_ray import recipes
+from stic_ray.config import Execution, parse_config, read_yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 
@@ -50,27 +53,42 @@ def find_tool(name: str) -> str:
     return found
 
 
-def pools_problem(pools: dict[str, dict[str, int]], execution: Any) -> str:
-    """What keeps a run with these settings from finding room; "" when nothing does.
+def execution() -> Execution:
+    """How the run of cluster/run.yaml uses a cluster."""
+    return parse_config(recipes.expand(read_yaml((CLUSTER / "run.yaml").read_text(), "run.yaml")), []).execution
 
-    A pool is its fewest and most nodes, and what one has: CPU, GPU and driver.
-    """
-    gpus = {name: pool for name, pool in pools.items() if pool["GPU"]}
-    first = [pool for pool in pools.values() if pool["driver"]]
+
+def pools(config: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """The worker pools of what Ray's autoscaler reads: fewest and most nodes, and what one has."""
+    return {
+        name: {
+            "min": kind["min_workers"],
+            "max": kind["max_workers"],
+            **{resource: kind["resources"].get(resource, 0) for resource in ("CPU", "GPU", "driver")},
+        }
+        for name, kind in config["available_node_types"].items()
+        if name != config["head_node_type"]
+    }
+
+
+def pools_problem(config: dict[str, Any], run: Execution) -> str:
+    """What keeps a run with these settings from finding room in what Ray's autoscaler reads; "" when nothing does."""
+    gpus = {name: pool for name, pool in pools(config).items() if pool["GPU"]}
+    first = [pool for pool in pools(config).values() if pool["driver"]]
     if not first or not all(pool["min"] >= 1 and not pool["GPU"] for pool in first):
         return "no pool without GPUs that always has a node offers `driver`"
-    if any(pool["CPU"] < 1 + execution.task_cpus for pool in first):
+    if any(pool["CPU"] < 1 + run.task_cpus for pool in first):
         return "the driver and a task do not fit on one node"
     if any(pool["min"] for pool in gpus.values()):
         return "a GPU node stays when nobody asks for it"
-    most = max(execution.pool.num_cpus, execution.train_cpus)
+    most = max(run.pool.num_cpus, run.train_cpus)
     if any(pool["CPU"] < most for pool in gpus.values()):
         return f"a GPU node has fewer than the {most:g} cores that an actor or a training's worker asks for"
-    if any(pool["GPU"] < max(execution.pool.num_gpus, execution.train_gpus) for pool in gpus.values()):
+    if any(pool["GPU"] < max(run.pool.num_gpus, run.train_gpus) for pool in gpus.values()):
         return "an actor or a training's worker asks for more GPUs than a node has"
-    if sum(pool["max"] * pool["GPU"] for pool in gpus.values()) < execution.pool.max_size * execution.pool.num_gpus:
+    if sum(pool["max"] * pool["GPU"] for pool in gpus.values()) < run.pool.max_size * run.pool.num_gpus:
         return "the pool may grow beyond the GPUs of all nodes"
     lasting = sum(pool["max"] * pool["GPU"] for name, pool in gpus.items() if "spot" not in name)
-    if lasting < execution.num_train_workers * execution.train_gpus:
+    if lasting < run.num_train_workers * run.train_gpus:
         return "a training does not fit on the nodes that no cloud takes back"
     return ""

@@ -12,9 +12,8 @@ import pytest
 import yaml
 from ray.runtime_env import RuntimeEnv
 
-from stic_ray import launch, recipes
-from stic_ray.config import parse_config, read_yaml
-from tests.cluster.cluster_files import CLUSTER, ROOT, check, find_tool, pins, read
+from stic_ray import launch
+from tests.cluster.cluster_files import CLUSTER, ROOT, check, execution, find_tool, pins, read
 
 _SCRIPTS = sorted([*CLUSTER.rglob("*.sh"), *CLUSTER.rglob("*.sbatch")])
 _ENVIRONMENTS = sorted(path.name for path in (CLUSTER / "runtime-env").glob("*.yaml"))
@@ -62,11 +61,10 @@ def test_slurm_job_is_requeued_and_told_before_its_time_is_over() -> None:
     assert target == "B" and f"trap 'again=yes; kill \"$client\" 2>/dev/null' {signal}" in text
     stop_s = re.search(r"RAY_JOB_STOP_WAIT_TIME_S:-(\d+)", (CLUSTER / "machines" / "settings.sh").read_text())
     assert stop_s and int(seconds) > int(stop_s[1])
-    tasks = recipes.expand(read_yaml((CLUSTER / "run.yaml").read_text(), "run.yaml"))
-    execution = parse_config(tasks, []).execution
+    run = execution()
     gpus = int(options["nodes"]) * int(options["gpus-per-node"])
-    assert gpus >= execution.num_train_workers * execution.train_gpus
-    assert int(options["cpus-per-task"]) >= int(options["gpus-per-node"]) * execution.train_cpus
+    assert gpus >= run.num_train_workers * run.train_gpus
+    assert int(options["cpus-per-task"]) >= int(options["gpus-per-node"]) * run.train_cpus
 
 
 def test_run_is_a_configuration_whose_output_lasts(monkeypatch: pytest.MonkeyPatch) -> None:

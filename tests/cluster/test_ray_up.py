@@ -23,9 +23,7 @@ from ray.autoscaler.tags import (
     TAG_RAY_USER_NODE_TYPE,
 )
 
-from stic_ray import recipes
-from stic_ray.config import Execution, parse_config, read_yaml
-from tests.cluster.cluster_files import CLUSTER, ROOT, check, pins, pools_problem, read
+from tests.cluster.cluster_files import ROOT, check, execution, pins, pools, pools_problem, read
 
 _CLOUDS = ["aws", "gcp"]
 Tree = dict[str, Any]
@@ -40,22 +38,6 @@ def _validated(config: Tree) -> Tree:
     prepared: Tree = prepare_config(config)
     validate_config(prepared)
     return prepared
-
-
-def _execution() -> Execution:
-    return parse_config(recipes.expand(read_yaml((CLUSTER / "run.yaml").read_text(), "run.yaml")), []).execution
-
-
-def _pools(config: Tree) -> dict[str, dict[str, int]]:
-    return {
-        name: {
-            "min": kind["min_workers"],
-            "max": kind["max_workers"],
-            **{resource: kind["resources"].get(resource, 0) for resource in ("CPU", "GPU", "driver")},
-        }
-        for name, kind in config["available_node_types"].items()
-        if name != config["head_node_type"]
-    }
 
 
 @pytest.mark.parametrize("cloud", _CLOUDS)
@@ -96,10 +78,10 @@ def test_ray_refuses_a_damaged_file(cloud: str, path: tuple[str, ...], value: ob
 @pytest.mark.parametrize("cloud", _CLOUDS)
 def test_pools_have_room_for_the_run(cloud: str) -> None:
     prepared = _validated(_file(cloud))
-    assert pools_problem(_pools(prepared), _execution()) == ""
+    assert pools_problem(prepared, execution()) == ""
     spot, lasting = (prepared["available_node_types"][name] for name in ("gpu_spot", "gpu"))
     assert spot["priority"] > lasting.get("priority", 0)
-    assert sum(pool["max"] for pool in _pools(prepared).values()) == prepared["max_workers"]
+    assert sum(pool["max"] for pool in pools(prepared).values()) == prepared["max_workers"]
 
 
 @pytest.mark.parametrize("cloud", _CLOUDS)
@@ -107,7 +89,7 @@ def test_pools_have_room_for_the_run(cloud: str) -> None:
 def test_pools_that_cost_or_lack_nodes_are_found(cloud: str, kind: str, fewest: int) -> None:
     config = copy.deepcopy(_file(cloud))
     config["available_node_types"][kind]["min_workers"] = fewest
-    assert pools_problem(_pools(_validated(config)), _execution()) != ""
+    assert pools_problem(_validated(config), execution()) != ""
 
 
 # Nodes
