@@ -40,6 +40,7 @@ ROWS_PER_FILE = 64
 WORK_S = 24.0  # of every node's slot, in a leg
 KILLS_AT = (0.3, 0.6)  # of a leg's units, when so many are done
 _STORE_BYTES = 100 * 1024**2
+_READY_S = 120.0
 _HEALTH = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
@@ -51,11 +52,18 @@ logger = logging.getLogger("plan")
 
 
 class Sleeper:
-    """A worker that sleeps, and notes when it was done with how many."""
+    """A worker that sleeps, and notes when it was done with how many.
 
-    def __init__(self, *, log: str) -> None:
+    The first ones wait for each other: they start on the cores of one machine, which nodes of a cluster do not share.
+    """
+
+    def __init__(self, *, log: str, nodes: int) -> None:
         self._log = Path(log)
         self._stub = Stub()
+        (self._log.parent / f"ready-{os.getpid()}").touch()
+        deadline = time.monotonic() + _READY_S
+        while len(list(self._log.parent.glob("ready-*"))) < nodes and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def figures(self) -> Mapping[str, float]:
         """None."""
@@ -83,7 +91,7 @@ def drive(folder: str, nodes: str) -> None:
         input_column="id",
         prepare=read_image,
         worker=Sleeper,
-        worker_arguments={"log": storage.join(folder, "log")},
+        worker_arguments={"log": storage.join(folder, "log"), "nodes": int(nodes)},
     )
     inputs = Inputs(parent=Artifact(uri=storage.join(folder, "parent"), record={}), column="id", read=read_names)
     with connected(), Lease(storage.join(store, PLAN.name), "plan"):

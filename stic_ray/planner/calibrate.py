@@ -2,6 +2,8 @@
 the same command measures nothing twice and goes on after a kill."""
 
 import logging
+import sys
+from contextlib import redirect_stdout
 
 from stic_ray import launch, storage
 from stic_ray.config import Config
@@ -27,6 +29,7 @@ def calibrate(config: Config, inputs: Inputs, size: int) -> list[str]:
     for number in (size, 2 * size):
         part = part_of(config, number / inputs[what], inputs, f"{config.name}-calibration-{number}")
         logger.info("calibrating on %d of %g %s", number, inputs[what], what)
-        pipeline.run(part, ["stic-plan", "--calibrate", str(size)])
+        with redirect_stdout(sys.stderr):  # Ray writes what its nodes say there, and the plan comes after it
+            pipeline.run(part, ["stic-plan", "--calibrate", str(size)])
         runs.append(storage.join(part.runs, part.name))
     return runs
