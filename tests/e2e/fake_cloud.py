@@ -16,10 +16,10 @@ from typing import Any
 import ray
 import yaml
 from e2e_project import ROOT
-from heads import BIN, Jobs, end, environment_of_head, members, wait
+from heads import BIN, Jobs, end, environment_of_head, members, wait, wait_for_jobs
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-from servers import free_ports, wait_until_it_answers
+from servers import free_ports
 
 _STORE_BYTES = 100 * 1024**2  # a node's objects
 _IDLE_TIMEOUT_S = 20  # longer than it takes from the start of a node to that of its first actor
@@ -124,7 +124,7 @@ def start_cloud(max_nodes: int, *, head_cpus: int = 2, serves_jobs: bool = False
     cloud = Cloud(home=home, environment={**environment, "RAY_ADDRESS": address}, session=head.pid, jobs=jobs)
     try:
         if serves_jobs:
-            wait_until_it_answers(jobs.request("/api/version"), head, home / "head.log")
+            wait_for_jobs(jobs, ports["dashboard-agent-listen-port"], head, home / "head.log")
         with _watch(cloud):
             yield cloud
     finally:

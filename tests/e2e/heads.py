@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from e2e_project import ROOT
+
+from servers import wait_until_it_answers
 
 BIN = Path(sys.executable).parent
 _END_TIMEOUT_S = 5.0
@@ -80,6 +84,17 @@ def environment_of_head(folder: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
     }
+
+
+def wait_for_jobs(jobs: Jobs, agent_port: int, head: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Until a head takes jobs, which its agent starts: it waits for that for ten seconds only."""
+    wait_until_it_answers(jobs.request("/api/version"), head, log)
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((ray.util.get_node_ip_address(), agent_port)) == 0
+
+    wait(listens, log.read_text, lambda: head.poll() is None)
 
 
 def wait(condition: Callable[[], bool], story: Callable[[], str], going: Callable[[], bool] = lambda: True) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 from e2e_project import Project
-from heads import BIN, Jobs, end, environment_of_head, members, wait
+from heads import BIN, Jobs, end, environment_of_head, members, wait, wait_for_jobs
 from planted import SECRETS, secrets_in_bytes, secrets_in_folder, secrets_in_store
 
 from kill_rounds import audit, compare, references
-from servers import free_ports, wait_until_it_answers
+from servers import free_ports
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import LEASE, RECORD
 from stic_ray.stopping import LINE
@@ -56,7 +56,7 @@ def head(s3_server: str) -> Iterator[Head]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:
-        wait_until_it_answers(jobs.request("/api/version"), process, log)
+        wait_for_jobs(jobs, ports["dashboard-agent-listen-port"], process, log)
         metrics = f"http://127.0.0.1:{ports['metrics-export-port']}/metrics"
         yield Head(jobs=jobs, metrics=metrics, folder=folder, session=process.pid)
     finally:

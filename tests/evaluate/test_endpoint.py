@@ -164,6 +164,7 @@ _BEHAVIOURS: dict[str, Behaviour] = {
     "echo-400": _echo(400),
     "echo-401": _echo(401),
     "echo-500": _echo(500),
+    "echo": lambda handler, text: handler.reply(200, _completion(f"yes, {handler.headers['Authorization']}")),
 }
 _FAILED = (
     *("400", "500", "stall", "drip-headers", "drip-body", "close", "break-off", "garbage", "nested", "no-choices"),
@@ -342,11 +343,12 @@ def test_key_is_sent_and_told_nowhere_else(
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("JUDGE_KEY", f"{_KEY}\n")  # as a file gives it
     asker = Asker(_settings(server))
-    replies = asker.ask(["echo-400", "echo-500", "ok", "close", "garbage", "redirect"])
+    replies = asker.ask(["echo-400", "echo-500", "ok", "close", "garbage", "redirect", "echo"])
     with pytest.raises(ValueError, match=r"key_variable .*\[key\]") as refused:
         asker.ask(["echo-401"])
     told = [repr(asker), repr(replies), repr(refused.value), repr(refused.value.__context__), caplog.text]
     assert set(server.authorizations) == {f"Bearer {_KEY}"}
+    assert replies[-1].text == "yes, Bearer [key]"
     assert replies[0].error.endswith("Bearer [key] i") and "the next one in" in caplog.text
     assert not [text for text in told if _KEY[:5] in text]
 
