@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stic_ray import storage
+from stic_ray.masking import masked
 
 STANDING = "standing.json"
 PROGRESS = "progress.json"
@@ -137,7 +138,7 @@ class RunNote:
     def role(self, role: str, uri: str, state: str, reason: str = "") -> None:
         """Note how an artifact stands now."""
         with self._lock:
-            self._roles[role] = RoleStanding(uri=uri, state=state, at=time.time(), reason=reason)
+            self._roles[role] = RoleStanding(uri=uri, state=state, at=time.time(), reason=masked(reason))
             self._write()
 
     def beat(self) -> None:
@@ -149,7 +150,7 @@ class RunNote:
     def end(self, ended: str, reason: str = "") -> None:
         """Note how the run ended."""
         with self._lock:
-            self._ended, self._reason = ended, reason
+            self._ended, self._reason = ended, masked(reason)
             self._write()
 
     def _write(self) -> None:

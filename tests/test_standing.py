@@ -67,6 +67,16 @@ def test_run_note_holds_roles_and_the_end(tmp_path: Path) -> None:
     assert found.roles["pairs"].reason == "too many rejects"
 
 
+def test_run_note_holds_no_secret_of_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "a-key-that-a-server-repeats")
+    note = RunNote(str(tmp_path), holder={}, config={})
+    note.role("verdicts", "/s/verdicts-1", FAILED, "refused: a-key-that-a-server-repeats")
+    note.end(FAILED, "verdicts: refused: a-key-that-a-server-repeats")
+    found = read_standing(str(tmp_path))
+    assert found is not None and found.reason == "verdicts: refused: [JUDGE_KEY]"
+    assert found.roles["verdicts"].reason == "refused: [JUDGE_KEY]"
+
+
 def test_damaged_standing_is_a_mistake_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "standing.json").write_text("{")
     with pytest.raises(ValueError, match=r"standing\.json is damaged: remove it"):
