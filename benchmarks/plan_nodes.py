@@ -35,7 +35,7 @@ from stub_stage import Answer, Stub, read_names
 
 NODES = (1, 2, 4)
 UNIT_S = 0.05
-BATCH = 8
+BATCH = 32
 ROWS_PER_FILE = 64
 WORK_S = 24.0  # of every node's slot, in a leg
 KILLS_AT = (0.3, 0.6)  # of a leg's units, when so many are done
