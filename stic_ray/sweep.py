@@ -44,6 +44,7 @@ from stic_ray.trials import Figure, Report, Trial
 
 logger = logging.getLogger(__name__)
 _TRIAL_CPUS = 0.01  # a trial waits for its stages, which take what they need
+_MAX_DEATHS = 3  # of a trial's process, as with its node; each time it goes on from the store
 _TUNE = "tune"  # Tune's own files, while it works
 _SCHEDULE = "schedule.json"  # of a population's member: all of its state, since models stand in the store
 
@@ -129,7 +130,12 @@ def _try(plan: Plan) -> None:
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name="sweep", storage_path=path, storage_filesystem=filesystem, callbacks=[_Follow(plan)], verbose=0
+            name="sweep",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=tune.FailureConfig(max_failures=_MAX_DEATHS),
+            callbacks=[_Follow(plan)],
+            verbose=0,
         ),
     )
     tuner.fit()

@@ -18,6 +18,7 @@ from e2e_project import ROOT, audit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from kill_rounds import descendants
 from stic_ray.artifacts import LEASE
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.slow
 ALPHA, SHARE = "stage1.loss.alpha", "stage2.selection.keep_share"
 CHAIR, ACCURACY = "describe_simple/chair_i", "questions/accuracy"
 _TIMEOUT_S = 900.0
+_TRIAL = "ray::ImplicitFunc"  # as Ray calls the process of one
 # What depends on neither setting.
 _SHARED = (
     *("listing", "images", "unique", "responses", "pairs", "pair_scores"),
@@ -86,7 +88,8 @@ def _configuration(home: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """A sweep of four trials, two at once, whose driver was killed when one had ended, and that was started again."""
+    """A sweep of four trials, two at once, whose driver was killed when one had ended, and that was started again; then
+    a trial's process was killed."""
     found = Swept(home=tmp_path_factory.mktemp("swept"))
     (found.home / "sweep.yaml").write_text(yaml.safe_dump(_configuration(found.home)))
     driver = found.start("sweep.py", "--config", "sweep.yaml")
@@ -100,12 +103,34 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
         file: file.stat().st_mtime_ns for name in ended for file in (found.folder / "trials" / name).glob("s*.json")
     }
     records = {file: file.stat().st_mtime_ns for file in (found.home / "store").glob("*/record.json")}
-    found.finish("sweep.py", "--config", "sweep.yaml")
+    driver = found.start("sweep.py", "--config", "sweep.yaml")
+    _kill_a_trial(found, driver)
+    said, _ = driver.communicate(timeout=_TIMEOUT_S)
+    assert driver.returncode == 0, said[-5000:]
     after = found.trials()
     assert {name: after[name]["reports"] for name in ended} == ended
     assert {file: file.stat().st_mtime_ns for file in marks} == marks  # their summaries: nobody made them again
     assert {file: file.stat().st_mtime_ns for file in records} == records
     return found
+
+
+def _kill_a_trial(found: Swept, driver: "subprocess.Popen[str]") -> None:
+    """SIGKILL the process of a trial while it makes something, as when its node is lost."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        trials = [pid for pid in descendants(driver.pid) if _name(pid).startswith(_TRIAL)]
+        if trials and any((found.home / "store").glob(f"*/{LEASE}")):
+            os.kill(trials[0], signal.SIGKILL)
+            return
+        assert driver.poll() is None and time.monotonic() < deadline, (driver.stdout and driver.stdout.read()) or ""
+        time.sleep(0.1)
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _wait_until_one_has_ended(found: Swept, driver: "subprocess.Popen[str]") -> None:
