@@ -126,6 +126,7 @@ class _Pool:
         self._given = 0
         self._again: list[float] = []
         self._busy: dict[int, float] = {}  # units by slot
+        self._own: dict[int, list[float]] = {}  # what lost slots had: Ray gives it to the same actor again
         self._idle: set[int] = set()
         self._epochs = [0] * nodes.count
         self._done = self._redone = 0.0
@@ -194,8 +195,10 @@ class _Pool:
         self._done += self._busy.pop(slot, 0.0)
 
     def _take(self, slot: int, now: float) -> None:
-        """The next batch to a free slot: one that was given back, else a new one when it is there."""
-        if self._again:
+        """The next batch to a free slot: one that it lost, one that was given back, else a new one when it is there."""
+        if self._own.get(slot):
+            size, begin = self._own[slot].pop(), now
+        elif self._again:
             size, begin = self._again.pop(), now
         elif self._given < len(self._sizes):
             size = self._sizes[self._given]
@@ -209,7 +212,7 @@ class _Pool:
         self._push(begin + seconds, self._FREE, slot, self._epochs[slot % self._nodes.count])
 
     def _lose(self, node: int, now: float, num_slots: int) -> None:
-        """A node's batches are given back once it is missed; its slots start again on the node that replaces it."""
+        """A node's slots start again on the node that replaces it, with what they had: a batch in work and the next."""
         self._num_losses += 1
         self._epochs[node] += 1
         missed = now + self._nodes.detect_s
@@ -219,7 +222,10 @@ class _Pool:
             size = self._busy.pop(slot, 0.0)
             if size:
                 self._redone += size
-                self._push(missed, self._AGAIN, 0, size)
+                self._own.setdefault(slot, []).append(size)
+                if self._given < len(self._sizes):
+                    self._own[slot].append(self._sizes[self._given])
+                    self._given += 1
             self._push(back, self._FREE, slot, self._epochs[node])
         held = min(self._done, self._stage.held_units)
         if held:

@@ -70,9 +70,12 @@ def test_lost_batches_are_done_again_when_the_node_is_missed() -> None:
     assert outcome.losses == 1
 
 
-def test_other_nodes_take_over_what_a_lost_one_had() -> None:
-    outcome = run_batches(_STAGE, _nodes(2, delay_s=1000.0, detect_s=1.0), iter([(6.0, 1)]))
-    assert outcome.seconds == pytest.approx(5 + 20 * 2.0)  # as one node alone: the first round's two are done twice
+def test_what_a_lost_slot_had_waits_for_it_and_other_slots_do_the_rest() -> None:
+    stage = replace(_STAGE, units=60, slots_per_node=1)
+    outcome = run_batches(stage, _nodes(2, delay_s=20.0, detect_s=1.0), iter([(6.0, 1)]))
+    # Missed at 7 s, there at 27 s, at work at 32 s on the batch that was lost and the one that was to come.
+    assert outcome.seconds == pytest.approx(32 + 2 * 2.0)
+    assert outcome.redone == pytest.approx(10 / 60)
 
 
 def test_what_was_not_yet_in_a_file_goes_with_its_node() -> None:
