@@ -1,7 +1,7 @@
 # `make help` lists the targets. Those that need .venv set it up first, and are quick when it is there.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-fast test-e2e test-vllm test-families test-gpu bench bench-gpu
+.PHONY: help setup demo sweep lint test test-fast test-e2e test-vllm test-families test-gpu bench bench-gpu
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -63,6 +63,9 @@ $(FAMILIES_READY): pyproject.toml constraints.txt Makefile
 demo: $(READY) ## STIC end to end on the embedded model, with a table of before and after (ARGS='stage1.loss.alpha=1 ...')
 	$(BIN)/python jobs/stic_pipeline.py $(ARGS)
 
+sweep: $(READY) ## A dozen trials of alpha against the share of samples kept, with their Pareto front (ARGS='sweep.trials=20 ...')
+	$(BIN)/python jobs/sweep.py $(ARGS)
+
 lint: $(READY) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -96,5 +99,5 @@ bench-gpu: $(GPU_READY) ## The benchmarks of training and generation on one GPU,
 bench: BIN := $(if $(filter generation,$(NAME)),$(VLLM),$(VENV))/bin
 bench: $(if $(filter generation,$(NAME)),$(VLLM_READY),$(READY)) ## Run benchmarks/NAME.py and write benchmarks/results/NAME.json (NAME=kills ARGS='...')
 	@test -n '$(NAME)' && test -f 'benchmarks/$(NAME).py' || { \
-	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds peer_setting peer_training random_models servers small_training stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
+	  echo "make bench NAME=x: x is one of:" $(filter-out harness kill_rounds peer_setting peer_training plan_memory plan_nodes random_models servers small_training stub_stage,$(basename $(notdir $(wildcard benchmarks/*.py)))) >&2; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py $(ARGS)

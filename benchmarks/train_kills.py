@@ -117,7 +117,7 @@ def _await_step(home: Path, driver: "subprocess.Popen[bytes]", step: int) -> int
 def _step(home: Path) -> int:
     for progress in (home / "store").glob("stage1-*/progress.json"):
         with suppress(OSError, ValueError):
-            return int(json.loads(progress.read_text())["step"])
+            return int(json.loads(progress.read_text())["done"])
     return 0
 
 

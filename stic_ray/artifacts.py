@@ -474,6 +474,12 @@ def manifest(directory: str, parts: Sequence[str]) -> dict[str, str]:
     return {listed.key: storage.hash_file(listed.uri) for listed in kept}
 
 
+def is_leased(store: str, plan: Plan) -> bool:
+    """Whether a live run makes the plan's artifact."""
+    entry = _read_lease(storage.join(store, plan.name, LEASE))
+    return entry is not None and _is_alive(entry)
+
+
 class Lease:
     """The right to write one artifact, renewed while held; a context manager.
 
@@ -489,7 +495,7 @@ class Lease:
         self._artifact = uri
         self._uri = storage.join(uri, LEASE)
         self._token = uuid.uuid4().hex
-        self._holder = holder
+        self.holder = holder
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -497,7 +503,7 @@ class Lease:
         before_end(_release_leases)
         while (other := self._take()) is not None:
             if not self._ends(other):
-                raise BusyError(f"{self._artifact} is being made by {_describe(other)}: {_WAIT}")
+                raise BusyError(f"{self._artifact} is being made by {describe_process(other)}: {_WAIT}")
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
         return self
@@ -522,7 +528,7 @@ class Lease:
         """
         if _is_here(other):
             return False
-        logger.info("%s: waiting whether %s still works", self._artifact, _describe(other))
+        logger.info("%s: waiting whether %s still works", self._artifact, describe_process(other))
         while _is_alive(other):
             time.sleep(_LOOK_EVERY_S)
             now = self._read()
@@ -536,7 +542,7 @@ class Lease:
         """Raises BusyError when this lease was taken over, because this process stood still for too long."""
         other = self._read()
         if other is None or other["token"] != self._token:
-            taker = _describe(other) if other else "another run, which has ended"
+            taker = describe_process(other) if other else "another run, which has ended"
             raise BusyError(f"{self._artifact} was taken over by {taker}, and this run may not commit it: {_WAIT}")
 
     def _stays(self, takes_over: bool) -> bool:
@@ -565,15 +571,7 @@ class Lease:
         return entry is not None and entry["token"] == self._token
 
     def _content(self) -> bytes:
-        entry = {
-            "holder": self._holder,
-            "token": self._token,
-            **_place(),
-            "pid": os.getpid(),
-            "started": _process_start(os.getpid()),
-            "renewed_at": time.time(),
-        }
-        return json.dumps(entry).encode()
+        return json.dumps({**this_process(self.holder), "token": self._token, "renewed_at": time.time()}).encode()
 
     def _read(self) -> dict[str, Any] | None:
         return _read_lease(self._uri)
@@ -607,7 +605,13 @@ def _read_lease(uri: str) -> dict[str, Any] | None:
 def holder(uri: str) -> str:
     """Who makes an artifact now, in words; "" where nobody does."""
     lease = _read_lease(storage.join(uri, LEASE))
-    return _describe(lease) if lease is not None and _is_alive(lease) else ""
+    return describe_process(lease) if lease is not None and _is_alive(lease) else ""
+
+
+def run_of(uri: str) -> str:
+    """The run that makes an artifact in this process; "" where nobody here holds its lease."""
+    lease = _held.get(uri)
+    return "" if lease is None else lease.holder
 
 
 _held: dict[str, Lease] = {}  # by artifact's directory, of this process: what `commit` asks
@@ -626,19 +630,30 @@ def _release_leases() -> None:
             logger.warning("a lease is left to expire: %s", error)
 
 
-def _describe(lease: Mapping[str, Any]) -> str:
+def this_process(run: str) -> dict[str, Any]:
+    """This process as it works for a run: what a lease says of its holder."""
+    return {"holder": run, **_place(), "pid": os.getpid(), "started": _process_start(os.getpid())}
+
+
+def describe_process(lease: Mapping[str, Any]) -> str:
+    """What `this_process` gave, in words."""
     return f"run {lease['holder']!r} (process {lease['pid']} on {lease['host']})"
 
 
-def _is_here(lease: Mapping[str, Any]) -> bool:
-    """Whether a lease's holder is a process that this one can see, if it lives."""
-    return bool(lease["started"]) and _place().items() <= lease.items()
-
-
 def _is_alive(lease: Mapping[str, Any]) -> bool:
-    if _is_here(lease):
-        return _process_start(int(lease["pid"])) == str(lease["started"])
-    return time.time() - float(lease["renewed_at"]) < LEASE_S
+    return is_alive(lease, float(lease["renewed_at"]))
+
+
+def is_alive(process: Mapping[str, Any], seen_at: float) -> bool:
+    """Whether what `this_process` gave somewhere still works: known on this host, elsewhere by when it was seen."""
+    if _is_here(process):
+        return _process_start(int(process["pid"])) == str(process["started"])
+    return time.time() - seen_at < LEASE_S
+
+
+def _is_here(process: Mapping[str, Any]) -> bool:
+    """Whether what `this_process` gave is one that this process can see, if it lives."""
+    return bool(process["started"]) and _place().items() <= process.items()
 
 
 def _place() -> dict[str, str]:

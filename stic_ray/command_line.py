@@ -1,12 +1,11 @@
 """What the command lines of all jobs share: their log, one line for what is wrong, Ctrl-C and SIGTERM, numbers."""
 
 import argparse
-import logging
 import sys
 import traceback
 from collections.abc import Callable
 
-from stic_ray.masking import mask_record, masked
+from stic_ray import logs
 from stic_ray.stopping import Stop, leave
 
 
@@ -18,29 +17,36 @@ def positive(text: str) -> int:
     return number
 
 
-def finish(work: Callable[[], str]) -> int:
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """The argument that says how a job logs."""
+    parser.add_argument(
+        "--log",
+        choices=logs.FORMATS,
+        default=logs.TEXT,
+        help="how it logs to stderr: text to read (default), or json, a line of JSON each, for machines",
+    )
+
+
+def finish(work: Callable[[], str], log: str = logs.TEXT) -> int:
     """Do a job's work and print what it returns; the exit status, 2 for a mistake in the call or its inputs, 1
     for any other error, which is traced.
 
     Ctrl-C and SIGTERM end the process, with status 130 and 143.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("stic_ray").setLevel(logging.INFO)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(mask_record)
+    logs.start(log)
     with Stop() as stop:
         try:
             sys.stdout.write(work())
         except ValueError as error:
             stop.hold()
-            sys.stderr.write(masked(f"error: {error}\n"))
+            logs.say(f"error: {error}")
             return 2
         except KeyboardInterrupt:
             stop.hold()
-            leave(130, "interrupted: run the same command again to go on from here\n")
+            leave(130, "interrupted: run the same command again to go on from here")
         except Exception:  # noqa: BLE001 - said as Python would, but for secrets
             stop.hold()
-            sys.stderr.write(masked(traceback.format_exc()))
+            logs.say(traceback.format_exc().rstrip())
             return 1
         except SystemExit:  # how Ray answers SIGTERM while it starts
             stop.now()

@@ -94,7 +94,7 @@ def _summarise(
 
 def _write_reports(run: Run, report: Report, command: list[str]) -> None:
     """Settings, summary and both reports; the page reads what else is in the folder."""
-    _write_config(run, run.home, command)
+    write_config(run.config, run.home, command)
     _write_json(storage.join(run.home, SUMMARY), report.summary)
     storage.write_bytes(storage.join(run.home, "report.md"), render_report(report).encode())
     write_page(_folder(run))
@@ -145,10 +145,19 @@ def _judged(run: Run) -> list[str]:
     return lines
 
 
+def write_trial(run: Run, measured: Mapping[str, Measured]) -> None:
+    """Write what a trial of a sweep leaves in its folder: settings, figures, metrics and references, but no model."""
+    summary, _, _ = _summarise(run, measured, (), [])
+    write_config(run.config, run.home, [])
+    _write_json(storage.join(run.home, SUMMARY), summary)
+    storage.write_bytes(storage.join(run.home, METRICS), _metrics(run).encode())
+    run.deliver()
+
+
 def write_stages(run: Run, command: list[str]) -> str:
     """Write what stages that ran without the rest leave in `runs/NAME/`, and return the closing lines."""
     home = run.home
-    _write_config(run, home, command)
+    write_config(run.config, home, command)
     run.deliver()
     lines = []
     for role, made in run.artifacts.items():
@@ -158,10 +167,10 @@ def write_stages(run: Run, command: list[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _write_config(run: Run, home: str, command: list[str]) -> None:
+def write_config(config: Config, home: str, command: list[str]) -> None:
     """Every setting, below the command that they were given to."""
     head = "".join(f"# {line}\n" for line in shlex.join(command).splitlines())
-    text = head + yaml.safe_dump(to_tree(run.config), sort_keys=False)
+    text = head + yaml.safe_dump(to_tree(config), sort_keys=False)
     storage.write_bytes(storage.join(home, "config.yaml"), text.encode())
 
 
@@ -203,7 +212,11 @@ def _controls(config: Config) -> dict[str, str]:
 
 def _of_stages(measured: Mapping[str, Measured]) -> list[tuple[str, str]]:
     """Which of a run's models are compared, each with which."""
-    rounds = [name for name in measured["test"].predictions if name.startswith(f"stage1{ROUND}")] if measured else []
+    rounds = (
+        [name for name in measured["test"].predictions if name.startswith(f"stage1{ROUND}")]
+        if "test" in measured
+        else []
+    )
     steps = [*zip([*rounds, "stage1"][1:], rounds, strict=True)]
     return [
         ("stage1", "base"),

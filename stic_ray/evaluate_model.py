@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from stic_ray import launch, recipes, storage
-from stic_ray.command_line import finish
+from stic_ray.command_line import add_log_format, finish
 from stic_ray.config import Config, Evaluation, Mode, Model, parse_config, read_yaml, to_tree
 from stic_ray.evaluate import layout
 from stic_ray.evaluate.predict import Candidate
@@ -54,6 +54,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--config", metavar="FILE", help="a YAML file with settings: prompts, engine, evaluation, ...")
     chosen.add_argument("--recipe", help=f"a named recipe; default: {recipes.EMBEDDED}, with --benchmarks {_PAPER}")
+    add_log_format(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, like engine.type=Vllm")
     return parser.parse_intermixed_args(argv)
 
@@ -153,7 +154,7 @@ def _asked(evaluation: Evaluation, arguments: argparse.Namespace) -> Evaluation:
 def main(argv: list[str] | None = None) -> int:
     """Measure and compare; exit status 2 for a mistake in the call or its inputs."""
     arguments = _parse(argv)
-    return finish(lambda: _compare(arguments, argv or sys.argv[1:]))
+    return finish(lambda: _compare(arguments, argv or sys.argv[1:]), arguments.log)
 
 
 def _compare(arguments: argparse.Namespace, called: list[str]) -> str:

@@ -31,8 +31,10 @@ from stic_ray.config import Execution, Pool
 from stic_ray.images import BadImageError, decode
 from stic_ray.ledger import PREPARE, WORK, Book, Guard, State, open_book
 from stic_ray.masking import masked
+from stic_ray.metrics import Queue, Rent, StageMeter, Told
 from stic_ray.progress import Progress
 from stic_ray.records import Reject, from_table, schema, to_table
+from stic_ray.standing import PROGRESS, ProgressNote, Ticker
 
 logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 4 << 20  # of encoded images between two operators
@@ -195,9 +197,11 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
     if pending < total:
         logger.info("%s: %d of %d units stand from an earlier run", plan.stage, total - pending, total)
     if pending:
-        book = open_book(plan.name)
+        book = open_book(plan.name, artifacts.run_of(uri))
         feed = _Feed.of(survey, _units_per_task(work, execution.batch_size), execution)
-        with Progress(plan.stage, total=total, done=total - pending, look=lambda: _story(book.state())) as progress:
+        progress = Progress(plan.stage, total=total, done=total - pending, look=lambda: _story(book.state()))
+        teller = _Teller(uri, book, progress, total=total, rent=_rent(work, execution))
+        with progress, Ticker(teller.tell):
             for report in _stream(uri, book, work, inputs, feed, execution):
                 progress.add(int(report["units"]), Counter(json.loads(str(report["reasons"]))))
                 attempt.note_sometimes(lambda: _figures(book.state(), start))
@@ -219,9 +223,34 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
     )
 
 
+class _Teller:
+    """Tells Prometheus, and the file that `jobs/status.py` reads, how a stage under work stands."""
+
+    def __init__(self, uri: str, book: Book, progress: Progress, *, total: int, rent: Rent) -> None:
+        self._book, self._progress = book, progress
+        self._note = ProgressNote(uri, total=total)
+        self._meter = StageMeter(artifacts.run_of(uri), book.artifact.rpartition("-")[0], rent)
+
+    def tell(self) -> None:
+        """How it stands now."""
+        noted = self._note.write(self._progress.done, rejects=self._progress.rejects)
+        state = self._book.state()
+        queue = Queue(num_waiting=state.num_waiting, num_in_work=state.num_in_work, num_retried=state.num_retried)
+        self._meter.tell(Told(progress=noted, queue=queue, figures=state.figures))
+
+
+def _rent(work: Work | TaskWork, execution: Execution) -> Rent:
+    """The GPUs of a whole pool, as the report counts them."""
+    pool = execution.pool
+    num_gpus = pool.num_gpus * pool.max_size if isinstance(work, Work) and work.on_gpu else 0.0
+    return Rent(num_gpus=num_gpus, gpu_hour_price=execution.gpu_hour_price)
+
+
 def _figures(state: State, start: float) -> dict[str, float]:
-    """What an attempt has added up: seconds, what the workers count, units done again after a worker's death."""
-    return {"seconds": round(time.monotonic() - start, 3), **state.figures, "retried_units": state.num_retried}
+    """What an attempt has added up: seconds, in all and of the workers, what these count, units done again after a
+    worker's death."""
+    seconds = {"seconds": round(time.monotonic() - start, 3), **state.times}
+    return {**seconds, **state.figures, "retried_units": state.num_retried}
 
 
 class TooManyRejectsError(ValueError):
@@ -253,7 +282,9 @@ def finish_stage(
             raise ValueError(f"{told} Nothing is left: change the settings that choose, or give other data")
         accepted = f"up to {max_reject_rate:.0%} are accepted (execution.max_reject_rate), but never all"
         raise TooManyRejectsError(told, f"Mend the inputs; {accepted}")
-    return artifacts.commit(store, plan, {"inputs": num_units, **figures}, counts)
+    artifact = artifacts.commit(store, plan, {"inputs": num_units, **figures}, counts)
+    storage.remove(storage.join(uri, PROGRESS))
+    return artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,9 +319,22 @@ def _survey(done: Any, files: Sequence[str], column: str, execution: Execution) 
     return _Survey(num_rows=total, units=units, pending=pending, example=example, done=done)
 
 
+# A trial of a sweep stands in a placement group that holds nothing but itself: its work is to be placed as any other.
+ANYWHERE = "DEFAULT"
+
+
 def on_worker(execution: Execution, function: Callable[..., Any], *arguments: Any) -> Any:
     """A reference to what a function gives on a worker, with references among its arguments as their values."""
-    return ray.remote(num_cpus=execution.task_cpus, max_retries=-1)(function).remote(*arguments)
+    task = ray.remote(num_cpus=execution.task_cpus, max_retries=-1, scheduling_strategy=ANYWHERE)(function)
+    return task.remote(*arguments)
+
+
+def stream_from_worker(execution: Execution, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    """What a function yields on a worker, as it comes."""
+    task = ray.remote(
+        num_cpus=execution.task_cpus, max_retries=-1, num_returns="streaming", scheduling_strategy=ANYWHERE
+    )(function)
+    yield from map(ray.get, task.remote(*arguments))
 
 
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

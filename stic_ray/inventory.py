@@ -14,6 +14,7 @@ import pyarrow as pa
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import RECORD, REFERENCES, UNDERWAY, Artifact, Lease
 from stic_ray.sources import image_id
+from stic_ray.trials import TRIALS
 
 _ARTIFACT = re.compile(r"[a-z0-9_]+-[0-9a-f]{16}")
 _NAMES_AN_INPUT = ("id", "image_id", "item_id")
@@ -72,7 +73,9 @@ def _directories(store: str) -> list[str]:
 def _users(runs: str) -> dict[str, set[str]]:
     """The names of the runs by the artifact that they refer to; a run refers to all that it was made of."""
     users: dict[str, set[str]] = {}
-    files = [storage.join(home, name) for home in storage.list_directories(runs) for name in (REFERENCES, UNDERWAY)]
+    homes = storage.list_directories(runs)
+    homes += [trial for home in homes for trial in storage.list_directories(storage.join(home, TRIALS))]
+    files = [storage.join(home, name) for home in homes for name in (REFERENCES, UNDERWAY)]
     for references in files:
         if not storage.exists(references):
             continue

@@ -1,6 +1,7 @@
 """The command line of a run: settings read and checked in an instant, before anything heavy is imported."""
 
 import argparse
+import importlib
 import importlib.util
 import logging
 import os
@@ -14,7 +15,7 @@ import yaml
 
 from stic_ray import recipes, sources, storage
 from stic_ray.checkpoint import check_checkpoint, other_tokens
-from stic_ray.command_line import finish
+from stic_ray.command_line import add_log_format, finish
 from stic_ray.config import (
     AllTokens,
     Benchmark,
@@ -66,7 +67,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a command line starts: a function of `pipeline` by name, so that nothing heavy is imported before."""
+    """What a command line starts: a function of a module by name, so that nothing heavy is imported before."""
 
     function: str
     script: str
@@ -75,6 +76,8 @@ class Job:
     needs: frozenset[str]  # which inputs are looked at before it starts
     examples: tuple[str, ...]  # settings that matter to it, for --help
     stages: tuple[str, ...] = ()  # that it trains, with their controls
+    module: str = "stic_ray.pipeline"
+    recipe: str = recipes.EMBEDDED  # where no configuration is given
 
 
 PIPELINE = Job(
@@ -170,6 +173,24 @@ SFT = Job(
     stages=("stage2",),
 )
 
+SWEEP = Job(
+    function="run",
+    module="stic_ray.sweep",
+    script="jobs/sweep.py",
+    console="stic-sweep",
+    description="Try settings side by side (sweep), and write the best as a configuration of its own.",
+    needs=frozenset({"pairs", "instructions", "evaluation"}),
+    examples=(
+        "--recipe embedded-sweep               alpha of stage 1 against the share of samples kept for stage 2",
+        "sweep.trials=20 sweep.max_concurrent=4",
+        "sweep.search.type=OptunaSearch        settings by what others reached (extra sweep)",
+        "sweep.scheduler=null                  no trial is stopped early",
+        "sweep.space='{stage1.loss.beta: {type: LogUniform, low: 0.02, high: 0.5}}'",
+    ),
+    stages=("stage1", "stage2"),
+    recipe="embedded-sweep",
+)
+
 
 def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Namespace:
     """The command line; exits with usage on a wrong one."""
@@ -182,7 +203,7 @@ def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Nam
     chosen.add_argument("--config", metavar="FILE", help="a YAML file with the whole configuration")
     chosen.add_argument(
         "--recipe",
-        default=recipes.EMBEDDED,
+        default=job.recipe,
         help=f"a named recipe (default: %(default)s): {', '.join(recipes.names())}",
     )
     if job is PREFERENCES:
@@ -192,6 +213,7 @@ def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Nam
             help="only the pairs of unlabeled images (stic) or of annotated data (bpo); without it of all that is set",
         )
     parser.add_argument("--show-config", action="store_true", help="print the resolved configuration and stop")
+    add_log_format(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the configuration")
     return parser.parse_intermixed_args(argv)
 
@@ -465,7 +487,7 @@ def _check_writable(name: str, uri: str) -> None:
 def main(argv: list[str] | None = None, job: Job = PIPELINE) -> int:
     """Run a job; exit status 0 when it is done, 2 for a mistake in the call or its inputs."""
     arguments = parse_arguments(argv, job)
-    return finish(lambda: _do(job, arguments, argv or sys.argv[1:]))
+    return finish(lambda: _do(job, arguments, argv or sys.argv[1:]), arguments.log)
 
 
 def _do(job: Job, arguments: argparse.Namespace, called: list[str]) -> str:
@@ -480,11 +502,10 @@ def _do(job: Job, arguments: argparse.Namespace, called: list[str]) -> str:
     check_places(config, job)
     if job is PIPELINE and config.vig is not None and not any(each.selection for each in config.trainings().values()):
         logger.warning("vig is set, and no stage has a selection that uses it: nothing is scored for it")
-    from stic_ray import pipeline
-
     # As it was called: the job of a checkout, or the command that the package installs.
     program = ["python", job.script] if sys.argv[0].endswith(".py") else [job.console]
-    ending: str = getattr(pipeline, job.function)(config, command=[*program, *called])
+    work = getattr(importlib.import_module(job.module), job.function)
+    ending: str = work(config, command=[*program, *called])
     return ending
 
 
@@ -511,6 +532,11 @@ def select_samples(argv: list[str] | None = None) -> int:
 def train_sft(argv: list[str] | None = None) -> int:
     """`main` of stage 2 alone."""
     return main(argv, SFT)
+
+
+def sweep(argv: list[str] | None = None) -> int:
+    """`main` of a sweep."""
+    return main(argv, SWEEP)
 
 
 def describe(argv: list[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import threading
+import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +21,10 @@ from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import ray
-from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stic_ray.masking import masked
+from stic_ray.metrics import FIGURES, REJECTS, UNITS
 
 logger = logging.getLogger(__name__)
 MAX_DEATHS_ALONE = 2
@@ -36,13 +37,19 @@ _NUMBER = re.compile(r"\d+")
 
 @dataclass
 class _Phase:
-    """Units by id: `busy` with their worker and whether they are alone in it."""
+    """Units by id: `busy` with their worker and whether they are alone in it.
+
+    Between `began` and `ended` some worker had units, and all of them together worked on them for `busy_s` seconds.
+    """
 
     busy: dict[str, tuple[str, bool]] = field(default_factory=dict)
     suspects: set[str] = field(default_factory=set)
     deaths_alone: Counter[str] = field(default_factory=Counter)
     num_done: int = 0
     num_retried: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+    busy_s: float = 0.0
 
     def cross_off(self, key: str) -> None:
         """A unit has ended; a condemned one stays known, since its block may be done again."""
@@ -54,30 +61,42 @@ class _Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """How a stage stands: units prepared and waiting, in the workers, under suspicion, done again; sums of figures."""
+    """How a stage stands: units prepared and waiting, in the workers, under suspicion, done again; sums of figures.
+
+    `times` are seconds: `span_s` from the first unit in a worker to the last out of one, and what all workers together
+    spent on preparing units (`prepared_s`) and on working on them (`worked_s`).
+    """
 
     num_waiting: int
     num_in_work: int
     num_suspects: int
     num_retried: int
     figures: Mapping[str, float]
+    times: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """Units that ended in a worker, why some of them failed, what they add to the figures, and how long they took."""
+
+    ids: Sequence[str]
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class Ledger:
     """The actor's class; every method is short, so that one ledger serves a cluster.
 
-    `artifact` is the name of the one that is made, `STAGE-FINGERPRINT`; metrics are by stage.
+    `artifact` is the name of the one that is made, `STAGE-FINGERPRINT`; metrics are by `run` and stage.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: str) -> None:
+        self._run = run
         self._phases: dict[tuple[str, str], _Phase] = defaultdict(_Phase)
         self._alone: dict[str, tuple[_Phase, str]] = {}  # by worker
         self._figures: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        self._units = metrics.Counter("stic_ray_units", "units done", ("stage",))
-        self._rejects = metrics.Counter("stic_ray_rejects", "units rejected, by reason", ("stage", "reason"))
-        self._retried = metrics.Counter("stic_ray_retried_units", "units whose worker died", ("stage", "phase"))
-        self._sums = metrics.Counter("stic_ray_figures", "what workers add up, like tokens", ("stage", "figure"))
-        self._depths = metrics.Gauge("stic_ray_queue", "units prepared or in work", ("stage", "where"))
+        self._units, self._rejects, self._sums = UNITS.start(), REJECTS.start(), FIGURES.start()
 
     def open(self, artifact: str) -> None:
         """Forget what is known of an artifact: it begins, or begins again."""
@@ -88,6 +107,7 @@ class Ledger:
     def begin(self, artifact: str, phase: str, worker: str, ids: Sequence[str]) -> dict[str, int]:
         """Write units down; the suspects among them are not, and come back with how often each died alone."""
         book = self._phases[artifact, phase]
+        book.began = book.began or time.monotonic()
         self._end_alone(worker)
         suspects = {}
         retried = 0
@@ -104,7 +124,6 @@ class Ledger:
                 book.busy[key] = (worker, False)
         if retried:
             book.num_retried += retried
-            self._retried.inc(retried, {"stage": _stage(artifact), "phase": phase})
         return suspects
 
     def begin_alone(self, artifact: str, phase: str, worker: str, key: str) -> None:
@@ -120,26 +139,23 @@ class Ledger:
         if book is not None and book.busy.get(key) == (worker, True):
             book.cross_off(key)
 
-    def end(
-        self, artifact: str, phase: str, ids: Sequence[str], reasons: Mapping[str, int], figures: Mapping[str, float]
-    ) -> None:
-        """Cross units off, with the reasons why some failed and what their worker adds to the figures."""
-        book = self._phases[artifact, phase]
+    def end(self, artifact: str, phase: str, done: "Done") -> None:
+        """Cross units off."""
+        book, ids, reasons, figures = self._phases[artifact, phase], done.ids, done.reasons, done.figures
         for key in ids:
             book.cross_off(key)
         book.num_done += len(ids)
-        stage = _stage(artifact)
+        book.ended = time.monotonic()
+        book.busy_s += done.seconds
+        labels = {"run": self._run, "stage": artifact.rpartition("-")[0]}
         if phase == WORK:  # where what could not be prepared ends, too
-            self._units.inc(len(ids), {"stage": stage})
+            self._units.inc(len(ids), labels)
             for reason, count in reasons.items():
-                self._rejects.inc(count, {"stage": stage, "reason": _NUMBER.sub("N", reason)[:80]})
+                self._rejects.inc(count, {**labels, "reason": _NUMBER.sub("N", reason)[:80]})
         for name, value in figures.items():
             self._figures[artifact][name] += value
             if value > 0:
-                self._sums.inc(value, {"stage": stage, "figure": name})
-        state = self.state(artifact)
-        self._depths.set(state.num_waiting, {"stage": stage, "where": "waiting"})
-        self._depths.set(state.num_in_work, {"stage": stage, "where": "in work"})
+                self._sums.inc(value, {**labels, "figure": name})
 
     def state(self, artifact: str) -> State:
         """How the stage that makes an artifact stands now."""
@@ -151,15 +167,16 @@ class Ledger:
             num_suspects=sum(len(phase.suspects) for phase in phases),
             num_retried=sum(phase.num_retried for phase in phases),
             figures=dict(self._figures[artifact]),
+            times={
+                "span_s": round(max(0.0, work.ended - work.began), 3),
+                "worked_s": round(work.busy_s, 3),
+                "prepared_s": round(prepared.busy_s, 3),
+            },
         )
 
     def isolating(self) -> list[str]:
         """The workers that have a suspect alone, each as PID@HOST-TOKEN."""
         return sorted({worker for book in self._phases.values() for worker, alone in book.busy.values() if alone})
-
-
-def _stage(artifact: str) -> str:
-    return artifact.rpartition("-")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,27 +192,27 @@ class Book:
         return state
 
 
-def open_book(artifact: str) -> Book:
-    """A clean book in the ledger of this driver, which is started at the first call, beside the driver."""
+def open_book(artifact: str, run: str) -> Book:
+    """A clean book in this process's ledger of a run, which is started at the first call, beside it."""
     context = ray.get_runtime_context()
-    ledger = _start(context.gcs_address, context.get_job_id())
+    ledger = _start(context.gcs_address, context.get_worker_id(), run)
     ray.get(ledger.open.remote(artifact))
     return Book(ledger=ledger, artifact=artifact)
 
 
 @cache  # it lives while somebody holds it: between two stages nobody would
-def _start(cluster: str, job: str) -> Any:
+def _start(cluster: str, worker: str, run: str) -> Any:
     beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return (
         ray.remote(Ledger)
         .options(
-            name=f"stic_ray-ledger-{job}",
+            name=f"stic_ray-ledger-{worker}-{run}",
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
             scheduling_strategy=beside,
         )
-        .remote()
+        .remote(run)
     )
 
 
@@ -259,17 +276,22 @@ class Guard(Generic[In, Out]):
         with self._slots:  # before they are written down: who waits for a slot dies with a worker innocently
             suspects = _wait(self._ledger.begin.remote(*self._where, _WORKER, [unit.id for unit in units]))
             innocent = [unit for unit in units if unit.id not in suspects]
-            made = self._end(self._try(innocent, work)) if innocent else []
+            made = self._timed(innocent, work) if innocent else []
         for unit in units:
             if unit.id not in suspects:
                 continue
             if suspects[unit.id] >= MAX_DEATHS_ALONE:
-                made += self._end([self._refuse(unit.id, POISON)])
+                made += self._end([self._refuse(unit.id, POISON)], 0.0)
                 continue
             with self._alone():
                 _wait(self._ledger.begin_alone.remote(*self._where, _WORKER, unit.id))
-                made += self._end(self._try([unit], work))
+                made += self._timed([unit], work)
         return made
+
+    def _timed(self, units: Sequence[In], work: Callable[[Sequence[In]], Sequence[Out]]) -> list[Out]:
+        begun = time.monotonic()
+        made = self._try(units, work)
+        return self._end(made, time.monotonic() - begun)
 
     def _try(self, units: Sequence[In], work: Callable[[Sequence[In]], Sequence[Out]]) -> list[Out]:
         """What `work` makes of the units. Where it raises, they go one by one, and those that raise are refused.
@@ -294,13 +316,14 @@ class Guard(Generic[In, Out]):
         self._num_failures = 0
         return made
 
-    def _end(self, made: Sequence[Out]) -> list[Out]:
+    def _end(self, made: Sequence[Out], seconds: float) -> list[Out]:
         reasons = Counter(masked(outcome.reason) for outcome in made if outcome.reason)
         with self._telling:
             now = self._figures()
             fresh = {name: value - self._told.get(name, 0.0) for name, value in now.items()}
             self._told = now
-        self._ledger.end.remote(*self._where, [outcome.id for outcome in made], dict(reasons), fresh)
+        ids = [outcome.id for outcome in made]
+        self._ledger.end.remote(*self._where, Done(ids=ids, reasons=dict(reasons), figures=fresh, seconds=seconds))
         return list(made)
 
     @contextmanager

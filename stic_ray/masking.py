@@ -3,7 +3,6 @@
 Others' words (a server's refusal, a library's error) may repeat them.
 """
 
-import logging
 import os
 import re
 
@@ -19,9 +18,3 @@ def masked(text: str) -> str:
     for value, name in sorted(secrets, key=lambda secret: -len(secret[0])):  # one may be part of another
         text = text.replace(value, f"[{name}]")
     return text
-
-
-def mask_record(record: logging.LogRecord) -> bool:
-    """A filter of log handlers that changes what is said, and leaves none out."""
-    record.msg, record.args = masked(record.getMessage()), ()
-    return True

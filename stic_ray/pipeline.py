@@ -1,7 +1,7 @@
 """The methods end to end, from top to bottom as in the papers, with their controls and their proof: STIC (arXiv
 2405.19716), VIG (2602.17186) and BPO (2403.08730)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,15 +19,14 @@ from stic_ray.config import (
     NearDuplicates,
     OwnModel,
     RandomSelection,
-    ScoredReference,
     Training,
     Vig,
     blind_of,
-    needs_reference,
 )
 from stic_ray.evaluate import judging, predict, questions
 from stic_ray.evaluate.measured import Measured, measure
 from stic_ray.evaluate.predict import Candidate
+from stic_ray.outline import needs_scores
 from stic_ray.records import make_seed
 from stic_ray.run import Run, Step
 from stic_ray.stages import (
@@ -64,22 +63,28 @@ def run(config: Config, command: list[str], name: str = "") -> str:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
     with Run(config, name=name, checks=(check_pool, check_training)) as this:
-        models = {"base": config.model}
-
-        # Stage 1: preference pairs, by the model itself or from annotations, then regularised DPO; in rounds.
-        if config.stage1 is not None:
-            source = list_sources(this)
-            for number in range(1, config.rounds + 1):
-                now = _round(this, number, models)
-                models |= train_on_pairs(this, now, make_pairs(this, now, source))
-
-        # Stage 2: (description-infused) fine-tuning on instruction samples, from the stage-1 model.
-        if config.stage2 is not None:
-            models |= train_on_samples(this, models.get("stage1", config.model))
-
+        *_, models = [{"base": config.model}, *train(this)]
         measured = evaluate_models(this, {name: Candidate(model=model) for name, model in models.items()})
         with this.explained("report"):
             return deliver.write_run(this, measured, command)
+
+
+def train(this: Run) -> Iterator[dict[str, Model]]:
+    """The models that there are after each round of stage 1 and after stage 2, the newest last but for its control."""
+    config = this.config
+    models = {"base": config.model}
+
+    # Stage 1: preference pairs, by the model itself or from annotations, then regularised DPO; in rounds.
+    if config.stage1 is not None:
+        source = list_sources(this)
+        for number in range(1, config.rounds + 1):
+            now = _round(this, number, models)
+            models = models | train_on_pairs(this, now, make_pairs(this, now, source))
+            yield models
+
+    # Stage 2: (description-infused) fine-tuning on instruction samples, from the stage-1 model.
+    if config.stage2 is not None:
+        yield models | train_on_samples(this, models.get("stage1", config.model))
 
 
 def _round(this: Run, number: int, models: Mapping[str, Model]) -> Round:
@@ -96,14 +101,15 @@ def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict
     config = now.config
     steps = []
     trainings = [training for training in (config.stage1, config.stage1_control) if training is not None]
-    make = make_scores if any(map(_needs_scores, trainings)) else make_tokens
+    make = make_scores if any(map(needs_scores, (*config.stage1_before, *trainings))) else make_tokens
     for role, training, data in (
         ("stage1", config.stage1, _pair_data),
         ("stage1_control", config.stage1_control, _chosen_data),
     ):
         if training is None:
             continue
-        parts, parents = [], {"model": this.fingerprint_of(config.model)}
+        parts: list[ScoredPairs] = []
+        parents: dict[str, str] = {}
         for number, (name, made) in enumerate(pairs.items()):
             # The reference's scores: training holds no reference model. Parents are told apart by their number.
             items = Items(kind=score.PAIRS, name=name, artifact=made)
@@ -113,14 +119,21 @@ def train_on_pairs(this: Run, now: Round, pairs: Mapping[str, Artifact]) -> dict
             gains = make_gains(this, now, items, Vig(blind=hidden), "_of_loss") if hidden else None
             parts.append(ScoredPairs(scores=scores.uri, selection=_uri(selected), gains=_uri(gains)))
             parents |= _numbered(number, {"scores": scores, "selection": selected, "gains": gains})
-        steps.append(_training(now, role, training, data(tuple(parts), training), parents))
+        start = now
+        for number, before in enumerate(config.stage1_before if role == "stage1" else (), 1):
+            of = {"model": this.fingerprint_of(start.config.model), **parents}
+            step = _training(start, f"{role}_before{number}", before, data(tuple(parts), before), of)
+            start = _go_on(this, start, number, step)
+        of = {"model": this.fingerprint_of(start.config.model), **parents}
+        steps.append(_training(start, role, training, data(tuple(parts), training), of))
     return _train(this, steps)
 
 
-def _needs_scores(training: Training) -> bool:
-    """Whether a training on pairs needs log-probabilities of earlier: as its reference or to select by."""
-    asks = needs_reference(training.loss) and isinstance(training.reference, ScoredReference)
-    return asks or training.selection is not None or blind_of(training.loss) is not None
+def _go_on(this: Run, now: Round, number: int, step: Step) -> Round:
+    """The round from the model of one of its trainings on; what follows sees the pairs in another order."""
+    (model,) = _train(this, [step]).values()
+    seed = make_seed(now.config.seed, "before", number) % 2**31
+    return replace(now, config=replace(now.config, model=model, seed=seed))
 
 
 def _pair_data(parts: tuple[ScoredPairs, ...], training: Training) -> TrainingData:

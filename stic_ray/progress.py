@@ -5,8 +5,11 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from types import TracebackType
+
+from stic_ray import logs
 
 logger = logging.getLogger(__name__)
 LINE_EVERY_S = 10.0
@@ -31,9 +34,19 @@ class Progress:
         self._start = time.monotonic()
         self._fresh = 0
         self._shown = 0.0
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and not logs.is_json()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._tick,), daemon=True)
+
+    @property
+    def done(self) -> int:
+        """Units that have ended, those of before included."""
+        return self._done
+
+    @property
+    def rejects(self) -> Mapping[str, int]:
+        """Rejects of this attempt, by reason."""
+        return dict(self._rejects)
 
     def __enter__(self) -> "Progress":
         if self._total is not None:

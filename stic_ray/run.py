@@ -10,16 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import ray.exceptions
 from ray.train import TrainingFailedError
 
-from stic_ray import artifacts, storage
-from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact, Lease, Plan
+from stic_ray import artifacts, logs, storage
+from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact, BusyError, Lease, Plan
 from stic_ray.cluster import connected
-from stic_ray.config import Config, Execution, Model
+from stic_ray.config import Config, Execution, Model, to_tree
+from stic_ray.metrics import RUN_IN_WORK
+from stic_ray.standing import FAILED, FINISHED, IN_WORK, INTERRUPTED, MADE, REUSED, RunNote, Ticker
 
 logger = logging.getLogger(__name__)
+_LOOK_EVERY_S = 1.0  # whether an artifact is there that another run makes
 _VALUE_ERROR = re.compile(  # in a trace: the innermost frame, its lines of code, the error
     r'File "(?P<file>[^"\n]+)", line [^\n]+\n(?:(?![ \t]+File )[ \t]+[^\n]*\n)*ValueError: (?P<message>[^\n]+)'
 )
@@ -39,13 +43,22 @@ class Run:
     """The state of a run while it works; a context manager that closes the connection to Ray.
 
     `name` is its folder's in `runs`, the configuration's unless given. `checks` are asked, once Ray stands, whether
-    what the run needs is there.
+    what the run needs is there. One that `waits` for an artifact that another live run makes takes it then, instead
+    of refusing.
     """
 
-    def __init__(self, config: Config, *, name: str = "", checks: Sequence[Callable[[Execution], None]] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        name: str = "",
+        checks: Sequence[Callable[[Execution], None]] = (),
+        waits: bool = False,
+    ) -> None:
         self.config = config
         self.home = storage.join(config.runs, name or config.name)
         self._checks = checks
+        self._waits = waits
         self.artifacts: dict[str, Artifact] = {}
         self.reused: set[str] = set()
         self._models: dict[Model, str] = {}
@@ -53,15 +66,38 @@ class Run:
         self._stack = ExitStack()
         self._connected = False
         self._noting = threading.Lock()
+        process = artifacts.this_process(config.name)
+        self._standing = RunNote(self.home, holder=process, config=to_tree(config))
+        self._ticker = Ticker(self._tell)
+        self._in_work: Any = None  # Ray's gauge
 
     def __enter__(self) -> "Run":
+        self._ticker.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ticker.__exit__(kind, error, trace)
+        self._note_end(error)
         if kind is not KeyboardInterrupt:  # whoever interrupts ends the process, and Ray with it: see launch.py
             self._stack.close()
+
+    def _tell(self) -> None:
+        """That this run works, for whoever asks and, once Ray stands, Prometheus."""
+        self._standing.beat()
+        if self._connected:
+            self._in_work = self._in_work or RUN_IN_WORK.start()
+            self._in_work.set(1, {"run": self.config.name})
+
+    def _note_end(self, error: BaseException | None) -> None:
+        if error is not None:
+            told = str(error).partition("\n")[0] or type(error).__name__
+            self._standing.end(*((FAILED, told) if isinstance(error, Exception) else (INTERRUPTED,)))
+            return
+        self._standing.end(FINISHED)
+        if self._in_work is not None:  # only of a good end: an alert is for whoever left without it
+            self._in_work.set(0, {"run": self.config.name})
 
     def base_model(self) -> str:
         """The base model's fingerprint."""
@@ -91,18 +127,48 @@ class Run:
         known = self.artifacts.get(role)
         if known is not None and known.fingerprint == plan.fingerprint:
             return known
+        with logs.about(self.config.name, role):
+            return self._find_or_make(role, plan, work)
+
+    def _find_or_make(self, role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
         artifact = artifacts.find(self.config.store, plan)
         if artifact is None:
             self._connect()
-            with self.explained(role), Lease(storage.join(self.config.store, plan.name), self.config.name):
-                artifact = artifacts.find(self.config.store, plan) or _work(role, plan, work)
+            uri = storage.join(self.config.store, plan.name)
+            with self._noted(role, uri), self.explained(role):
+                artifact = self._make_under_lease(role, plan, work)
         else:
             self.reused.add(role)
             logger.info("%s: reused %s (%s)", role, plan.name, _size(artifact))
+            self._standing.role(role, artifact.uri, REUSED)
         with self._noting:
             self.artifacts[role] = artifact
             self._note()
         return artifact
+
+    def _make_under_lease(self, role: str, plan: Plan, work: Callable[[Plan], Artifact]) -> Artifact:
+        store = self.config.store
+        while True:
+            try:
+                with Lease(storage.join(store, plan.name), self.config.name):
+                    return artifacts.find(store, plan) or _work(role, plan, work)
+            except BusyError:
+                if not self._waits:
+                    raise
+                logger.info("%s: waiting for %s, which another run makes", role, plan.name)
+            while artifacts.find(store, plan) is None and artifacts.is_leased(store, plan):
+                time.sleep(_LOOK_EVERY_S)
+
+    @contextmanager
+    def _noted(self, role: str, uri: str) -> Iterator[None]:
+        """Notes how an artifact stands that is made in the block; one that a kill leaves in work stays so."""
+        self._standing.role(role, uri, IN_WORK)
+        try:
+            yield
+        except Exception as error:
+            self._standing.role(role, uri, FAILED, str(error).partition("\n")[0])
+            raise
+        self._standing.role(role, uri, MADE)
 
     def deliver(self) -> None:
         """Write down what the run refers to, now that it is whole."""

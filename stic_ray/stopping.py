@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from stic_ray import logs
+
 STATUS = 128 + signal.SIGTERM
-LINE = "stopped: run the same command, or submit the same job, again to go on from here\n"
+LINE = "stopped: run the same command, or submit the same job, again to go on from here"
 
 
 _duties: list[Callable[[], None]] = []
@@ -76,7 +78,9 @@ def leave(status: int, line: str) -> NoReturn:
     """
     for duty in _duties:
         duty()
-    sys.stderr.write("\r\033[K" + line if sys.stderr.isatty() else line)
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\033[K")
+    logs.say(line)
     sys.stderr.flush()
     os._exit(status)
 

@@ -14,6 +14,8 @@ import servers
 if TYPE_CHECKING:  # importing them takes seconds that most tests need not wait for
     from transformers import LlavaProcessor
 
+    from stic_ray.config import Config
+
 # As LLaVA-1.5's: the prompt for an answer ends with "ASSISTANT:", and an answer follows after a space.
 _CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -33,6 +35,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--real-data", type=Path, default=None, metavar="DIR", help="a folder with photos/ and benchmarks/"
     )
+
+
+@pytest.fixture(scope="session")
+def embedded_sweep() -> "Config":
+    """The embedded recipe of a sweep."""
+    from stic_ray import recipes
+    from stic_ray.config import parse_config, read_yaml
+
+    return parse_config(recipes.expand(read_yaml(recipes.read("embedded-sweep"), "")), [])
 
 
 @pytest.fixture(scope="session")

@@ -245,6 +245,7 @@ def test_parse_config_number_too_big_for_a_float_is_refused() -> None:
         ("hub={repo: mine}", "hub.repo is 'mine': it must be like owner/name"),
         ("execution.batch_size=0", "execution.batch_size is 0"),
         ("execution.max_reject_rate=2", "execution.max_reject_rate is 2"),
+        ("execution.gpu_hour_price=-1", "execution.gpu_hour_price is -1"),
         (
             "execution.pool={min_size: 3, max_size: 2}",
             "execution.pool.min_size is 3: it must be at least 1 and at most",
@@ -480,7 +481,7 @@ _LEAVES: list[Any] = [
     config.WeightedPairs(temperature=0.5),
     config.MaskedPairs(min_gain=0.25),
     Pool(min_size=2, max_size=3, num_cpus=0.5, num_gpus=0.25),
-    config.Execution(pool=Pool(max_size=2), task_cpus=0.1, train_gpus=1.0, max_reject_rate=0.0),
+    config.Execution(pool=Pool(max_size=2), task_cpus=0.1, train_gpus=1.0, max_reject_rate=0.0, gpu_hour_price=2.5),
 ]
 
 

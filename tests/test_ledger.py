@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stic_ray import ledger
-from stic_ray.ledger import MAX_DEATHS_ALONE, POISON, WORK, Book, Guard, Ledger
+from stic_ray.ledger import MAX_DEATHS_ALONE, POISON, PREPARE, WORK, Book, Done, Guard, Ledger
 
 _WHERE = ("responses-0", WORK)
 
@@ -69,7 +69,7 @@ def _die_of(deadly: str, calls: list[str]) -> Any:
 
 
 def test_unit_that_kills_workers_is_found_and_its_company_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    actor, calls = Ledger(), list[str]()
+    actor, calls = Ledger("run"), list[str]()
     made: list[_Unit] = []
     for attempt in range(5):
         try:
@@ -83,7 +83,7 @@ def test_unit_that_kills_workers_is_found_and_its_company_is_not(monkeypatch: py
 
 
 def test_condemned_unit_stays_condemned_when_its_batch_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    actor, calls = Ledger(), list[str]()
+    actor, calls = Ledger("run"), list[str]()
     for attempt in range(3):
         with pytest.raises(_DeathError):
             _guard(actor, f"worker {attempt}", monkeypatch).do(_units("ab"), _die_of("b", calls))
@@ -94,7 +94,7 @@ def test_condemned_unit_stays_condemned_when_its_batch_is_done_again(monkeypatch
 
 
 def test_death_in_company_twice_condemns_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    actor = Ledger()
+    actor = Ledger("run")
     for attempt in range(2):
         with pytest.raises(_DeathError):
             _guard(actor, f"worker {attempt}", monkeypatch).do(_units("ab"), _die_of("a" if attempt else "ab", []))
@@ -105,7 +105,7 @@ def test_death_in_company_twice_condemns_nobody(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_suspect_runs_when_no_other_call_is_in_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    actor = Ledger()
+    actor = Ledger("run")
     with pytest.raises(_DeathError):
         _guard(actor, "first", monkeypatch).do(_units("s"), _die_of("s", []))
     guard = _guard(actor, "second", monkeypatch, slots=2)
@@ -130,7 +130,7 @@ def test_suspect_runs_when_no_other_call_is_in_its_worker(monkeypatch: pytest.Mo
 
 
 def test_figures_are_what_was_added_since_the_last_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    actor, tokens = Ledger(), {"tokens": 0.0}
+    actor, tokens = Ledger("run"), {"tokens": 0.0}
     guard = _guard(actor, "one", monkeypatch, figures=lambda: dict(tokens))
     for number in (3.0, 4.0):
         tokens["tokens"] += number
@@ -140,19 +140,35 @@ def test_figures_are_what_was_added_since_the_last_time(monkeypatch: pytest.Monk
     assert (state.num_in_work, state.num_retried) == (0, 0)
 
 
+def test_state_tells_how_long_workers_worked_apart_from_how_long_the_stage_stood() -> None:
+    actor = Ledger("run")
+    assert actor.state("responses-0").times == {"span_s": 0.0, "worked_s": 0.0, "prepared_s": 0.0}
+    actor.begin("responses-0", PREPARE, "one", ["a", "b"])
+    actor.end("responses-0", PREPARE, Done(ids=["a", "b"], seconds=0.25))
+    time.sleep(0.05)
+    for worker, key in (("one", "a"), ("other", "b")):
+        actor.begin("responses-0", WORK, worker, [key])
+    time.sleep(0.1)
+    for key in ("a", "b"):
+        actor.end("responses-0", WORK, Done(ids=[key], seconds=2.0))
+    times = actor.state("responses-0").times
+    assert (times["worked_s"], times["prepared_s"]) == (4.0, 0.25)
+    assert 0.1 <= times["span_s"] < 5.0
+
+
 def test_isolating_names_the_worker_only_while_it_has_a_suspect_alone() -> None:
-    actor = Ledger()
+    actor = Ledger("run")
     actor.begin(*_WHERE, "12@host-x", ["a", "b"])
     assert actor.isolating() == []
     assert actor.begin(*_WHERE, "34@host-y", ["a", "b"]) == {"a": 0, "b": 0}
     actor.begin_alone(*_WHERE, "34@host-y", "a")
     assert actor.isolating() == ["34@host-y"]
-    actor.end(*_WHERE, ["a"], {}, {})
+    actor.end(*_WHERE, Done(ids=["a"]))
     assert actor.isolating() == []
 
 
 def test_lost_message_of_a_survivor_is_no_evidence() -> None:
-    actor = Ledger()
+    actor = Ledger("run")
     actor.begin(*_WHERE, "first", ["a", "b"])
     actor.begin(*_WHERE, "second", ["a", "b"])
     for worker in ("second", "third", "fourth"):
@@ -160,12 +176,12 @@ def test_lost_message_of_a_survivor_is_no_evidence() -> None:
         actor.begin_alone(*_WHERE, worker, "b")  # but it goes on, and dies of b
         found = actor.begin(*_WHERE, f"{worker}'s follower", ["a", "b"])
         assert "a" not in found
-        actor.end(*_WHERE, ["a"], {}, {})
+        actor.end(*_WHERE, Done(ids=["a"]))
     assert found == {"b": 3}
 
 
 def test_artifacts_of_one_stage_know_nothing_of_each_other() -> None:
-    actor = Ledger()
+    actor = Ledger("run")
     for worker in ("first", "second", "third"):
         actor.begin("responses-0", WORK, worker, ["a"])
         actor.begin_alone("responses-0", WORK, worker, "a")
@@ -187,7 +203,7 @@ def _fail_on(bad: str, calls: list[str]) -> Any:
 
 def test_unit_that_raises_alone_is_refused_and_its_batch_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    made = _guard(Ledger(), "w", monkeypatch).do(_units("abcd"), _fail_on("c", calls))
+    made = _guard(Ledger("run"), "w", monkeypatch).do(_units("abcd"), _fail_on("c", calls))
     assert [(unit.id, unit.reason) for unit in made] == [
         ("a", ""),
         ("b", ""),
@@ -199,7 +215,7 @@ def test_unit_that_raises_alone_is_refused_and_its_batch_is_done(monkeypatch: py
 
 def test_worker_in_which_every_unit_raises_refuses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="no\nroom for e"):
-        _guard(Ledger(), "w", monkeypatch).do(_units("abcdefgh"), _fail_on("abcdefgh", []))
+        _guard(Ledger("run"), "w", monkeypatch).do(_units("abcdefgh"), _fail_on("abcdefgh", []))
 
 
 @pytest.mark.parametrize("error", [ValueError("the adapter is not there"), OSError(28, "No space left on device")])
@@ -208,4 +224,4 @@ def test_error_that_is_no_units_fault_ends_the_stage(error: Exception, monkeypat
         raise error
 
     with pytest.raises(type(error)):
-        _guard(Ledger(), "w", monkeypatch).do(_units("ab"), work)
+        _guard(Ledger("run"), "w", monkeypatch).do(_units("ab"), work)

@@ -279,7 +279,7 @@ class Evaluation:
     (a share of the answers) fail the run.
     """
 
-    test: Mapping[str, Benchmark]
+    test: Mapping[str, Benchmark] = field(default_factory=dict)
     dev: Mapping[str, Benchmark] = field(default_factory=dict)
     resamples: int = 1000
     max_new_tokens: int = 1024
@@ -288,7 +288,10 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         require(
-            bool(self.test), "test", dict(self.test), "at least one benchmark by name, like pope: {type: Pope, ...}"
+            bool(self.test or self.dev),
+            "test",
+            dict(self.test),
+            "at least one benchmark by name, like pope: {type: Pope, ...}, where dev has none either",
         )
         for split, benchmarks in (("test", self.test), ("dev", self.dev)):
             for name in benchmarks:

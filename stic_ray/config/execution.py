@@ -108,7 +108,8 @@ class Execution:
     grows with it. Training goes on with `min_train_workers` where no more can be had, null for all of them; with
     `recompute_activations` it holds a fraction of the memory for about a third more work. A checkpoint is taken every
     `checkpoint_every` steps and written while training goes on, unless it is to `wait_for_checkpoints`. TensorBoard is
-    written always, `trackers` are told too.
+    written always, `trackers` are told too. `gpu_hour_price` is what a GPU costs an hour, in any currency: reports and
+    Prometheus then say what was spent.
     """
 
     pool: Pool = field(default_factory=Pool)
@@ -127,6 +128,7 @@ class Execution:
     max_train_failures: int = 3
     max_reject_rate: float = 0.5
     trackers: tuple[Tracker, ...] = ()
+    gpu_hour_price: float | None = None
 
     def __post_init__(self) -> None:
         sizes = (
@@ -141,6 +143,8 @@ class Execution:
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("train_gpus", "max_train_failures"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        price = self.gpu_hour_price
+        require(price is None or 0 <= price < float("inf"), "gpu_hour_price", price, "0 or more, or null")
         fits = self.min_train_workers is None or 1 <= self.min_train_workers <= self.num_train_workers
         wanted = f"null, or between 1 and num_train_workers ({self.num_train_workers})"
         require(fits, "min_train_workers", self.min_train_workers, wanted)

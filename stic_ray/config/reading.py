@@ -6,7 +6,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -15,6 +15,7 @@ from stic_ray.config.evaluation import Benchmark, Judge
 from stic_ray.config.execution import EngineSettings, Tracker
 from stic_ray.config.losses import PlainLoss, WeightedLosses
 from stic_ray.config.negatives import ColorJitter, Downsize, Negative
+from stic_ray.config.sweep import Domain, Scheduler, Search
 from stic_ray.config.training import FullFinetune, Lora, Reference, Schedule, Selection, TokenRule
 from stic_ray.config.views import Blind
 from stic_ray.config.whole import Config
@@ -60,6 +61,22 @@ def parse_config(tree: Mapping[str, Any], overrides: list[str]) -> Config:
             merged[f"{stage}_control"] = None
     config: Config = _build(Config, merged, "")
     return config
+
+
+Settings = TypeVar("Settings")
+
+
+def parse_settings(kind: type[Settings], tree: Mapping[str, Any], origin: str) -> Settings:
+    """Settings of another kind than a run's, read as strictly.
+
+    Raises:
+        ValueError: as `parse_config`, with where they come from.
+    """
+    try:
+        found: Settings = _build(kind, tree, "")
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from None
+    return found
 
 
 def read_yaml(text: str, origin: str) -> dict[str, Any]:
@@ -113,6 +130,9 @@ _VARIANTS = {
     *get_args(Negative),
     *get_args(TokenRule),
     *get_args(Selection),
+    *get_args(Domain),
+    *get_args(Search),
+    *get_args(Scheduler),
 }
 
 
@@ -142,6 +162,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _build(kind: Any, value: Any, path: str) -> Any:
+    if kind is Any:
+        return value
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return _build_union(get_args(kind), value, path)

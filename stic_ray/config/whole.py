@@ -7,9 +7,10 @@ from stic_ray.config.checks import require
 from stic_ray.config.data import Duplicates, ExactDuplicates, ImageSource, ImportedPairs, Instructions, Model, Prompts
 from stic_ray.config.evaluation import Evaluation
 from stic_ray.config.execution import Auto, EngineSettings, Execution, Hub
-from stic_ray.config.losses import SftLoss
+from stic_ray.config.losses import SftLoss, blind_of, needs_reference
 from stic_ray.config.negatives import Annotated, Contrast, ErrorInjection, Negatives, Sampling
-from stic_ray.config.training import Lora, PairSelection, SampleSelection, Training, Vig, WeightedPairs
+from stic_ray.config.sweep import Sweep
+from stic_ray.config.training import AdapterOff, Lora, PairSelection, SampleSelection, Training, Vig, WeightedPairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class Config:
     or all of these; null for none. A stage is left out by null; `stage1_control` and `stage2_control` are the controls
     beside them. `vig` is how gains are measured for the stages' `selection`. Stage 1 runs in `rounds`: the model of
     each writes the next one's pairs about the same images, is its reference and trained on. The last model is pushed to
-    `hub`, null for nowhere.
+    `hub`, null for nowhere. `sweep` says what jobs/sweep.py tries; a single run does not look at it. Of
+    `stage1_before` each trains on the same pairs before `stage1` does, from the model of the one before.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Config:
     engine: EngineSettings = field(default_factory=Auto)
     execution: Execution = field(default_factory=Execution)
     hub: Hub | None = None
+    sweep: Sweep | None = None
+    stage1_before: tuple[Training, ...] = ()
     store: str = "./store"
     runs: str = "./runs"
 
@@ -54,6 +58,7 @@ class Config:
         require(plain and len(self.name.encode()) <= 100, "name", self.name, "a plain name of at most 100 bytes")
         preference = self.stage1 is None or not isinstance(self.stage1.loss, SftLoss)
         require(preference, "stage1.loss.type", "SftLoss", "a loss of pairs; fine-tuning on them is stage1_control")
+        self._check_before()
         for name in ("stage1_control", "stage2", "stage2_control"):
             training = getattr(self, name)
             sft = training is None or isinstance(training.loss, SftLoss)
@@ -70,6 +75,24 @@ class Config:
             fits = control is None or control.max_length >= limit
             wanted = f"at least {name}.max_length ({limit}), since both train on the same data"
             require(fits, f"{name}_control.max_length", control and control.max_length, wanted)
+
+    def _check_before(self) -> None:
+        """A schedule of trainings on pairs: what they are held against is the model that wrote the pairs, by scores."""
+        stage1 = self.stage1
+        wanted = "[], or stage1 set: they come before it"
+        require(not self.stage1_before or stage1 is not None, "stage1_before", "set", wanted)
+        for number, training in enumerate(self.stage1_before):
+            assert stage1 is not None  # as required above
+            where = f"stage1_before.{number}"
+            fits = not isinstance(training.loss, SftLoss) and blind_of(training.loss) == blind_of(stage1.loss)
+            require(fits, f"{where}.loss", type(training.loss).__name__, "a loss of pairs that sees what stage1's does")
+            for name in ("selection", "max_length"):
+                same = getattr(training, name) == getattr(stage1, name)
+                require(same, f"{where}.{name}", getattr(training, name), f"that of stage1 ({getattr(stage1, name)})")
+            asks = needs_reference(training.loss) or needs_reference(stage1.loss)
+            off = isinstance(training.reference, AdapterOff) or isinstance(stage1.reference, AdapterOff)
+            wanted = "ScoredReference, as stage1's: adapters switched off are the training before"
+            require(not (asks and off), f"{where}.reference.type", "AdapterOff", wanted)
 
     def _check_data(self) -> None:
         has_pairs = any(source is not None for source in (self.unlabeled, self.annotated, self.imported))

@@ -107,7 +107,9 @@ class RunFacts:
 
 
 def collect(folder: RunFolder, gpu_hour_price: float | None = None) -> RunFacts:
-    """Everything of a run."""
+    """Everything of a run; the price is its settings' where none is given."""
+    if gpu_hour_price is None:
+        gpu_hour_price = folder.config.execution.gpu_hour_price
     for artifact in folder.artifacts.values():
         _check_data(artifact)
     summary, images = read_summary(folder.uri), Thumbnails()
@@ -155,6 +157,16 @@ def read_run_curves(run: str) -> dict[str, dict[str, Curve]]:
     """The metrics of all trainings of a run."""
     uri = storage.join(run, METRICS)
     return read_part(uri, lambda text: read_curves(text.splitlines())) if storage.exists(uri) else {}
+
+
+def read_rows(uri: str) -> list[tuple[int, dict[str, float]]]:
+    """The lines of a run's file of metrics: the step, and what is finite of it; [] where nothing was trained."""
+    return read_part(uri, lambda text: list(map(_parse_row, text.splitlines()))) if storage.exists(uri) else []
+
+
+def _parse_row(line: str) -> tuple[int, dict[str, float]]:
+    row: dict[str, Any] = json.loads(line)
+    return int(row.pop("step")), {name: float(value) for name, value in row.items() if value is not None}
 
 
 def read_distribution(folder: RunFolder) -> DistributionPage | None:

@@ -5,7 +5,7 @@ import logging
 import sys
 
 from stic_ray import storage
-from stic_ray.report import compare, page
+from stic_ray.report import compare, page, sweep_folder, sweep_page
 from stic_ray.report.collect import collect
 from stic_ray.report.folder import RunFolder, open_run
 
@@ -28,11 +28,16 @@ def _positive(text: str) -> float:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=f"Write a run's {PAGE} again, or for several runs one page that compares them."
+        description=f"Write a run's or a sweep's {PAGE} again, or for several runs one page that compares them."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory, like runs/NAME (any fsspec URI)")
     parser.add_argument("--out", metavar="FILE", help=f"where the page goes (default: {PAGE} in the run, {COMPARED})")
-    parser.add_argument("--gpu-hour-price", type=_positive, metavar="PRICE", help="what a GPU costs an hour")
+    parser.add_argument(
+        "--gpu-hour-price",
+        type=_positive,
+        metavar="PRICE",
+        help="what a GPU costs an hour (default: execution.gpu_hour_price)",
+    )
     return parser.parse_args(argv)
 
 
@@ -41,15 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        folders = []
-        for run in arguments.runs:
-            with storage.reaching(run):
-                folders.append(open_run(storage.absolute(run)))
-        if len(folders) == 1:
-            name, text = PAGE, page.render(collect(folders[0], arguments.gpu_hour_price))
-        else:
-            name, text = COMPARED, compare.render(list(map(compare.read, folders)))
-        out = storage.absolute(arguments.out) if arguments.out else storage.join(_beside(folders), name)
+        name, text = _render(arguments)
+        runs = [storage.absolute(run) for run in arguments.runs]
+        out = storage.absolute(arguments.out) if arguments.out else storage.join(_beside(runs), name)
         with storage.reaching(f"--out {out}"):
             if storage.is_directory(out):
                 raise ValueError(f"--out {out} is a folder: give the file that the page becomes")
@@ -61,7 +60,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _beside(folders: list[RunFolder]) -> str:
+def _render(arguments: argparse.Namespace) -> tuple[str, str]:
+    """What the page is called where nobody says, and the page."""
+    folders = []
+    for run in map(storage.absolute, arguments.runs):
+        with storage.reaching(run):
+            if len(arguments.runs) == 1 and sweep_folder.is_sweep(run):
+                return PAGE, sweep_page.render(sweep_folder.read(run))
+            folders.append(open_run(run))
+    if len(folders) == 1:
+        return PAGE, page.render(collect(folders[0], arguments.gpu_hour_price))
+    return COMPARED, compare.render(list(map(compare.read, folders)))
+
+
+def _beside(runs: list[str]) -> str:
     """Where a page goes that nobody gave a place: in the run, or beside the first of several."""
-    first = folders[0].uri.rstrip("/")
-    return first if len(folders) == 1 else first.rpartition("/")[0]
+    first = runs[0].rstrip("/")
+    return first if len(runs) == 1 else first.rpartition("/")[0]

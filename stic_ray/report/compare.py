@@ -16,7 +16,6 @@ from stic_ray.report.measures import figure_cell
 from stic_ray.report.page import page
 from stic_ray.report.svg import Dot
 
-_NUM_COLORS = 6
 _PLACES = ("name", "store", "runs")  # settings that say where, not what
 
 
@@ -47,7 +46,7 @@ def render(runs: Sequence[Compared]) -> str:
     names = _names(runs)
     charts, plots = _curves(runs, names)
     keys = "".join(
-        f'<li class="r{number % _NUM_COLORS}"><i></i><b>{escape(name)}</b> <code>{escape(run.uri)}</code></li>'
+        f'<li class="r{number % curves.NUM_COLORS}"><i></i><b>{escape(name)}</b> <code>{escape(run.uri)}</code></li>'
         for number, (name, run) in enumerate(zip(names, runs, strict=True))
     )
     sections = [
@@ -104,7 +103,7 @@ def _dots(runs: Sequence[Compared], names: Sequence[str], model: str, path: Path
         value = figure_of(run.summary.get(model, {}), path)
         if value is not None:
             low, high = figure_of(run.summary.get("intervals", {}).get(model, {}), path) or (value, value)
-            found.append(Dot(name=name, value=value, low=low, high=high, kind=f"m-r{number % _NUM_COLORS}"))
+            found.append(Dot(name=name, value=value, low=low, high=high, kind=f"m-r{number % curves.NUM_COLORS}"))
     return found
 
 
@@ -125,7 +124,7 @@ def _curves(runs: Sequence[Compared], names: Sequence[str]) -> tuple[dict[str, A
         plots = ""
         for metric, title in curves.TITLES.items():
             lines = [
-                curves.Line(name=name, color=f"r{number % _NUM_COLORS}", dashed=number >= _NUM_COLORS, curve=known)
+                curves.many_line(name, number, known)
                 for number, (run, name) in enumerate(zip(runs, names, strict=True))
                 if (known := run.curves.get(training, {}).get(metric)) is not None
             ]
@@ -138,11 +137,7 @@ def _curves(runs: Sequence[Compared], names: Sequence[str]) -> tuple[dict[str, A
 
 
 _STYLE = (
-    """
-:root{--r0:#2563eb;--r1:#c2410c;--r2:#15803d;--r3:#9333ea;--r4:#b45309;--r5:#0e7490}
-@media(prefers-color-scheme:dark){:root{--r0:#60a5fa;--r1:#fb923c;--r2:#4ade80;--r3:#c084fc;--r4:#fbbf24;--r5:#22d3ee}}
-"""
-    + "".join(f".m-r{n},.r{n}{{--m:var(--r{n})}}" for n in range(_NUM_COLORS))
+    curves.MANY_STYLE
     + """
 .runs{list-style:none;padding:0;font-size:.9rem}.runs i{display:inline-block;width:11px;height:11px;border-radius:50%;
 background:var(--m);margin-right:8px}.runs code{color:var(--soft);font-size:.82rem}

@@ -116,6 +116,17 @@ def style() -> str:
     return _asset("uplot.css") + _STYLE
 
 
+def many_line(name: str, number: int, curve: Curve) -> Line:
+    """The line of one of many things, by its number: colours come again, and every other time dashed."""
+    dashed = number % (2 * NUM_COLORS) >= NUM_COLORS
+    return Line(name=name, color=f"r{number % NUM_COLORS}", dashed=dashed, curve=curve)
+
+
+NUM_COLORS = 6  # of what there are many of, as runs or trials: r0, r1, ...
+MANY_STYLE = """
+:root{--r0:#2563eb;--r1:#c2410c;--r2:#15803d;--r3:#9333ea;--r4:#b45309;--r5:#0e7490}
+@media(prefers-color-scheme:dark){:root{--r0:#60a5fa;--r1:#fb923c;--r2:#4ade80;--r3:#c084fc;--r4:#fbbf24;--r5:#22d3ee}}
+""" + "".join(f".m-r{n},.r{n}{{--m:var(--r{n})}}" for n in range(NUM_COLORS))
 _STYLE = """
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:18px 28px}
 .plot{margin:0;min-width:0}.plot figcaption{font-weight:600;color:var(--text);font-size:.92rem;margin-bottom:4px}

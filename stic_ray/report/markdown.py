@@ -130,15 +130,21 @@ def render_table(summary: Mapping[str, Any]) -> str:
         shown[path[0]] += 1
         if shown[path[0]] <= _CLOSING_FIGURES:
             lines.append([label, *(_number(figure_of(summary[model], path)) for model in models)])
-    widths = [max(len(line[place]) for line in lines) for place in range(len(models) + 1)]
-    text = [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    ]
-    text.insert(1, "-" * len(text[0]))
+    text = align(lines)
     notes = ["percent where nothing else is said; ↓ less is better"]
     notes += [f"control of {MODELS[name]}: {told}" for name, told in controls_of(summary, models).items()]
     return "\n".join([*text, *notes, *missing_lines(summary, models)])
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table for a terminal, of a head and rows: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    text = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    text.insert(1, "-" * len(text[0]))
+    return text
 
 
 def missing_lines(split: Mapping[str, Any], models: Sequence[str]) -> list[str]:

@@ -73,6 +73,44 @@ class Dot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Point:
+    """A point of a plane with the ends of its intervals, (x, x) where there is none, and what is said of it."""
+
+    x: tuple[float, float, float]
+    y: tuple[float, float, float]
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cloud:
+    """Points of one kind (a class of the page's style), joined from the first to the last if they are a line."""
+
+    name: str
+    kind: str
+    points: Sequence[Point]
+    joined: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upright:
+    """One of several upright axes: its name, and what is written at its lower and upper end."""
+
+    name: str
+    bottom: str
+    top: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path:
+    """A line across upright axes: where it meets each, 0 at the lower end and 1 at the upper, None where it does not;
+    `kind` is a class of the page's style."""
+
+    places: Sequence[float | None]
+    kind: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Axis:
     """Values from `low` to `high` on pixels from `first` to `last`."""
 
@@ -200,6 +238,73 @@ def dots(name: str, rows: Sequence[Dot], unit: str = "") -> str:
         dot = f'<circle cx="{x.place(row.value)}" cy="{middle}" r="4.5"/>'
         parts.append(f'<g class="{escape(row.kind)}">{title}{hit}{_name(row.name, middle)}{line}{dot}{value}</g>')
     return _chart(name, bottom + 20, parts)
+
+
+def plane(name: str, clouds: Sequence[Cloud], x_name: str, y_name: str) -> str:
+    """Points with their intervals on two axes of which neither need hold 0, with a legend below."""
+    points = [point for cloud in clouds for point in cloud.points]
+    x = _fitted([value for point in points for value in point.x], first=_LEFT, last=_WIDTH - _RIGHT)
+    y = _fitted([value for point in points for value in point.y], first=_HEIGHT - _BOTTOM, last=_TOP + 6)
+    parts = []
+    for tick in x.ticks():
+        place = x.place(tick)
+        parts.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
+        parts.append(f'<text class="middle" x="{place}" y="{_HEIGHT - _BOTTOM + 14}">{_number(tick)}</text>')
+    for tick in y.ticks():
+        place = y.place(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place}" y2="{place}"/>')
+        parts.append(f'<text class="end" x="{_LEFT - 4}" y="{float(place) + 3.5:.1f}">{_number(tick)}</text>')
+    for cloud in clouds:
+        if cloud.joined:
+            path = " ".join(f"{x.place(point.x[0])},{y.place(point.y[0])}" for point in cloud.points)
+            parts.append(f'<polyline class="joined {escape(cloud.kind)}" points="{path}"/>')
+        parts += [_point(x, y, point, cloud.kind) for point in cloud.points]
+    parts.append(f'<text class="middle" x="{_WIDTH / 2:.0f}" y="{_HEIGHT - 4}">{escape(x_name)}</text>')
+    parts.append(f'<text x="2" y="{_TOP}">{escape(y_name)}</text>')
+    keys = "".join(
+        f'<span><svg viewBox="0 0 24 10"><circle class="{escape(cloud.kind)}" cx="12" cy="5" r="4.5"/></svg>'
+        f"{escape(cloud.name)}</span>"
+        for cloud in clouds
+        if cloud.points
+    )
+    return _chart(name, _HEIGHT, parts) + f'<p class="legend">{keys}</p>'
+
+
+def _fitted(values: Sequence[float], *, first: float, last: float) -> _Axis:
+    """An axis on which all values stand a little apart from its ends."""
+    low, high = min(values), max(values)
+    room = (high - low) * 0.05 or 0.5
+    return _Axis(low=low - room, high=high + room, first=first, last=last)
+
+
+def _point(x: _Axis, y: _Axis, point: Point, kind: str) -> str:
+    left, low, high = (x.place(value) for value in point.x)
+    top, bottom, upper = (y.place(value) for value in point.y)
+    across = f'<line class="range" x1="{low}" x2="{high}" y1="{top}" y2="{top}"/>'
+    upright = f'<line class="range" x1="{left}" x2="{left}" y1="{bottom}" y2="{upper}"/>'
+    dot = f'<circle cx="{left}" cy="{top}" r="4.5"/>'
+    return f'<g class="{escape(kind)}"><title>{escape(point.note)}</title>{across}{upright}{dot}</g>'
+
+
+def parallel(name: str, axes: Sequence[Upright], paths: Sequence[Path]) -> str:
+    """Upright axes side by side, with a line for each thing that has a place on them."""
+    bottom, height = 190, 214
+    lefts = np.linspace(30, _WIDTH - 30, len(axes)) if len(axes) > 1 else np.array([_WIDTH / 2])
+    parts = []
+    for number, (axis, left) in enumerate(zip(axes, lefts, strict=True)):
+        level = 10 if number % 2 == 0 else 22  # names in two rows, so that long ones do not meet
+        parts.append(f'<line class="axis" x1="{left:.1f}" x2="{left:.1f}" y1="44" y2="{bottom}"/>')
+        for text, place in ((axis.name, level), (axis.top, 38), (axis.bottom, bottom + 14)):
+            parts.append(f'<text class="middle" x="{left:.1f}" y="{place}">{escape(text)}</text>')
+    for path in paths:
+        points = [
+            f"{left:.1f},{bottom - place * (bottom - 44):.1f}"
+            for left, place in zip(lefts, path.places, strict=True)
+            if place is not None
+        ]
+        title = f"<title>{escape(path.note)}</title>"
+        parts.append(f'<polyline class="path {escape(path.kind)}" points="{" ".join(points)}">{title}</polyline>')
+    return _chart(name, height, parts)
 
 
 def _row_axis(values: Sequence[float]) -> _Axis:

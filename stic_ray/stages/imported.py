@@ -14,7 +14,7 @@ from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, ImportedPairs, to_tree
 from stic_ray.exchange import incoming
-from stic_ray.flow import finish_stage, on_worker
+from stic_ray.flow import finish_stage, on_worker, stream_from_worker
 from stic_ray.progress import Progress
 from stic_ray.records import Pair, Reject, reason_kind
 
@@ -32,11 +32,11 @@ def run(config: Config, source: ImportedPairs, plan: Plan) -> Artifact:
     """Make the artifact; an interrupted run reads from the start again, and writes the same files."""
     start = time.monotonic()
     uri = storage.join(config.store, plan.name)
-    read = ray.remote(num_cpus=config.execution.task_cpus, max_retries=-1, num_returns="streaming")(_read)
     num_units, first = 0, ""
     with Progress(plan.stage, total=None) as progress:
-        for written in read.remote(uri, source, config.execution.rows_per_file):
-            number, reasons, example = json.loads(ray.get(written))
+        execution = config.execution
+        for written in stream_from_worker(execution, _read, uri, source, execution.rows_per_file):
+            number, reasons, example = json.loads(written)
             num_units += number
             first = first or example
             progress.add(number, Counter(reasons))

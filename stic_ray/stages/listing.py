@@ -11,7 +11,7 @@ import ray
 from stic_ray import artifacts, sources, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, ImageSource, to_tree
-from stic_ray.flow import finish_stage, on_worker
+from stic_ray.flow import finish_stage, on_worker, stream_from_worker
 from stic_ray.progress import Progress
 from stic_ray.records import Found
 
@@ -32,10 +32,9 @@ def run(config: Config, source: ImageSource, plan: Plan) -> Artifact:
     """Make the artifact; an interrupted run starts the listing again."""
     start = time.monotonic()
     uri = storage.join(config.store, plan.name)
-    walk = ray.remote(num_cpus=config.execution.task_cpus, max_retries=-1, num_returns="streaming")(_walk)
     with Progress(plan.stage, total=None) as progress:
-        for written in walk.remote(uri, source, config.seed):
-            progress.add(ray.get(written), Counter())
+        for num_rows in stream_from_worker(config.execution, _walk, uri, source, config.seed):
+            progress.add(num_rows, Counter())
     ray.get(on_worker(config.execution, artifacts.remove_duplicates, uri, "id"))
     return finish_stage(
         store=config.store,

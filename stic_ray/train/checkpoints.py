@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from stic_ray import storage
+from stic_ray.train.job import CHECKPOINT_RECORD
 
-_RECORD = "checkpoint.json"
 _METRICS = "metrics.jsonl"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _WAIT_S = 1800.0  # for the shards of the other workers
@@ -45,7 +45,8 @@ class Place:
 class Found:
     """A checkpoint that can be loaded: its folder, the steps that it has seen, and how many workers wrote it.
 
-    `score` is its loss on what is held out, None where that was not measured; `hashes` are of its small files.
+    `score` is its loss on what is held out, None where that was not measured; `hashes` are of its small files; `at` is
+    when it was whole, as Unix time.
     """
 
     uri: str
@@ -53,6 +54,7 @@ class Found:
     num_shards: int
     score: float | None
     hashes: Mapping[str, str]
+    at: float = 0.0
 
 
 # What a worker holds
@@ -165,7 +167,8 @@ class Writer:
         names = [_METRICS, *(f"shard-{rank}.json" for rank in range(self._world))]
         hashes = {name: storage.hash_file(storage.join(uri, name)) for name in names}
         record = {"step": header.step, "num_shards": self._world, "score": header.score, "hashes": hashes}
-        storage.write_bytes(storage.join(uri, _RECORD), json.dumps(record).encode())
+        record["at"] = round(time.time(), 1)
+        storage.write_bytes(storage.join(uri, CHECKPOINT_RECORD), json.dumps(record).encode())
         there = list(_committed(self._home))
         best = min((found for found in there if found.score is not None), key=_rank, default=None)
         for found in there[self._keep :]:
@@ -187,7 +190,7 @@ def _committed(home: str) -> Iterator[Found]:
     """Checkpoints with a record, the newest first."""
     for uri in sorted(storage.list_directories(home), reverse=True):
         try:
-            record = json.loads(storage.read_text(storage.join(uri, _RECORD)))
+            record = json.loads(storage.read_text(storage.join(uri, CHECKPOINT_RECORD)))
             found = Found(uri=uri, **record)
         except FileNotFoundError:
             continue

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import threading
 import time
 from typing import Any
 
@@ -16,6 +15,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import MODEL, Artifact, Plan
 from stic_ray.config import Config, Training, to_tree
+from stic_ray.metrics import Rent, StageMeter, Told
+from stic_ray.standing import PROGRESS, Ticker, read_progress
 from stic_ray.train.job import (
     ADAPTER,
     ATTEMPTS,
@@ -23,10 +24,10 @@ from stic_ray.train.job import (
     EXPORTED,
     MERGED,
     METRICS,
-    PROGRESS,
     REFUSED,
     Job,
     TrainingData,
+    newest_checkpoint,
     train_worker,
 )
 
@@ -72,7 +73,7 @@ def run(config: Config, training: Training, data: TrainingData, plan: Plan) -> A
         logger.info(
             "%s: an earlier attempt got to %s: it goes on from there", plan.stage, before[-1].rpartition("/")[2]
         )
-    with _Watch(plan.stage, storage.join(uri, PROGRESS)):
+    with Ticker(_Teller(job, plan.stage).tell):
         _fit_or_refuse(job, plan.stage)
     lines = [json.loads(line) for line in storage.read_text(storage.join(uri, METRICS)).splitlines()]
     seconds = time.monotonic() - start
@@ -131,7 +132,7 @@ def _fit(job: Job) -> None:
     """Ray Train's run, whose own files nobody needs: the checkpoints are ours, and it starts anew each time."""
     execution, work = job.execution, storage.join(job.output, _WORK)
     storage.remove(work)
-    path, filesystem = _ray_storage(work)
+    path, filesystem = ray_storage(work)
     workers: int | tuple[int, int] = execution.num_train_workers
     if execution.min_train_workers is not None:
         workers = (execution.min_train_workers, execution.num_train_workers)
@@ -165,7 +166,7 @@ def _resources(cpus: float, gpus: float) -> dict[str, float]:
     return {"CPU": cpus, "GPU": gpus} if gpus > 0 else {"CPU": cpus}
 
 
-def _ray_storage(uri: str) -> tuple[str, Any]:
+def ray_storage(uri: str) -> tuple[str, Any]:
     """Ray Train's storage: a plain path, or a path on an fsspec filesystem."""
     filesystem, path = storage.split(uri)
     if isinstance(filesystem, LocalFileSystem):
@@ -173,31 +174,28 @@ def _ray_storage(uri: str) -> tuple[str, Any]:
     return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
 
 
-class _Watch:
-    """Logs a training run's progress while the driver waits for it."""
+class _Teller:
+    """Tells the log and Prometheus how a training stands, while the driver waits for it."""
 
-    def __init__(self, stage: str, uri: str) -> None:
-        self._stage = stage
-        self._uri = uri
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+    def __init__(self, job: Job, stage: str) -> None:
+        self._uri, self._stage = job.output, stage
+        execution = job.execution
+        num_gpus = execution.train_gpus * execution.num_train_workers
+        rent = Rent(num_gpus=num_gpus, gpu_hour_price=execution.gpu_hour_price)
+        self._meter = StageMeter(artifacts.run_of(job.output), stage, rent)
+        self._started_at = time.time()
+        self._told = -1
 
-    def __enter__(self) -> "_Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        last = ""
-        while not self._stop.wait(5.0):
-            try:
-                text = storage.read_text(self._uri)
-            except FileNotFoundError:
-                continue
-            if text != last:
-                last = text
-                state = json.loads(text)
-                logger.info("%s: step %d/%d, loss %.4f", self._stage, state["step"], state["total"], state["loss"])
+    def tell(self) -> None:
+        """How it stands now; before its first step there is nothing to tell."""
+        progress = read_progress(self._uri)
+        if progress is None:
+            return
+        if progress.done != self._told:
+            self._told = progress.done
+            told = (self._stage, progress.done, progress.total, progress.figures["loss"])
+            logger.info("%s: step %d/%d, loss %.4f", *told)
+        newest = newest_checkpoint(self._uri)
+        # One of an attempt that ended long ago is no older, for whoever is alarmed, than this attempt.
+        written_at = self._started_at if newest is None else max(self._started_at, newest[1])
+        self._meter.tell(Told(progress=progress, checkpoint_at=written_at))

@@ -1,6 +1,7 @@
 """What a training is told, without torch: the driver and Ray Train's controller only pass it on."""
 
 import gc
+import json
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +12,10 @@ from stic_ray import storage
 from stic_ray.config import Blind, Execution, Training
 
 METRICS = "metrics.jsonl"
-PROGRESS = "progress.json"
 ADAPTER = "adapter"
 MERGED = "merged"
 CHECKPOINTS = "checkpoints"
+CHECKPOINT_RECORD = "checkpoint.json"  # in a checkpoint's folder: it is whole
 CARD = "README.md"
 ATTEMPTS = "attempts.jsonl"
 TENSORBOARD = "tensorboard"
@@ -79,6 +80,17 @@ class Job:
     output: str
     execution: Execution
     origin: Mapping[str, str] = field(default_factory=dict)
+
+
+def newest_checkpoint(uri: str) -> tuple[int, float] | None:
+    """The step of a training's newest checkpoint and when it was written; None where there is none yet."""
+    for folder in sorted(storage.list_directories(storage.join(uri, CHECKPOINTS)), reverse=True):
+        try:
+            record = json.loads(storage.read_text(storage.join(folder, CHECKPOINT_RECORD)))
+            return int(record["step"]), float(record["at"])
+        except (FileNotFoundError, ValueError, TypeError, KeyError):  # not whole yet, or being removed
+            continue
+    return None
 
 
 def train_worker(config: dict[str, Any]) -> None:

@@ -1,10 +1,10 @@
 """Where a training's metrics go beside its own file: TensorBoard always, Weights & Biases and MLflow if asked for."""
 
-import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
@@ -12,7 +12,8 @@ from tensorboardX import SummaryWriter
 from stic_ray import storage
 from stic_ray.config import Mlflow, Tracker, Wandb, to_tree
 from stic_ray.masking import masked
-from stic_ray.train.job import PROGRESS, TENSORBOARD, Job
+from stic_ray.standing import ProgressNote
+from stic_ray.train.job import TENSORBOARD, Job
 
 _PROGRESS_EVERY_S = 2.0  # where writing takes time
 
@@ -31,8 +32,8 @@ class Trackers:
         name = job.output.rstrip("/").rpartition("/")[2]
         self._sinks: list[_Sink] = []
         if is_heard:
-            self._sinks += [_Progress(job, total), _TensorBoard(job, step)]
-            self._sinks += [_start(tracker, job, name) for tracker in job.execution.trackers]
+            self._sinks += [_Progress(job, total), _TensorBoard(storage.join(job.output, TENSORBOARD), step)]
+            self._sinks += [_start(tracker, name, to_tree(job.training)) for tracker in job.execution.trackers]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step's metrics, as `train/NAME`."""
@@ -47,19 +48,18 @@ class Trackers:
 
 
 class _Progress:
-    """The file that the driver reads while it waits."""
+    """The file that the driver reads while it waits, and `jobs/status.py`."""
 
     def __init__(self, job: Job, total: int) -> None:
-        self._uri = storage.join(job.output, PROGRESS)
-        self._every_s = 0.0 if storage.is_local(self._uri) else _PROGRESS_EVERY_S
-        self._total = total
+        self._note = ProgressNote(job.output, total=total)
+        self._every_s = 0.0 if storage.is_local(job.output) else _PROGRESS_EVERY_S
         self._written_at = 0.0
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if time.monotonic() - self._written_at >= self._every_s:
             self._written_at = time.monotonic()
-            state = {"step": step, "total": self._total, "loss": metrics["train/loss"]}
-            storage.write_bytes(self._uri, json.dumps(state).encode())
+            told = {name: metrics[f"train/{name}"] for name in ("loss", "tokens_per_s")}
+            self._note.write(step, figures=told)
 
     def close(self) -> None:
         pass
@@ -68,8 +68,8 @@ class _Progress:
 class _TensorBoard:
     """An event file, on a local disk where TensorBoard can follow it, else uploaded at the end."""
 
-    def __init__(self, job: Job, step: int) -> None:
-        self._uri = storage.join(job.output, TENSORBOARD)
+    def __init__(self, uri: str, step: int) -> None:
+        self._uri = uri
         self._aside = None if storage.is_local(self._uri) else tempfile.TemporaryDirectory()
         self._folder = self._uri if self._aside is None else self._aside.name
         self._writer = SummaryWriter(self._folder, purge_step=step + 1)
@@ -78,6 +78,13 @@ class _TensorBoard:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
+    def sum_up(self, settings: Mapping[str, Any], figures: Mapping[str, float]) -> None:
+        """What TensorBoard's page of settings shows."""
+        plain = {
+            name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.items()
+        }
+        self._writer.add_hparams(plain, dict(figures), name=".")
+
     def close(self) -> None:
         self._writer.close()
         if self._aside is not None:
@@ -85,21 +92,52 @@ class _TensorBoard:
             self._aside.cleanup()
 
 
-def _start(tracker: Tracker, job: Job, name: str) -> _Sink:
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What trackers are told of a trial of a sweep: its settings by dotted path, what it came to, and its metrics as
+    they came, with the step of each."""
+
+    name: str
+    group: str
+    settings: Mapping[str, Any]
+    figures: Mapping[str, float]
+    lines: Sequence[tuple[int, Mapping[str, float]]]
+
+
+def tell_trial(told: Told, tensorboard: str, trackers: Sequence[Tracker]) -> None:
+    """Tell TensorBoard, whose event files go to the folder `tensorboard`, and the trackers of a trial that has ended.
+
+    Raises:
+        ValueError: a tracker does not start, as without a login.
+    """
+    storage.remove(tensorboard)  # of a sweep that was killed here
+    board = _TensorBoard(tensorboard, 0)
+    board.sum_up(told.settings, told.figures)
+    sinks = [board, *(_start(tracker, told.name, told.settings, told.group) for tracker in trackers)]
+    for sink in sinks:
+        for step, values in told.lines:
+            sink.log(step, values)
+        sink.close()
+
+
+def _start(tracker: Tracker, name: str, settings: Any, group: str = "") -> _Sink:
     """Raises ValueError with what the tracker says where it does not start, as without a login."""
-    settings = to_tree(job.training)
     try:
-        return _Wandb(tracker, name, settings) if isinstance(tracker, Wandb) else _Mlflow(tracker, name, settings)
+        if isinstance(tracker, Wandb):
+            return _Wandb(tracker, name, settings, group)
+        return _Mlflow(tracker, name, settings, group)
     except Exception as error:  # whatever a tracker's client raises: it has no base of its own that is public
         told = " ".join(masked(str(error)).split())[:300]
         raise ValueError(f"execution.trackers: {type(tracker).__name__} does not start: {told}") from error
 
 
 class _Wandb:
-    def __init__(self, tracker: Wandb, name: str, settings: Any) -> None:
+    def __init__(self, tracker: Wandb, name: str, settings: Any, group: str) -> None:
         import wandb
 
-        self._run = wandb.init(project=tracker.project, name=name, id=name, resume="allow", config=settings)
+        self._run = wandb.init(
+            project=tracker.project, name=name, id=name, group=group or None, resume="allow", config=settings
+        )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
@@ -109,7 +147,7 @@ class _Wandb:
 
 
 class _Mlflow:
-    def __init__(self, tracker: Mlflow, name: str, settings: Any) -> None:
+    def __init__(self, tracker: Mlflow, name: str, settings: Any, group: str) -> None:
         import mlflow
 
         if "://" not in tracker.uri:
@@ -120,10 +158,21 @@ class _Mlflow:
         found = mlflow.search_runs(filter_string=f"run_name = '{name}'", output_format="list")
         mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=name)
         if not found:
-            mlflow.log_dict(settings, "training.json")
+            mlflow.log_dict(settings, "settings.json")
+            mlflow.log_params(dict(_flat(settings)))
+            mlflow.set_tags({"sweep": group} if group else {})
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._mlflow.log_metrics(dict(metrics), step=step)
 
     def close(self) -> None:
         self._mlflow.end_run()
+
+
+def _flat(tree: Mapping[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:
+    """A tree's values by dotted path."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{parent}{name}.")
+        else:
+            yield f"{parent}{name}", value

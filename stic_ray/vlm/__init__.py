@@ -36,5 +36,7 @@ from stic_ray.vlm.rows import pack as pack
 from stic_ray.vlm.rows import shape_of as shape_of
 from stic_ray.vlm.scorer import AnswerScorer as AnswerScorer
 from stic_ray.vlm.scorer import image_attention as image_attention
+from stic_ray.vlm.sizes import Sizes as Sizes
+from stic_ray.vlm.sizes import read_sizes as read_sizes
 from stic_ray.vlm.tower import VisionTower as VisionTower
 from stic_ray.vlm.tower import load_tower as load_tower

@@ -196,7 +196,7 @@ def _stop_in(head: Head, artifact: Path, command: tuple[str, ...]) -> None:
     assert not (artifact / RECORD).exists(), f"committed before the stop: {story()}"
     assert list(artifact.parent.glob(f"*/{LEASE}")) == [], story()
     said = head.jobs.logs(name)
-    assert said.endswith(LINE) and "Traceback" not in said and "SIGTERM" not in said, story()
+    assert said.endswith(f"{LINE}\n") and "Traceback" not in said and "SIGTERM" not in said, story()
     wait(lambda: not any(map(_works, members(head.session))), lambda: "actors of a job that was stopped live on")
 
 

@@ -58,7 +58,7 @@ def _record(project: Project) -> dict[str, Any]:
 def _step(project: Project) -> int:
     for progress in project.store.glob("stage1-*/progress.json"):
         with suppress(OSError, ValueError):
-            return int(json.loads(progress.read_text())["step"])
+            return int(json.loads(progress.read_text())["done"])
     return 0
 
 

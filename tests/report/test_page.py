@@ -213,6 +213,14 @@ def test_gpu_hours_are_those_of_stages_that_hold_gpus_and_cost_where_a_price_is(
     assert costs.gpus_of({"kind": "Pair", "stage": "pairs"}, execution) == 0
 
 
+def test_price_of_the_settings_is_taken_where_none_is_given(tmp_path: Path) -> None:
+    made = write_run(tmp_path, settings=["execution.gpu_hour_price=4.75"])
+    for arguments, price in (([], "4.75"), (["--gpu-hour-price", "2.5"], "2.5")):
+        assert command.main([str(made), *arguments]) == 0
+        texts = "".join(_Parsed((made / "report.html").read_text()).texts)
+        assert f"price of a GPU hour{price}" in texts.replace("\n", "")
+
+
 # Draws
 
 

@@ -1,0 +1,113 @@
+"""A sweep as it lies in its folder: read for its page and for the lines that a sweep ends with."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+from stic_ray import storage, trials
+from stic_ray.config import Config, parse_config, read_yaml, to_tree
+from stic_ray.report import sweep_page
+from stic_ray.report.collect import read_run_curves
+from stic_ray.report.folder import read_part
+from stic_ray.report.markdown import align
+from stic_ray.report.sweep_page import SweepFacts, say, say_figure, say_settings, short
+from stic_ray.trials import Figure, Trial
+
+JSON, BEST, PAGE = "sweep.json", "best.yaml", "report.html"
+
+
+def is_sweep(home: str) -> bool:
+    """Whether a folder of `runs` is a sweep's."""
+    return storage.exists(storage.join(home, JSON))
+
+
+def begin(home: str, base: Mapping[str, Figure], command: str) -> None:
+    """Write down what trials are held against, and the command that goes on with the sweep."""
+    figures = {name: [figure.value, figure.low, figure.high] for name, figure in base.items()}
+    storage.write_bytes(storage.join(home, JSON), json.dumps({"base": figures, "command": command}, indent=1).encode())
+
+
+def read(home: str) -> SweepFacts:
+    """A sweep, finished or not.
+
+    Raises:
+        ValueError: a file of it is missing or damaged.
+    """
+    where = storage.join(home, "config.yaml")
+    if not storage.exists(where):
+        raise ValueError(f"{where} is missing: run the job again, it writes it anew")
+    config = parse_config(read_yaml(storage.read_text(where), where), [])
+    if config.sweep is None:
+        raise ValueError(f"{where} has no sweep: run the job again, it writes it anew")
+    base, command = read_part(storage.join(home, JSON), _parse)
+    tried = trials.read_all(home)
+    front = trials.front(tried, config.sweep.objectives)
+    return SweepFacts(
+        config=config,
+        command=command,
+        base=base,
+        trials=tried,
+        front=[trial.id for trial in front],
+        best=_best(config, front[0]) if front else "",
+        curves={trial.id: read_run_curves(trials.folder(home, trial.id)) for trial in tried},
+    )
+
+
+def _parse(text: str) -> tuple[dict[str, Figure], str]:
+    tree = json.loads(text)
+    base = {
+        str(name): Figure(value=float(value), low=float(low), high=float(high))
+        for name, (value, low, high) in tree["base"].items()
+    }
+    return base, str(tree["command"])
+
+
+def _best(config: Config, trial: Trial) -> str:
+    assert config.sweep is not None  # whose trial it is
+    head = f"# The best of sweep {config.name} by {config.sweep.objectives[0].figure} on dev: trial {trial.id}.\n"
+    return head + yaml.safe_dump(to_tree(trials.config_of_best(config, trial)), sort_keys=False)
+
+
+def write(home: str) -> str:
+    """Write a sweep's page and, where a trial has finished, its best configuration; returns the lines that tell of it.
+
+    Raises:
+        ValueError: as `read`; every trial failed.
+    """
+    found = read(home)
+    failed = [trial for trial in found.trials if trial.state == "failed"]
+    if failed and len(failed) == len(found.trials):
+        raise ValueError(f"every trial failed, the first ({say_settings(failed[0].values)}) since {failed[0].error}")
+    if found.best:
+        storage.write_bytes(storage.join(home, BEST), found.best.encode())
+    storage.write_bytes(storage.join(home, PAGE), sweep_page.render(found).encode())
+    return "\n".join(["", *_table(found), "", *_places(found, home), ""])
+
+
+def _table(found: SweepFacts) -> Sequence[str]:
+    sweep = found.sweep
+    heads = ["trial", *map(short, sweep.space), *(f"{each.figure} ({each.mode})" for each in sweep.objectives), "state"]
+    rows = [_row(found, trial) for trial in found.trials]
+    base = [say_figure(found.base[each.figure]) for each in sweep.objectives]
+    rows.append(["base", *("" for _ in sweep.space), *base, ""])
+    return [*align([heads, *rows]), "dev split, with 95% intervals; * on the Pareto front of the finished trials"]
+
+
+def _row(found: SweepFacts, trial: Trial) -> list[str]:
+    sweep = found.sweep
+    figures = (trial.figures.get(each.figure) for each in sweep.objectives)
+    return [
+        f"{trial.id}{'*' if trial.id in found.front else ''}",
+        *(say(trial.values.get(path)) for path in sweep.space),
+        *(say_figure(figure) if figure else "-" for figure in figures),
+        trial.state,
+    ]
+
+
+def _places(found: SweepFacts, home: str) -> Sequence[str]:
+    lines = [f"report        {storage.join(home, PAGE)}"]
+    if found.best:
+        best = storage.join(home, BEST)
+        lines.append(f"best          {best}    (for stic_pipeline.py --config; it trains controls alone)")
+    return lines
