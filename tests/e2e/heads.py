@@ -40,7 +40,7 @@ class Jobs:
             env={**self.environment, "RAY_ADDRESS": self.address},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
 
     def start(self, name: str, *command: str, options: tuple[str, ...] = ()) -> None:

@@ -50,7 +50,7 @@ def head(s3_server: str) -> Iterator[Head]:
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000"]
     command += [f"--temp-dir={folder / 'ray'}", *(f"--{name}={port}" for name, port in ports.items())]
-    environment = {**environment_of_head(folder), **SECRETS}
+    environment = {**environment_of_head(folder), **SECRETS, "WANDB_MODE": "offline", "WANDB_DIR": str(folder)}
     jobs = Jobs(address=f"http://127.0.0.1:{ports['dashboard-port']}", environment=environment)
     log = folder / "head.log"
     with log.open("wb") as output:
@@ -66,7 +66,8 @@ def head(s3_server: str) -> Iterator[Head]:
 
 def test_submitted_job_on_s3_makes_what_a_local_run_makes(head: Head, finished: Project, s3_bucket: str) -> None:
     config = str(finished.home / "own.yaml")
-    settings = [f"store={s3_bucket}/store", f"runs={s3_bucket}/runs"]
+    trackers = f"[{{type: Wandb}}, {{type: Mlflow, uri: '{head.folder / 'mlflow'}'}}]"
+    settings = [f"store={s3_bucket}/store", f"runs={s3_bucket}/runs", f"execution.trackers={trackers}"]
     with _scraped(head) as metrics:
         done = head.jobs.submit("python", "jobs/stic_pipeline.py", "--config", config, *settings)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
@@ -87,6 +88,7 @@ def test_submitted_job_on_s3_makes_what_a_local_run_makes(head: Head, finished: 
     ):
         assert storage.size(f"{home}/{part}") > 0
     _check_upload(head)
+    assert len(list(head.folder.rglob("*.wandb"))) == len(list(head.folder.glob("mlflow/*/*/metrics"))) == 2
     assert secrets_in_store(s3_bucket) == secrets_in_folder(head.folder) == []
     assert secrets_in_bytes((done.stdout + done.stderr).encode()) == []
     counts = artifacts.load(made["responses"]).record
@@ -139,6 +141,7 @@ def test_submitted_job_with_relative_output_fails_with_one_clear_line(head: Head
     (line,) = {line for line in output.splitlines() if line.startswith("error: ")}  # Ray says a job's last lines again
     assert "is a relative path" in line and "set both store=URI and runs=URI" in line
     assert "failed" in output.lower() and "Traceback" not in output
+    assert secrets_in_bytes(output.encode()) == secrets_in_folder(head.folder) == []
 
 
 def _questions(folder: Path, images: Path) -> str:
