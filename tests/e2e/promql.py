@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-CLUSTER = ROOT / "cluster"
+CLUSTER = ROOT / "cluster" / "monitoring"
 _SELECTOR = re.compile(r"\b(?:ray_\w+|up)\b(?:\{[^}]*\})?")
 _NEEDS_GPU = re.compile(r"^- Metrics that need a GPU: (.*?)(?=^- |\Z)", re.MULTILINE | re.DOTALL)
 

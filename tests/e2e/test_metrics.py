@@ -78,7 +78,7 @@ def _running(command: list[str], log: Path, environment: dict[str, str], ready: 
 
 @pytest.fixture(scope="module")
 def scraped() -> Iterator[Scraped]:
-    """A small run, submitted to a head that a Prometheus scrapes by cluster/prometheus.yml."""
+    """A small run, submitted to a head that a Prometheus scrapes by cluster/monitoring/prometheus.yml."""
     prometheus = program("prometheus")
     folder = Path(tempfile.mkdtemp(prefix="sm-", dir="/tmp"))  # short: unix sockets lie below it
     environment = environment_of_head(folder)
@@ -107,7 +107,7 @@ def scraped() -> Iterator[Scraped]:
 
 
 def _configuration(folder: Path) -> Path:
-    """cluster/prometheus.yml, where the head's folder is another one."""
+    """cluster/monitoring/prometheus.yml, where the head's folder is another one."""
     text = (CLUSTER / "prometheus.yml").read_text()
     assert text.count("[/tmp/ray/") == 1
     (folder / "prometheus.yml").write_text(text.replace("[/tmp/ray/", f"[{folder}/ray/"))
