@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 _TRIAL_CPUS = 0.01  # a trial waits for its stages, which take what they need
 _MAX_DEATHS = 3  # of a trial's process, as with its node; each time it goes on from the store
 _TUNE = "tune"  # Tune's own files, while it works
+_AGAIN = "again"
 _SCHEDULE = "schedule.json"  # of a population's member: all of its state, since models stand in the store
 
 
@@ -64,8 +65,8 @@ def run(config: Config, command: list[str]) -> str:
 
 def _of_sweep(plan: Plan) -> Run:
     """The run of the sweep itself, beside those of its trials."""
-    config = plan.config_of([next(ends(plan.sweep.space))])
-    return Run(config, name=plan.config.name, checks=(check_pool, check_training))
+    config = replace(plan.config_of([next(ends(plan.sweep.space))]), name=plan.config.name)
+    return Run(config, name=config.name, checks=(check_pool, check_training))
 
 
 def _begin(plan: Plan, this: Run, command: list[str]) -> None:
@@ -187,13 +188,22 @@ def _scheduler(plan: Plan) -> TrialScheduler | None:
         )
     if not isinstance(scheduler, Asha) or plan.num_reports < 2:
         return None
-    return ASHAScheduler(
+    return _DecidesOnce(
         metric=first.figure,
         mode=first.mode,
         grace_period=1,
         max_t=plan.num_reports,
         reduction_factor=scheduler.reduction_factor,
     )
+
+
+class _DecidesOnce(ASHAScheduler):  # type: ignore[misc]  # Ray has no stubs
+    """What a sweep that goes on is told again stops nobody: the trial was let go on then, or has ended by itself."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """The decision on a report; ASHA compares others with it in either case."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if result[_AGAIN] else decision
 
 
 def _mutations(domain: Domain) -> Any:
@@ -234,6 +244,8 @@ class _Follow(tune.Callback):  # type: ignore[misc]  # Ray has no stubs
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial has trained a stage."""
+        if result[_AGAIN]:
+            return
         told = ", ".join(f"{each.figure} {result[each.figure]:.1f}" for each in self._plan.sweep.objectives)
         logger.info("%s: %s after %s", self._title(trial), told, result["after"])
 
@@ -310,7 +322,7 @@ def run_trial(values: Mapping[str, Any], *, plan: Plan) -> None:
     new = _new(plan, tune.get_context().get_trial_id(), values)
     trial = trials.read(plan.home, new.id) or new
     for report in trial.reports:
-        _tell(report)
+        _tell(report, again=True)
     if trial.state in ("running", "failed"):
         _work(plan, replace(trial, state="running", error=""), _train(plan, trial))
 
@@ -343,9 +355,10 @@ def _work(plan: Plan, trial: Trial, reported: Iterator[Trial]) -> None:
         trials.write(plan.home, replace(trial, state="failed", error=str(error)))
 
 
-def _tell(report: Report, member: Trial | None = None) -> None:
-    """Report to Tune, with a member's schedule for those that take it over."""
-    told = {"after": report.model, **{name: figure.value for name, figure in report.figures.items()}}
+def _tell(report: Report, member: Trial | None = None, *, again: bool = False) -> None:
+    """Report to Tune, for the first time or again, with a member's schedule for those that take it over."""
+    figures = {name: figure.value for name, figure in report.figures.items()}
+    told = {"after": report.model, _AGAIN: again, **figures}
     if member is None:
         tune.report(told)
         return
