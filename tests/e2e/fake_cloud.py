@@ -76,7 +76,7 @@ class Cloud:
     def node_of(self, title: str) -> str:
         """The id of the node on which a process whose title begins so runs; "" for none."""
         for pid in members(self.session):
-            if _command_line(pid)[0].startswith(title):
+            if any(part.startswith(title) for part in _command_line(pid)[:1]):  # none where it has just ended
                 raylet = _command_line(_parent(pid))
                 for node, socket in self.looks()[-1].nodes.items():
                     if f"--raylet_socket_name={socket}" in raylet:
