@@ -289,7 +289,9 @@ def _number(tune_id: str) -> int:
 
 
 def _new(plan: Plan, tune_id: str, values: Mapping[str, Any]) -> Trial:
-    return Trial(id=_id(plan, tune_id, values), number=_number(tune_id), schedule=(dict(values),))
+    """A trial that begins now, after all that have begun."""
+    number = _number(tune_id) if isinstance(plan.sweep.scheduler, Pbt) else len(trials.read_all(plan.home))
+    return Trial(id=_id(plan, tune_id, values), number=number, schedule=(dict(values),))
 
 
 def _tell_trackers(plan: Plan, trial: Trial) -> None:

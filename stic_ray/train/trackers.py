@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
+from tensorboardX.summary import hparams
 
 from stic_ray import storage
 from stic_ray.config import Mlflow, Tracker, Wandb, to_tree
@@ -83,7 +84,8 @@ class _TensorBoard:
         plain = {
             name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.items()
         }
-        self._writer.add_hparams(plain, dict(figures), name=".")
+        for summary in hparams(plain, {f"dev/{name}": value for name, value in figures.items()}):
+            self._writer.file_writer.add_summary(summary)  # a writer of its own might take this one's file
 
     def close(self) -> None:
         self._writer.close()

@@ -203,7 +203,7 @@ def test_tensorboard_holds_every_trials_settings_objectives_and_curves(
         assert losses == pytest.approx(curves[name], rel=1e-6)
         last = {figure: events.Scalars(f"dev/{figure}")[-1].value for figure in (CHAIR, ACCURACY)}
         assert last == pytest.approx(_figures(trial), rel=1e-6)
-        content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+        content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
         told = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
         settings = {key: value.number_value for key, value in told.items()}
         assert settings == pytest.approx(trial["schedule"][-1])
