@@ -1,7 +1,7 @@
 # `make help` lists the targets. Those that need .venv set it up first, and are quick when it is there.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sweep lint test test-fast test-e2e test-vllm test-families test-gpu bench bench-gpu
+.PHONY: help setup demo sweep lint test test-fast test-e2e test-long test-vllm test-families test-gpu bench bench-gpu
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -76,7 +76,10 @@ test: lint ## Linters, and all tests but those of whole runs (PYTEST_ARGS='--rea
 	$(TEST_ENV) $(BIN)/python -m pytest --ignore=tests/e2e --durations=15 $(PYTEST_ARGS)
 
 test-e2e: $(READY) ## Whole runs as users start them: kills, lost nodes, autoscaling, submission, mistakes, evaluation
-	$(TEST_ENV) $(BIN)/python -m pytest tests/e2e --durations=15 $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest tests/e2e -m 'not long' --durations=20 $(PYTEST_ARGS)
+
+test-long: $(READY) ## Whole runs that CI has no time for: a plan held to its run, six stops, nodes that are taken away
+	$(TEST_ENV) $(BIN)/python -m pytest tests/e2e -m long --durations=20 $(PYTEST_ARGS)
 
 test-fast: $(READY) ## The tests that take seconds
 	$(TEST_ENV) $(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)

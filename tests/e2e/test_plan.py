@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from e2e_project import NUM_IMAGES, Project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 _SIZE = 8
 _ASKED = ("--calibrate", str(_SIZE), "--cluster", "{cpus: 2, node_hour_price: 1}")

@@ -13,7 +13,7 @@ from kill_rounds import audit, compare, references
 from stic_ray import artifacts
 from stic_ray.artifacts import RECORD
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 _NUM_IMAGES = 60
 _STEPS = 100
 _SETTINGS = (

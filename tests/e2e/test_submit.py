@@ -203,6 +203,7 @@ def _stop_in(head: Head, artifact: Path, command: tuple[str, ...]) -> None:
 STOPPED = ("responses", "pairs_scores", "stage1", "descriptions", "stage2", "predictions_stage2")
 
 
+@pytest.mark.long
 def test_job_stopped_in_each_stage_and_submitted_again_goes_on(head: Head, finished: Project, tmp_path: Path) -> None:
     """Nothing is lost or double, and what was committed before a stop stays as it is."""
     settings = (_questions(tmp_path, finished.home / "images"), "stage1.steps=40")
