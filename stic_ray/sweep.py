@@ -31,6 +31,7 @@ from stic_ray.evaluate.intervals import Bootstrap
 from stic_ray.evaluate.measured import Measured
 from stic_ray.evaluate.predict import Candidate
 from stic_ray.evaluate.summary import split_block
+from stic_ray.records import make_seed
 from stic_ray.report import sweep_folder
 from stic_ray.report.collect import read_rows
 from stic_ray.report.markdown import figure_of
@@ -117,8 +118,6 @@ def _try(plan: Plan) -> None:
     storage.remove(work)
     path, filesystem = ray_storage(work)
     first = points(plan)
-    random.seed(plan.sweep.seed)  # both are what Tune's population draws by
-    np.random.seed(plan.sweep.seed)
     trainable = run_member if isinstance(plan.sweep.scheduler, Pbt) else run_trial
     tuner = tune.Tuner(
         tune.with_resources(partial(trainable, plan=plan), {"CPU": _TRIAL_CPUS}),
@@ -173,7 +172,8 @@ def _search(plan: Plan, first: list[dict[str, Any]]) -> SearchAlgorithm | Search
 def _scheduler(plan: Plan) -> TrialScheduler | None:
     scheduler, first = plan.sweep.scheduler, plan.sweep.objectives[0]
     if isinstance(scheduler, Pbt):
-        return PopulationBasedTraining(
+        return _Drawn(
+            plan.sweep.seed,
             time_attr="training_iteration",
             metric=first.figure,
             mode=first.mode,
@@ -184,7 +184,7 @@ def _scheduler(plan: Plan) -> TrialScheduler | None:
             custom_explore_fn=partial(_inside, plan.sweep.space),
             require_attrs=False,  # a failed member reports nothing
             log_config=False,
-            synch=True,  # so that a sweep that goes on decides as before
+            synch=True,
         )
     if not isinstance(scheduler, Asha) or plan.num_reports < 2:
         return None
@@ -195,6 +195,23 @@ def _scheduler(plan: Plan) -> TrialScheduler | None:
         max_t=plan.num_reports,
         reduction_factor=scheduler.reduction_factor,
     )
+
+
+class _Drawn(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no stubs
+    """Draws by the sweep's seed and the number of segments, and by what members reached: a sweep that goes on decides
+    as before. All decisions of a segment are made when its last member has reported."""
+
+    def __init__(self, seed: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._seed = seed
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """The decision on a report."""
+        seed = make_seed(self._seed, "segment", result["training_iteration"])
+        random.seed(seed)  # both are what Tune draws by, and others in this process may
+        np.random.seed(seed % 2**32)
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return decision
 
 
 class _DecidesOnce(ASHAScheduler):  # type: ignore[misc]  # Ray has no stubs

@@ -481,6 +481,25 @@ _LEAVES: list[Any] = [
     config.WeightedPairs(temperature=0.5),
     config.MaskedPairs(min_gain=0.25),
     Pool(min_size=2, max_size=3, num_cpus=0.5, num_gpus=0.25),
+    config.Choice(values=("a", None, 1, 2.5, True)),
+    config.Uniform(low=0.5, high=1.0),
+    config.LogUniform(low=0.5, high=1.0),
+    config.Objective(figure="a/b", mode="max"),
+    config.RandomSearch(),
+    config.GridSearch(),
+    config.OptunaSearch(),
+    config.Asha(reduction_factor=3),
+    config.Pbt(segments=3, quantile=0.5, resample=0.0),
+    config.Sweep(
+        space={"stage1.lr": config.LogUniform(low=0.5, high=1.0)},
+        objectives=(config.Objective(figure="a/b", mode="min"),),
+        scheduler=config.Pbt(),
+        trials=3,
+        seed=4,
+    ),
+    config.Sweep(
+        space={"seed": config.Choice(values=(1, 2))}, search=config.GridSearch(), scheduler=None, max_concurrent=2
+    ),
     config.Execution(pool=Pool(max_size=2), task_cpus=0.1, train_gpus=1.0, max_reject_rate=0.0, gpu_hour_price=2.5),
 ]
 
@@ -536,6 +555,26 @@ def test_to_tree_whole_config_reads_back_equal_and_is_json() -> None:
         "hue": 0.3,
         "min_hue": 0.0,
     }
+
+
+_DPO = "{type: DpoLoss, beta: 0.1, alpha: 1.0, reduction: sum}"
+
+
+def _before(loss: str, more: str = "") -> str:
+    training = f"loss: {loss}, weights: {{type: FullFinetune}}, lr: 1e-3, epochs: 1, global_batch: 8"
+    return f"stage1_before=[{{{training}{more}}}]"
+
+
+def test_training_before_stage1_is_of_the_same_pairs() -> None:
+    parsed = _parse(_before(_DPO))
+    assert [training.lr for training in parsed.stage1_before] == [1e-3]
+    assert parse_config(to_tree(parsed), []) == parsed
+    longer = _message(_before(_DPO, ", max_length: 99"))
+    assert longer.startswith("stage1_before.0.max_length is 99: it must be that of stage1")
+    assert _message(_before("{type: SftLoss}")).startswith(
+        "stage1_before.0.loss is 'SftLoss': it must be a loss of pairs"
+    )
+    assert _message(_before(_DPO), "stage1=null").startswith("stage1_before is 'set': it must be []")
 
 
 def test_stage_that_is_left_out_leaves_out_its_control() -> None:

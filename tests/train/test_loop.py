@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -317,6 +318,7 @@ def test_tracker_that_does_not_start_is_one_line(
 ) -> None:
     (tmp_path / "wandb.py").write_text("def init(**_):\n    raise RuntimeError('api_key not\\nconfigured')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)  # what a test before may have imported
     job = replace(_job(tiny_llava, _DPO), output=str(tmp_path / "out"))
     job = replace(job, execution=replace(job.execution, trackers=(Wandb(project="p"),)))
     with pytest.raises(ValueError, match=r"^execution\.trackers: Wandb does not start: api_key not configured$"):
