@@ -366,6 +366,11 @@ def _closing(run: Run, home: str, summary: Mapping[str, Any]) -> str:
     seconds = time.monotonic() - run.started
     trained = _delivered(run)
     starts = ["the base", *map(model_title, trained)]
+    if run.config.stage1_before:
+        starts = [
+            "the last of stage1_before" if stage != "stage2" else start
+            for stage, start in zip(trained, starts, strict=False)
+        ]
     models = [f"model         {storage.join(home, trained[-1], MERGED)}"] if trained else []
     models += [
         f"adapter       {storage.join(home, stage, ADAPTER)} (on {start})"
