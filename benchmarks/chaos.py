@@ -33,10 +33,11 @@ from harness import Bar, write_results
 from kill_rounds import children_of, descendants
 from servers import make_bucket, s3_server
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import Artifact, Lease, Plan
+from stic_ray.artifacts import Artifact, Plan
 from stic_ray.cluster import connected
 from stic_ray.config import Execution, Pool
 from stic_ray.flow import Inputs, Work, read_image, run_stage
+from stic_ray.leases import Lease
 from stic_ray.ledger import POISON
 from stic_ray.records import Found, make_id
 from stub_stage import ENGINE_MARK, POISON_MARK, Answer, ProcessStub, read_names

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stic_ray import artifacts, storage
+from stic_ray import artifacts, leases, storage
 from stic_ray.records import (
     Found,
     Gain,
@@ -85,7 +85,7 @@ def kill_in_stage(command: list[str], cwd: Path, artifact: Path, delay_s: float,
     driver = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + _TIMEOUT_S
     try:
-        while not (artifact / artifacts.LEASE).exists():
+        while not (artifact / leases.LEASE).exists():
             if (artifact / artifacts.RECORD).exists():
                 return False
             if driver.poll() is not None or time.monotonic() > deadline:

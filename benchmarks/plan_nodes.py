@@ -25,10 +25,11 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import Artifact, Lease, Plan
+from stic_ray.artifacts import Artifact, Plan
 from stic_ray.cluster import connected
 from stic_ray.config import Execution, Pool
 from stic_ray.flow import Inputs, Outcome, Task, Work, read_image, run_stage
+from stic_ray.leases import Lease
 from stic_ray.planner.simulate import Batches, Nodes, run_batches
 from stic_ray.records import Found, make_id
 from stub_stage import Answer, Stub, read_names

@@ -20,8 +20,8 @@ from stic_ray.evaluate.summary import main_figures, paired_difference, questions
 from stic_ray.records import Pair
 from stic_ray.report import distribution_page, lmms, vig_page
 from stic_ray.report.collect import SUMMARY, read_distribution, stage_line
-from stic_ray.report.command import PAGE, write_page
-from stic_ray.report.folder import RunFolder
+from stic_ray.report.command import write_page
+from stic_ray.report.folder import PAGE, RunFolder
 from stic_ray.report.markdown import (
     CONTROLS,
     Comparison,

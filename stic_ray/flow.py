@@ -24,7 +24,7 @@ import ray
 import ray.data
 from PIL import Image
 
-from stic_ray import artifacts, sources, storage
+from stic_ray import artifacts, leases, sources, storage
 from stic_ray.artifacts import Artifact, Plan
 from stic_ray.attempts import Attempt
 from stic_ray.config import Execution, Pool
@@ -39,7 +39,8 @@ from stic_ray.standing import PROGRESS, ProgressNote, Ticker
 logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 4 << 20  # of encoded images between two operators
 _FILES_PER_TASK = 64  # whose ids are read by one task
-_MAX_UNITS_PER_TASK = 4096  # that are read and done by one task
+MAX_UNITS_PER_TASK = 4096  # that are read and done by one task
+TASKS_PER_CPU = 4  # at least so many, where there are units enough
 _BATCHES_PER_TASK = 4  # that are read and prepared by one task, and lost with an actor
 _LIGHT_BATCH = 512  # units: who takes so many at once has light ones, and a step of Ray Data takes a tenth of a second
 _LIGHT_BATCHES_PER_TASK = 16
@@ -197,7 +198,7 @@ def run_stage(*, store: str, plan: Plan, work: Work | TaskWork, inputs: Inputs, 
     if pending < total:
         logger.info("%s: %d of %d units stand from an earlier run", plan.stage, total - pending, total)
     if pending:
-        book = open_book(plan.name, artifacts.run_of(uri))
+        book = open_book(plan.name, leases.run_of(uri))
         feed = _Feed.of(survey, _units_per_task(work, execution.batch_size), execution)
         progress = Progress(plan.stage, total=total, done=total - pending, look=lambda: _story(book.state()))
         teller = _Teller(uri, book, progress, total=total, rent=_rent(work, execution))
@@ -229,7 +230,7 @@ class _Teller:
     def __init__(self, uri: str, book: Book, progress: Progress, *, total: int, rent: Rent) -> None:
         self._book, self._progress = book, progress
         self._note = ProgressNote(uri, total=total)
-        self._meter = StageMeter(artifacts.run_of(uri), book.artifact.rpartition("-")[0], rent)
+        self._meter = StageMeter(leases.run_of(uri), book.artifact.rpartition("-")[0], rent)
 
     def tell(self) -> None:
         """How it stands now."""
@@ -385,7 +386,7 @@ class _Feed:
     @classmethod
     def of(cls, survey: _Survey, most: int, execution: Execution) -> "_Feed":
         """Every unit that is not done, `most` to a group, and fewer where that keeps some core idle."""
-        share = sum(survey.pending.values()) / (4 * ray.cluster_resources().get("CPU", 1.0))
+        share = sum(survey.pending.values()) / (TASKS_PER_CPU * ray.cluster_resources().get("CPU", 1.0))
         size = int(min(max(share, execution.batch_size), most))
         groups: list[list[tuple[str, int, int]]] = []
         room = 0
@@ -403,7 +404,7 @@ class _Feed:
 
 def _units_per_task(work: Work | TaskWork, batch_size: int) -> int:
     if isinstance(work, TaskWork):
-        return _MAX_UNITS_PER_TASK
+        return MAX_UNITS_PER_TASK
     return batch_size * (_BATCHES_PER_TASK if batch_size < _LIGHT_BATCH else _LIGHT_BATCHES_PER_TASK)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stic_ray import artifacts, storage
-from stic_ray.artifacts import RECORD, REFERENCES, UNDERWAY, Artifact, Lease
+from stic_ray import artifacts, leases, storage
+from stic_ray.artifacts import RECORD, REFERENCES, UNDERWAY, Artifact
+from stic_ray.leases import Lease
 from stic_ray.sources import image_id
 from stic_ray.trials import TRIALS
 
@@ -114,7 +115,7 @@ def _remove(uri: str) -> None:
 def refuse_while_in_use(store: str) -> None:
     """Raises ValueError while a live run makes an artifact of this store."""
     for uri in _directories(store):
-        holder = artifacts.holder(uri)
+        holder = leases.holder(uri)
         if holder:
             raise ValueError(f"{uri} is being made by {holder}: wait for it, or end it")
 
@@ -255,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
                     )
                 found = unneeded(found, unfinished=arguments.unfinished)
             sys.stdout.write("".join(f"{_line(entry)}\n" for entry in found))
-            total = _size(sum(entry.num_bytes for entry in found))
+            total = storage.readable(sum(entry.num_bytes for entry in found))
             if arguments.action == "list":
                 sys.stdout.write(f"{len(found)} artifacts, {total}\n")
             elif arguments.yes:
@@ -322,12 +323,5 @@ def _forget(store: str, arguments: argparse.Namespace) -> None:
 def _line(entry: Entry) -> str:
     state = "unfinished" if entry.record is None else str(entry.record["committed_at"])
     rows = "" if entry.record is None else artifacts.amount(entry.record)
-    return f"{entry.name:<40} {_size(entry.num_bytes):>10} {rows:>12}  {state:<20}  {', '.join(entry.runs) or '-'}"
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"
+    size, runs = storage.readable(entry.num_bytes), ", ".join(entry.runs) or "-"
+    return f"{entry.name:<40} {size:>10} {rows:>12}  {state:<20}  {runs}"

@@ -199,13 +199,7 @@ def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Nam
         epilog=_EPILOG.format(examples="\n".join(f"  {example}" for example in job.examples)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--config", metavar="FILE", help="a YAML file with the whole configuration")
-    chosen.add_argument(
-        "--recipe",
-        default=job.recipe,
-        help=f"a named recipe (default: %(default)s): {', '.join(recipes.names())}",
-    )
+    add_configuration(parser, job.recipe)
     if job is PREFERENCES:
         parser.add_argument(
             "--method",
@@ -213,9 +207,20 @@ def parse_arguments(argv: list[str] | None, job: Job = PIPELINE) -> argparse.Nam
             help="only the pairs of unlabeled images (stic) or of annotated data (bpo); without it of all that is set",
         )
     parser.add_argument("--show-config", action="store_true", help="print the resolved configuration and stop")
+    return parser.parse_intermixed_args(argv)
+
+
+def add_configuration(parser: argparse.ArgumentParser, recipe: str) -> None:
+    """The arguments that name a configuration, what overrides it, and how to log."""
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--config", metavar="FILE", help="a YAML file with the whole configuration")
+    chosen.add_argument(
+        "--recipe",
+        default=recipe,
+        help=f"a named recipe (default: %(default)s): {', '.join(recipes.names())}",
+    )
     add_log_format(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the configuration")
-    return parser.parse_intermixed_args(argv)
 
 
 def read_tree(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from typing import Any
 import ray.exceptions
 from ray.train import TrainingFailedError
 
-from stic_ray import artifacts, logs, storage
-from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact, BusyError, Lease, Plan
+from stic_ray import artifacts, leases, logs, storage
+from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact, Plan
 from stic_ray.cluster import connected
 from stic_ray.config import Config, Execution, Model, to_tree
+from stic_ray.leases import BusyError, Lease
 from stic_ray.metrics import RUN_IN_WORK
 from stic_ray.standing import FAILED, FINISHED, IN_WORK, INTERRUPTED, MADE, REUSED, RunNote, Ticker
 
@@ -66,7 +67,7 @@ class Run:
         self._stack = ExitStack()
         self._connected = False
         self._noting = threading.Lock()
-        process = artifacts.this_process(config.name)
+        process = leases.this_process(config.name)
         self._standing = RunNote(self.home, holder=process, config=to_tree(config))
         self._ticker = Ticker(self._tell)
         self._in_work: Any = None  # Ray's gauge
@@ -156,7 +157,7 @@ class Run:
                 if not self._waits:
                     raise
                 logger.info("%s: waiting for %s, which another run makes", role, plan.name)
-            while artifacts.find(store, plan) is None and artifacts.is_leased(store, plan):
+            while artifacts.find(store, plan) is None and leases.holder(storage.join(store, plan.name)):
                 time.sleep(_LOOK_EVERY_S)
 
     @contextmanager

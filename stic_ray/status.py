@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from stic_ray import artifacts, outline, storage
+from stic_ray import artifacts, leases, outline, storage
 from stic_ray.artifacts import MODEL, UNDERWAY
 from stic_ray.config import Config, parse_config
 from stic_ray.standing import (
@@ -90,7 +90,7 @@ def look(run: str) -> RunStatus:
     standing = read_standing(run)
     if standing is None:
         return _without_note(run)
-    is_alive = not standing.ended and artifacts.is_alive(standing.holder, standing.at)
+    is_alive = not standing.ended and leases.is_alive(standing.holder, standing.at)
     stages = [_stage(role, entry, standing, is_alive) for role, entry in standing.roles.items()]
     is_worked_at = is_alive or any(stage.state == IN_WORK for stage in stages)
     rest = _rest(run, standing)
@@ -99,7 +99,7 @@ def look(run: str) -> RunStatus:
     return RunStatus(
         run=run,
         state=standing.ended or (IN_WORK if is_worked_at else LEFT),
-        holder=artifacts.describe_process(standing.holder),
+        holder=leases.describe_process(standing.holder),
         started_at=standing.started_at,
         ended_at=None if is_worked_at else standing.at,
         reason=standing.reason,
@@ -151,7 +151,7 @@ def _stage(role: str, entry: RoleStanding, standing: RunStanding, is_alive: bool
         return _committed(role, entry.uri, MADE)
     if entry.state == FAILED:
         return replace(_unfinished(role, entry), state=FAILED, reason=entry.reason)
-    holder = artifacts.holder(entry.uri) or (artifacts.describe_process(standing.holder) if is_alive else "")
+    holder = leases.holder(entry.uri) or (leases.describe_process(standing.holder) if is_alive else "")
     found = _unfinished(role, entry)
     if not holder:
         return replace(found, state=LEFT, per_s=None, seconds_left=None)

@@ -165,6 +165,15 @@ def exists(uri: str) -> bool:
     return bool(filesystem.exists(path))
 
 
+def readable(num_bytes: float) -> str:
+    """A number of bytes in the unit that it is read in."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
 def size(uri: str) -> int:
     """Bytes of a file, or of all files below a directory."""
     filesystem, path = split(uri)

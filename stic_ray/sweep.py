@@ -34,7 +34,7 @@ from stic_ray.evaluate.summary import split_block
 from stic_ray.records import make_seed
 from stic_ray.report import sweep_folder
 from stic_ray.report.collect import read_rows
-from stic_ray.report.markdown import figure_of
+from stic_ray.report.markdown import figure_of, figure_paths
 from stic_ray.report.sweep_page import say_settings
 from stic_ray.run import Run
 from stic_ray.sweep_plan import Plan, ends, plan_of, points, rounded
@@ -93,19 +93,11 @@ def _figures_of(model: str, measured: Mapping[str, Measured], plan: Plan) -> dic
         path = tuple(objective.figure.split("/"))
         value = figure_of(blocks[model], path)
         if not isinstance(value, float) or math.isnan(value):
-            there = ", ".join(sorted(_flat(blocks[model].get(path[0], {}), path[0])))
+            there = ", ".join(sorted("/".join(each) for each in figure_paths(blocks[model]) if each[0] == path[0]))
             raise ValueError(f"sweep.objectives has {objective.figure!r}, and dev has no such figure: {there}")
         low, high = figure_of(blocks["intervals"][model], path)
         found[objective.figure] = Figure(value=value, low=low, high=high)
     return found
-
-
-def _flat(block: Mapping[str, Any], parent: str) -> Iterator[str]:
-    for name, value in block.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{parent}/{name}")
-        else:
-            yield f"{parent}/{name}"
 
 
 def _try(plan: Plan) -> None:

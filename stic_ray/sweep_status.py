@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stic_ray import storage, trials
+from stic_ray import trials
 from stic_ray.report import sweep_folder
 from stic_ray.report.markdown import align
 from stic_ray.report.sweep_page import SweepFacts, say, short
-from stic_ray.standing import IN_WORK
+from stic_ray.standing import IN_WORK, read_standing
 from stic_ray.status import RunStatus, in_span, look, tell_stage
 
 
@@ -33,7 +33,7 @@ def look_at(home: str) -> SweepStatus:
     found = sweep_folder.read(home)
     running = [trial.id for trial in found.trials if trial.state == "running"]
     places = {trial: trials.folder(home, trial) for trial in running}
-    of_trials = {trial: look(place) for trial, place in places.items() if storage.exists(place + "/standing.json")}
+    of_trials = {trial: look(place) for trial, place in places.items() if read_standing(place) is not None}
     return SweepStatus(run=look(home), found=found, of_trials=of_trials, seconds_left=_left(found, len(running)))
 
 

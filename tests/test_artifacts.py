@@ -22,8 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stic_ray import artifacts, storage
-from stic_ray.artifacts import LEASE, LEASE_S, RECORD, BusyError, Lease, Plan
+from stic_ray import artifacts, leases, storage
+from stic_ray.artifacts import RECORD, Plan
+from stic_ray.leases import LEASE, LEASE_S, BusyError, Lease
 from stic_ray.records import ImageRef, Reject, to_table
 
 _PLAN = Plan(
@@ -267,10 +268,10 @@ def test_a_record_in_another_artifacts_directory_is_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("content", ["[]", "5", "{}", '{"started": 5}', ""])
 def test_a_damaged_lease_is_nobodys(tmp_path: Path, content: str) -> None:
-    (tmp_path / artifacts.LEASE).write_text(content)
-    assert artifacts.holder(str(tmp_path)) == ""
+    (tmp_path / leases.LEASE).write_text(content)
+    assert leases.holder(str(tmp_path)) == ""
     with Lease(str(tmp_path), "mine"):
-        assert "mine" in artifacts.holder(str(tmp_path))
+        assert "mine" in leases.holder(str(tmp_path))
 
 
 def test_commit_counts_rows_of_files_written_outside_write_rows_too(tmp_path: Path) -> None:
@@ -300,9 +301,9 @@ def _lease_entry(**changes: Any) -> bytes:
     entry = {
         "holder": "other",
         "token": "t",
-        **artifacts._place(),
+        **leases._place(),
         "pid": os.getpid(),
-        "started": artifacts._process_start(os.getpid()),
+        "started": leases._process_start(os.getpid()),
         "renewed_at": time.time(),
     }
     return json.dumps({**entry, **changes}).encode()
@@ -437,7 +438,7 @@ def test_commit_under_a_lease_that_was_lost_is_refused(store: str) -> None:
 def test_lease_that_was_lost_is_said(
     store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(artifacts, "LEASE_S", 0.04)
+    monkeypatch.setattr(leases, "LEASE_S", 0.04)
     uri = storage.join(store, "a")
     with Lease(uri, "mine"):
         for _ in range(20):  # again where a renewal was just under way
@@ -456,7 +457,7 @@ def test_lease_of_a_system_without_process_times_is_taken_over_when_stale(store:
 
 
 def test_lease_is_renewed_while_held(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "LEASE_S", 0.04)
+    monkeypatch.setattr(leases, "LEASE_S", 0.04)
     uri = storage.join(store, "a")
     with Lease(uri, "mine"):
         first = json.loads(storage.read_text(storage.join(uri, LEASE)))["renewed_at"]
@@ -464,7 +465,7 @@ def test_lease_is_renewed_while_held(store: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_lease_that_was_taken_over_is_neither_renewed_nor_removed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "LEASE_S", 0.04)
+    monkeypatch.setattr(leases, "LEASE_S", 0.04)
     uri = storage.join(store, "a")
     entry = storage.join(uri, LEASE)
     with Lease(uri, "stopped for long"):
@@ -490,7 +491,7 @@ def test_lease_that_cannot_be_renewed_for_a_moment_goes_on(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(artifacts, "LEASE_S", 0.04)
+    monkeypatch.setattr(leases, "LEASE_S", 0.04)
     uri = storage.join(store, "a")
     with Lease(uri, "mine"):
         before = getattr(storage, broken)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from stic_ray import artifacts, inventory, storage
-from stic_ray.artifacts import LEASE, Lease, Plan
+from stic_ray.artifacts import Plan
 from stic_ray.audit import audit_run
 from stic_ray.inventory import Traces
+from stic_ray.leases import LEASE, Lease
 from stic_ray.records import ImageRef, Pair, Reject, Response, Score, make_id
 from stic_ray.sources import image_id
 

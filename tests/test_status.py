@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from stic_ray import artifacts, storage
-from stic_ray.artifacts import Lease, Plan
+from stic_ray import artifacts, leases, storage
+from stic_ray.artifacts import Plan
 from stic_ray.config import parse_config, read_yaml, to_tree
+from stic_ray.leases import Lease
 from stic_ray.recipes import read
 from stic_ray.standing import FAILED, FINISHED, IN_WORK, INTERRUPTED, MADE, REUSED, ProgressNote, RunNote
 from stic_ray.status import GONE, LEFT, TO_COME, look, tell
@@ -25,7 +26,7 @@ def _config() -> Any:
 
 
 def _note(home: str, **holder: Any) -> RunNote:
-    return RunNote(home, holder={**artifacts.this_process("own"), **holder}, config=_config())
+    return RunNote(home, holder={**leases.this_process("own"), **holder}, config=_config())
 
 
 def _gone() -> dict[str, Any]:
@@ -107,7 +108,7 @@ def test_run_on_another_host_lives_while_it_notes(tmp_path: Path, monkeypatch: p
     home = str(tmp_path / "runs" / "own")
     _note(home, host="elsewhere").role("responses", str(tmp_path / "responses-1"), IN_WORK)
     assert look(home).state == IN_WORK
-    later = time.time() + 2 * artifacts.LEASE_S
+    later = time.time() + 2 * leases.LEASE_S
     monkeypatch.setattr(time, "time", lambda: later)
     assert look(home).state == LEFT
 

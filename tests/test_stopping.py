@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from stic_ray import command_line
-from stic_ray.artifacts import LEASE
+from stic_ray.leases import LEASE
 from stic_ray.stopping import LINE, STATUS
 
 _TIMEOUT_S = 60.0
 _LEASES = """
 import sys, threading, time
 from pathlib import Path
-from stic_ray.artifacts import Lease
+from stic_ray.leases import Lease
 from stic_ray.command_line import finish
 
 store = Path(sys.argv[1])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stic_ray import artifacts, deliver, trials
+from stic_ray import deliver, leases, trials
 from stic_ray.config import Config, to_tree
 from stic_ray.report import sweep_folder
 from stic_ray.standing import FINISHED, RunNote
@@ -39,7 +39,7 @@ def sweep(embedded_sweep: Config, tmp_path: Path) -> str:
 
 
 def _note(home: str, config: Config) -> RunNote:
-    note = RunNote(home, holder=artifacts.this_process("embedded-sweep"), config=to_tree(config))
+    note = RunNote(home, holder=leases.this_process("embedded-sweep"), config=to_tree(config))
     note.role("questions", "gone", "made")
     return note
 

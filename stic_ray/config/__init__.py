@@ -95,6 +95,7 @@ from stic_ray.config.negatives import (
     Sampling,
 )
 from stic_ray.config.reading import (
+    flatten,
     parse_config,
     parse_settings,
     read_yaml,
@@ -274,6 +275,7 @@ __all__ = [
     "WeightedLosses",
     "WeightedPairs",
     "blind_of",
+    "flatten",
     "locations",
     "needs_reference",
     "parse_config",

@@ -110,6 +110,16 @@ def to_tree(value: Any) -> Any:
     return value
 
 
+def flatten(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
+    """A tree's values by dotted path."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= (
+            flatten(value, f"{parent}{name}.") if isinstance(value, Mapping) and value else {f"{parent}{name}": value}
+        )
+    return found
+
+
 _VARIANTS = {
     *get_args(ImageSource),
     *get_args(Duplicates),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from stic_ray import storage
 from stic_ray.config import parse_settings, read_yaml
+from stic_ray.config.checks import require
 
 # GiB of memory by kind of GPU, as their vendor gives it.
 GPU_GIB = {
@@ -60,27 +61,22 @@ class Cluster:
 
     def __post_init__(self) -> None:
         for name in ("nodes", "cpus", "network_gb_s", "gpu_link_gb_s", "relative_speed"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("gpus", "start_delay_s", "failures_per_hour", "detect_s", "driver_s"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("gpu_gib", "memory_gib", "storage_gb_s"):
-            _require(getattr(self, name) is None or getattr(self, name) > 0, name, getattr(self, name), "above 0")
+            require(getattr(self, name) is None or getattr(self, name) > 0, name, getattr(self, name), "above 0")
         price, least = self.node_hour_price, self.min_nodes
-        _require(price is None or price >= 0, "node_hour_price", price, "0 or more, or null")
-        _require(least is None or 0 <= least <= self.nodes, "min_nodes", least, f"from 0 to nodes ({self.nodes})")
+        require(price is None or price >= 0, "node_hour_price", price, "0 or more, or null")
+        require(least is None or 0 <= least <= self.nodes, "min_nodes", least, f"from 0 to nodes ({self.nodes})")
         known = not self.gpu or self.gpu in GPU_GIB or self.gpu_gib is not None
-        _require(known, "gpu", self.gpu, f"one of {', '.join(GPU_GIB)}, or gpu_gib beside it")
+        require(known, "gpu", self.gpu, f"one of {', '.join(GPU_GIB)}, or gpu_gib beside it")
 
     @property
     def gpu_bytes(self) -> float | None:
         """A GPU's memory; None where nobody says which kind it is."""
         gib = self.gpu_gib if self.gpu_gib is not None else GPU_GIB.get(self.gpu)
         return None if gib is None else gib * 2.0**30
-
-
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} is {value!r}: it must be {wanted}")
 
 
 def this_machine() -> Cluster:

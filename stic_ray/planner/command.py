@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         states.append(is_feasible)
         return told
 
-    status = finish(work)
+    status = finish(work, arguments.log)
     return status or (0 if all(states) else 1)
 
 
@@ -42,13 +42,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--config", metavar="FILE", help="a YAML file with the whole configuration")
-    chosen.add_argument(
-        "--recipe",
-        default=recipes.EMBEDDED,
-        help=f"a named recipe (default: %(default)s): {', '.join(recipes.names())}",
-    )
+    launch.add_configuration(parser, recipes.EMBEDDED)
     told = parser.add_mutually_exclusive_group()
     told.add_argument("--calibrate", type=positive, metavar="N", help="measure small runs, of N and of 2 N images")
     told.add_argument("--from", dest="runs", action="append", metavar="RUN", help="take a finished run's rates")
@@ -60,7 +54,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", action="store_true", help="also on 1 to 1,000 nodes")
     parser.add_argument("--html", metavar="FILE", help="write a page too")
     parser.add_argument("--json", action="store_true", help="print data instead of tables")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the configuration")
     return parser.parse_intermixed_args(argv)
 
 

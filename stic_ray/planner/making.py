@@ -4,7 +4,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from stic_ray import storage, vlm
 from stic_ray.config import Config, to_tree
@@ -93,9 +92,6 @@ def _told(arguments: argparse.Namespace, plan: Plan, memory: Sequence[Held], sca
     return render.text(plan, memory, scaling) + where
 
 
-def _write(path: str, text: str) -> None:
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
+def _write(uri: str, text: str) -> None:
+    with storage.reaching(uri):
+        storage.write_bytes(storage.absolute(uri), text.encode())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from stic_ray.config import Config, Training
+from stic_ray.flow import MAX_UNITS_PER_TASK, TASKS_PER_CPU
 from stic_ray.planner import simulate
 from stic_ray.planner.clusters import Cluster
 from stic_ray.planner.estimates import Estimate, total
@@ -15,8 +16,6 @@ from stic_ray.planner.simulate import Batches, Losses, Nodes, Outcome, Steps
 from stic_ray.records import make_seed
 from stic_ray.train.data import num_steps
 
-_UNITS_PER_TASK = 4096  # flow.py: that are read and done by one task
-_TASKS_PER_CPU = 4  # flow.py: at least so many, where there are units enough
 _BARRIER_S = 1e-6  # a unit on one worker, where all ids meet: 0.87 s a million images in `unique`, on one core
 _BARRIERS = ("unique", "selection")
 _GATHERS = 2  # FSDP2: a block's weights before its forward and before its backward pass
@@ -199,8 +198,8 @@ def _do_units(setting: Setting, rates: Rates, rate: StageRate, scale: float) -> 
         return _Course(units=units, outcome=outcome, nodes=1, cores=execution.task_cpus, gpus=0.0)
     if rate.kind == "tasks":
         slots = _Slots(per_node=max(1, int(cluster.cpus)))  # a core does one thing at a time, however small the task
-        share = units / (_TASKS_PER_CPU * cluster.nodes * cluster.cpus)
-        batch = max(min(share, _UNITS_PER_TASK), float(execution.batch_size))
+        share = units / (TASKS_PER_CPU * cluster.nodes * cluster.cpus)
+        batch = max(min(share, MAX_UNITS_PER_TASK), float(execution.batch_size))
         cores = float(min(math.ceil(units / batch), slots.per_node * cluster.nodes))
         nodes = min(cluster.nodes, math.ceil(cores / cluster.cpus))
         outcome = _run(setting, rates, rate, _Load(units=units, batch=batch, slots=slots))

@@ -9,8 +9,9 @@ from stic_ray.planner.estimates import Estimate
 from stic_ray.planner.memory import Held
 from stic_ray.planner.planning import Plan, Planned, Scaled, stops_scaling
 from stic_ray.report.html import document, facts, table_of
-from stic_ray.report.markdown import escape
+from stic_ray.report.markdown import align, escape
 from stic_ray.report.svg import Series, lines
+from stic_ray.storage import readable
 
 _STAGES = (
     "stage",
@@ -27,7 +28,6 @@ _STAGES = (
 )
 _MEMORY = ("process", "holds", "of", "fits", "weights", "the largest other part", "remedy")
 _SCALING = ("nodes", "time", "speed-up", "cost", "done again", "longest stage", "bound by")
-_GB = 1e9
 
 
 def text(plan: Plan, memory: Sequence[Held], scaling: Sequence[Scaled]) -> str:
@@ -140,7 +140,7 @@ def _stage_rows(plan: Plan) -> list[list[str]]:
                     _number(rate.requests * units),
                     _number(_tokens_in(stage)),
                     _number(rate.tokens_out * units),
-                    size(stage.bytes),
+                    readable(stage.bytes),
                     f"{stage.gpu_hours.value:,.2f}" if stage.gpus else "-",
                     f"{stage.cpu_hours.value:,.2f}",
                     duration(stage.seconds.value),
@@ -167,7 +167,7 @@ def _figures(plan: Plan) -> dict[str, str]:
     found["tokens in, out"] = (
         f"{_number(sum(map(_tokens_in, stages)))}, {_number(sum(s.rate.tokens_out * s.units for s in stages))}"
     )
-    found["store"] = size(sum(stage.bytes for stage in stages))
+    found["store"] = readable(sum(stage.bytes for stage in stages))
     if plan.money is not None:
         found["money"] = f"{plan.money.value:,.2f}{_bracketed(plan.money, plan.freedom, _short)}"
     return found
@@ -206,11 +206,11 @@ def _memory_rows(memory: Sequence[Held]) -> list[list[str]]:
         rows.append(
             [
                 held.what,
-                size(held.total),
-                "-" if held.room is None else size(held.room),
+                readable(held.total),
+                "-" if held.room is None else readable(held.room),
                 "?" if held.room is None else "yes" if held.fits else "NO",
-                size(held.parts["weights"]),
-                f"{largest} {size(other[largest])}",
+                readable(held.parts["weights"]),
+                f"{largest} {readable(other[largest])}",
                 ", or ".join(held.remedies) or ("-" if held.fits else "none of the settings: larger GPUs"),
             ]
         )
@@ -276,16 +276,7 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, the first to the left, words to the left too."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    aligned = [
-        "<" if number == 0 or any(row[number][:1].isalpha() for row in rows) else ">" for number in range(len(header))
-    ]
-    every = [header, *rows]
-    return "\n".join(
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, aligned, widths, strict=True)).rstrip()
-        for row in every
-    )
+    return "\n".join(align([header, *rows]))
 
 
 # Numbers
@@ -298,11 +289,6 @@ def duration(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:,.1f} h"
-
-
-def size(num_bytes: float) -> str:
-    """In MB or GB."""
-    return f"{num_bytes / 1e6:,.1f} MB" if num_bytes < _GB else f"{num_bytes / _GB:,.1f} GB"
 
 
 def _number(value: float) -> str:

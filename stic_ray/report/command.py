@@ -7,9 +7,9 @@ import sys
 from stic_ray import storage
 from stic_ray.report import compare, page, sweep_folder, sweep_page
 from stic_ray.report.collect import collect
-from stic_ray.report.folder import RunFolder, open_run
+from stic_ray.report.folder import PAGE, RunFolder, open_run
 
-PAGE, COMPARED = "report.html", "compare.html"
+COMPARED = "compare.html"
 
 
 def write_page(folder: RunFolder, gpu_hour_price: float | None = None) -> str:

@@ -1,11 +1,11 @@
 """Several runs in one page: figures side by side, settings that differ, curves laid over each other."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stic_ray.config import to_tree
+from stic_ray.config import flatten, to_tree
 from stic_ray.report import curves, svg
 from stic_ray.report.collect import read_run_curves, read_summary
 from stic_ray.report.curves import Curve
@@ -35,7 +35,7 @@ def read(folder: RunFolder) -> Compared:
     return Compared(
         name=folder.config.name,
         uri=folder.uri,
-        settings=dict(_flat(to_tree(folder.config))),
+        settings=_settings_of(folder),
         summary=read_summary(folder.uri),
         curves=read_run_curves(folder.uri),
     )
@@ -68,12 +68,8 @@ def _names(runs: Sequence[Compared]) -> list[str]:
     return names if len(set(names)) == len(names) else [run.uri for run in runs]
 
 
-def _flat(tree: Any, parents: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    if isinstance(tree, Mapping) and tree:
-        for name, value in tree.items():
-            yield from _flat(value, (*parents, str(name)))
-    else:
-        yield ".".join(parents), json.dumps(tree, ensure_ascii=False)
+def _settings_of(folder: RunFolder) -> dict[str, str]:
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in flatten(to_tree(folder.config)).items()}
 
 
 def _figures(runs: Sequence[Compared], names: Sequence[str]) -> str:
@@ -119,21 +115,15 @@ def _settings(runs: Sequence[Compared], names: Sequence[str]) -> str:
 
 def _curves(runs: Sequence[Compared], names: Sequence[str]) -> tuple[dict[str, Any], str]:
     """A chart for every metric of a training that some run has, a line a run."""
-    found, parts = {}, []
-    for training in dict.fromkeys(name for run in runs for name in run.curves):
-        plots = ""
-        for metric, title in curves.TITLES.items():
-            lines = [
-                curves.many_line(name, number, known)
-                for number, (run, name) in enumerate(zip(runs, names, strict=True))
-                if (known := run.curves.get(training, {}).get(metric)) is not None
-            ]
-            if lines:
-                key = f"{training}/{metric}"
-                found[key] = curves.chart(lines)
-                plots += curves.holder(escape(key), title)
-        parts.append(f'<h3>{escape(training)}</h3><div class="plots">{plots}</div>' if plots else "")
-    return found, "".join(parts)
+
+    def lines_of(training: str, metric: str) -> list[curves.Line]:
+        return [
+            curves.many_line(name, number, known)
+            for number, (run, name) in enumerate(zip(runs, names, strict=True))
+            if (known := run.curves.get(training, {}).get(metric)) is not None
+        ]
+
+    return curves.sections(dict.fromkeys(name for run in runs for name in run.curves), lines_of)
 
 
 _STYLE = (

@@ -1,7 +1,7 @@
 """Charts of trainings' metrics that can be hovered: uPlot (MIT, beside its licence in assets/), inlined in the page."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from stic_ray.report.markdown import escape
 
 METRICS = ("loss", "margin", "accuracy", "grad_norm", "validation_loss")
 TITLES = {
@@ -114,6 +116,22 @@ def scripts() -> list[str]:
 def style() -> str:
     """The library's style and what charts look like."""
     return _asset("uplot.css") + _STYLE
+
+
+def sections(trainings: Iterable[str], lines_of: Callable[[str, str], Sequence[Line]]) -> tuple[dict[str, Any], str]:
+    """The data of a chart for every metric of each training that `lines_of` (training, metric) knows lines of, and the
+    page's parts that hold the charts."""
+    found, parts = {}, []
+    for training in trainings:
+        plots = ""
+        for metric, title in TITLES.items():
+            lines = lines_of(training, metric)
+            if lines:
+                key = f"{training}/{metric}"
+                found[key] = chart(lines)
+                plots += holder(escape(key), title)
+        parts.append(f'<h3>{escape(training)}</h3><div class="plots">{plots}</div>' if plots else "")
+    return found, "".join(parts)
 
 
 def many_line(name: str, number: int, curve: Curve) -> Line:

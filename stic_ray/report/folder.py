@@ -8,6 +8,7 @@ from stic_ray import artifacts, storage
 from stic_ray.artifacts import Artifact
 from stic_ray.config import Config, parse_config, read_yaml
 
+PAGE = "report.html"  # of a run and of a sweep
 Made = TypeVar("Made")
 
 
@@ -27,15 +28,23 @@ def open_run(run: str) -> RunFolder:
         ValueError: it holds no finished run, or an artifact of it is gone.
     """
     found = {role: artifacts.load(uri) for role, uri in artifacts.read_references(run).items()}
+    return RunFolder(uri=run, config=read_config(run), artifacts=found)
+
+
+def read_config(run: str) -> Config:
+    """The settings of a run or a sweep, by its folder.
+
+    Raises:
+        ValueError: they are missing or damaged.
+    """
     where = storage.join(run, "config.yaml")
     if not storage.exists(where):
         raise ValueError(f"{where} is missing: run the job again, it writes it anew")
     text = storage.read_text(where)
     try:
-        config = parse_config(read_yaml(text, where), [])
+        return parse_config(read_yaml(text, where), [])
     except ValueError as error:
         raise ValueError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
-    return RunFolder(uri=run, config=config, artifacts=found)
 
 
 def read_part(uri: str, parse: Callable[[str], Made]) -> Made:

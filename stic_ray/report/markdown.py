@@ -137,13 +137,16 @@ def render_table(summary: Mapping[str, Any]) -> str:
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table for a terminal, of a head and rows: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """A table for a terminal, of a head and rows: the first column and words to the left, figures to the right."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    words = [number == 0 or any(cell[:1].isalpha() for cell in column[1:]) for number, column in enumerate(columns)]
+    sides = ["<" if is_word else ">" for is_word in words]
     text = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
         for row in rows
     ]
-    text.insert(1, "-" * len(text[0]))
+    text.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return text
 
 

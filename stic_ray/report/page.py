@@ -156,28 +156,24 @@ def _tokens(blocks: Sequence[Block]) -> str:
 
 def _training(facts_of_run: RunFacts) -> tuple[dict[str, Any], str]:
     """The data of the charts of every training, and the section that holds them."""
-    found, parts = {}, []
-    for training, control in curves.by_training(facts_of_run.curves):
-        plots = ""
-        for metric, title in curves.TITLES.items():
-            lines = [
-                curves.Line(
-                    name=name.replace("_", " "),
-                    color="c2" if name.startswith("stage2") else "c1",
-                    dashed=name == control,
-                    curve=facts_of_run.curves[name][metric],
-                )
-                for name in (training, control)
-                if name is not None and metric in facts_of_run.curves[name]
-            ]
-            if lines:
-                key = f"{training}/{metric}"
-                found[key] = curves.chart(lines)
-                plots += curves.holder(escape(key), title)
-        if plots:
-            parts.append(f'<h3>{escape(training)}</h3><div class="plots">{plots}</div>')
+    controls = dict(curves.by_training(facts_of_run.curves))
+
+    def lines_of(training: str, metric: str) -> list[curves.Line]:
+        names = [name for name in (training, controls[training]) if name is not None]
+        return [
+            curves.Line(
+                name=name.replace("_", " "),
+                color="c2" if name.startswith("stage2") else "c1",
+                dashed=name != training,
+                curve=facts_of_run.curves[name][metric],
+            )
+            for name in names
+            if metric in facts_of_run.curves[name]
+        ]
+
+    found, parts = curves.sections(controls, lines_of)
     told = "<p class=soft>Rest a pointer on a chart, or tap it, for the values at a step.</p>"
-    return found, f"{told}{_NO_SCRIPT}{''.join(parts)}" if parts else ""
+    return found, f"{told}{_NO_SCRIPT}{parts}" if parts else ""
 
 
 _NO_SCRIPT = "<noscript><p>These charts are drawn by a script, which this browser does not run.</p></noscript>"

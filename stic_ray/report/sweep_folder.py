@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from stic_ray import storage, trials
-from stic_ray.config import Config, parse_config, read_yaml, to_tree
+from stic_ray.config import Config, to_tree
 from stic_ray.report import sweep_page
 from stic_ray.report.collect import read_run_curves
-from stic_ray.report.folder import read_part
+from stic_ray.report.folder import PAGE, read_config, read_part
 from stic_ray.report.markdown import align
 from stic_ray.report.sweep_page import SweepFacts, say, say_figure, say_settings, short
 from stic_ray.trials import Figure, Trial
 
-JSON, BEST, PAGE = "sweep.json", "best.yaml", "report.html"
+JSON, BEST = "sweep.json", "best.yaml"
 
 
 def is_sweep(home: str) -> bool:
@@ -34,12 +34,9 @@ def read(home: str) -> SweepFacts:
     Raises:
         ValueError: a file of it is missing or damaged.
     """
-    where = storage.join(home, "config.yaml")
-    if not storage.exists(where):
-        raise ValueError(f"{where} is missing: run the job again, it writes it anew")
-    config = parse_config(read_yaml(storage.read_text(where), where), [])
+    config = read_config(home)
     if config.sweep is None:
-        raise ValueError(f"{where} has no sweep: run the job again, it writes it anew")
+        raise ValueError(f"{home}/config.yaml has no sweep: run the job again, it writes it anew")
     base, command = read_part(storage.join(home, JSON), _parse)
     tried = trials.read_all(home)
     front = trials.front(tried, config.sweep.objectives)

@@ -260,22 +260,15 @@ def _best(found: SweepFacts) -> str:
 
 def _training(found: SweepFacts) -> tuple[dict[str, Any], str]:
     """The data of the charts of every training, a line a trial, and the section that holds them."""
-    drawn, parts = {}, []
-    trainings = dict.fromkeys(name for of_trial in found.curves.values() for name in of_trial)
-    for training in trainings:
-        plots = ""
-        for metric, title in curves.TITLES.items():
-            lines = [
-                curves.many_line(f"{trial.id} {say_settings(trial.values)}", number, curve)
-                for number, trial in enumerate(found.trials)
-                if (curve := found.curves.get(trial.id, {}).get(training, {}).get(metric)) is not None
-            ]
-            if lines:
-                key = f"{training}/{metric}"
-                drawn[key] = curves.chart(lines)
-                plots += curves.holder(escape(key), title)
-        parts.append(f'<h3>{escape(training)}</h3><div class="plots">{plots}</div>' if plots else "")
-    return drawn, "".join(parts)
+
+    def lines_of(training: str, metric: str) -> list[curves.Line]:
+        return [
+            curves.many_line(f"{trial.id} {say_settings(trial.values)}", number, known)
+            for number, trial in enumerate(found.trials)
+            if (known := found.curves.get(trial.id, {}).get(training, {}).get(metric)) is not None
+        ]
+
+    return curves.sections(dict.fromkeys(name for of_trial in found.curves.values() for name in of_trial), lines_of)
 
 
 _STYLE = (

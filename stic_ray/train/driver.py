@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from stic_ray import artifacts, storage
+from stic_ray import artifacts, leases, storage
 from stic_ray.artifacts import MODEL, Artifact, Plan
 from stic_ray.config import Config, Training, to_tree
 from stic_ray.metrics import Rent, StageMeter, Told
@@ -182,7 +182,7 @@ class _Teller:
         execution = job.execution
         num_gpus = execution.train_gpus * execution.num_train_workers
         rent = Rent(num_gpus=num_gpus, gpu_hour_price=execution.gpu_hour_price)
-        self._meter = StageMeter(artifacts.run_of(job.output), stage, rent)
+        self._meter = StageMeter(leases.run_of(job.output), stage, rent)
         self._started_at = time.time()
         self._told = -1
 

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
 from stic_ray import storage
-from stic_ray.config import Mlflow, Tracker, Wandb, to_tree
+from stic_ray.config import Mlflow, Tracker, Wandb, flatten, to_tree
 from stic_ray.masking import masked
 from stic_ray.standing import ProgressNote
 from stic_ray.train.job import TENSORBOARD, Job
@@ -161,7 +161,7 @@ class _Mlflow:
         mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=name)
         if not found:
             mlflow.log_dict(settings, "settings.json")
-            mlflow.log_params(dict(_flat(settings)))
+            mlflow.log_params(flatten(settings))
             mlflow.set_tags({"sweep": group} if group else {})
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -169,12 +169,3 @@ class _Mlflow:
 
     def close(self) -> None:
         self._mlflow.end_run()
-
-
-def _flat(tree: Mapping[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:
-    """A tree's values by dotted path."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{parent}{name}.")
-        else:
-            yield f"{parent}{name}", value

@@ -12,10 +12,11 @@ from pathlib import Path
 import ray
 
 from stic_ray import storage
-from stic_ray.artifacts import Artifact, Lease, Plan
+from stic_ray.artifacts import Artifact, Plan
 from stic_ray.cluster import check_pool, connected
 from stic_ray.config import Execution, Pool
 from stic_ray.flow import Inputs, Outcome, Task, Work, read_image, run_stage
+from stic_ray.leases import Lease
 from stub_stage import Answer, Stub, read_names
 
 PLAN = Plan(stage="answers", code_version=1, identity={}, kind="Answer")

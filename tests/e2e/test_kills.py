@@ -10,7 +10,7 @@ import pytest
 from e2e_project import Project
 
 from kill_rounds import audit, compare, kill_round, references
-from stic_ray.artifacts import LEASE
+from stic_ray.leases import LEASE
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,8 @@ from planted import SECRETS, secrets_in_bytes, secrets_in_folder, secrets_in_sto
 from kill_rounds import audit, compare, references
 from servers import free_ports
 from stic_ray import artifacts, storage
-from stic_ray.artifacts import LEASE, RECORD
+from stic_ray.artifacts import RECORD
+from stic_ray.leases import LEASE
 from stic_ray.stopping import LINE
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from kill_rounds import descendants
-from stic_ray.artifacts import LEASE
+from stic_ray.leases import LEASE
 
 pytestmark = pytest.mark.slow
 
