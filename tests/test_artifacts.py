@@ -293,8 +293,8 @@ def test_manifest_has_the_hash_of_every_file_of_the_parts(store: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _settle_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "_SETTLE_S", 0.01)
-    monkeypatch.setattr(artifacts, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(leases, "_SETTLE_S", 0.01)
+    monkeypatch.setattr(leases, "_LOOK_EVERY_S", 0.05)
 
 
 def _lease_entry(**changes: Any) -> bytes:
