@@ -1,11 +1,10 @@
 """A stage whose engines only sleep, on nodes of one machine that are killed or not, beside what the planner simulates.
 
-Every node has one slot (a fake GPU) and one core; the head has a core and no slot. A node that is killed is replaced at
-once. What a slot takes for a unit, what the stage takes whatever it does, and how long a lost node's slot is away are
-measured on one node, before.
+Every node has one slot (a fake GPU) and one core; the head has a core and no slot. A node is killed at no particular
+moment of its batch, and replaced at once. What a slot takes for a unit, what the stage takes whatever it does, and how
+long a lost node's slot is away are measured on one node, before.
 """
 
-import itertools
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.cluster_utils import Cluster
 
@@ -74,7 +73,7 @@ class Sleeper:
         """One row a unit."""
         time.sleep(UNIT_S * len(tasks))
         with self._log.open("a") as file:
-            file.write(f"{time.time()} {len(tasks)}\n")
+            file.write(f"{time.time()} {len(tasks)} {os.getpid()}\n")
         return self._stub(tasks)
 
 
@@ -100,16 +99,28 @@ def drive(folder: str, nodes: str) -> None:
         run_stage(store=store, plan=PLAN, work=work, inputs=inputs, execution=execution)
 
 
+class Done(NamedTuple):
+    """When how many units were done, and by which process."""
+
+    when: float
+    units: int
+    pid: int
+
+    def begun(self) -> float:
+        """When they were begun."""
+        return self.when - UNIT_S * self.units
+
+
 @dataclass(frozen=True, kw_only=True)
 class Leg:
-    """What was measured: units, seconds, when nodes were killed, and when which units were done."""
+    """What was measured: units, seconds, when nodes were killed, and what workers have done."""
 
     units: int
     seconds: float
     span_s: float
     worked_s: float
     kills: tuple[float, ...]
-    done: tuple[tuple[float, int], ...]
+    done: tuple[Done, ...]
 
 
 class Scene:
@@ -146,10 +157,11 @@ class Scene:
             try:
                 begun, kills = _begun(Path(folder), driver), []
                 for share in kills_at:
-                    while sum(count for _, count in _read_log(Path(folder))) < share * units:
+                    while sum(each.units for each in _read_log(Path(folder))) < share * units:
                         if driver.poll() is not None:
                             raise RuntimeError(Path(folder, "driver.log").read_text(errors="replace")[-3000:])
                         time.sleep(0.02)
+                    time.sleep(rng.uniform(0, UNIT_S * BATCH))
                     kills.append(time.time() - begun)
                     self.replace(rng.randrange(len(self._nodes)))
                 if driver.wait(600):
@@ -164,7 +176,7 @@ class Scene:
                 span_s=record["span_s"],
                 worked_s=record["worked_s"],
                 kills=tuple(kills),
-                done=tuple((when - begun, count) for when, count in _read_log(Path(folder))),
+                done=tuple(each._replace(when=each.when - begun) for each in _read_log(Path(folder))),
             )
 
 
@@ -174,11 +186,11 @@ def _write_parent(folder: Path, units: int) -> None:
         artifacts.write_rows(str(folder / "parent"), rows[start : start + 512], Found, [])
 
 
-def _read_log(folder: Path) -> list[tuple[float, int]]:
-    """When how many units were done."""
+def _read_log(folder: Path) -> list[Done]:
+    """What workers have done, in the order of time."""
     log = folder / "log"
     lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-    return [(float(line[0]), int(line[1])) for line in lines if len(line) == 2]
+    return sorted(Done(float(line[0]), int(line[1]), int(line[2])) for line in lines if len(line) == 3)
 
 
 def _begun(folder: Path, driver: "subprocess.Popen[bytes]") -> float:
@@ -199,24 +211,27 @@ class Measured:
 
 
 def calibrate(work_s: float) -> Measured:
-    """On one node, without a kill and with one."""
+    """On one node, without kills and with some."""
     rng = random.Random(0)
     scene = Scene(1)
     try:
         units = round(work_s / UNIT_S)
         scene.run(BATCH, (), rng)  # files are in memory
         plain = scene.run(units, (), rng)
-        killed = scene.run(units, (0.5,), rng)
+        killed = scene.run(units, (0.25, 0.5, 0.75), rng)
     finally:
         scene.close()
     return Measured(start_s=plain.seconds - plain.span_s, unit_s=plain.worked_s / plain.units, away_s=_away(killed))
 
 
 def _away(leg: Leg) -> float:
-    """How long nothing was done after a kill, beyond what a batch takes: workers outlive their raylet for a moment."""
-    times = sorted(when for when, _ in leg.done)
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times) if later > leg.kills[0]]
-    return max(gaps) - UNIT_S * BATCH
+    """How long a killed node's slot had no worker, the median of the leg's kills. A worker outlives its raylet for a
+    moment, so it counts what another process begins."""
+    waits = []
+    for kill in leg.kills:
+        before = {each.pid for each in leg.done if each.begun() <= kill}
+        waits.append(min(each.begun() for each in leg.done if each.pid not in before) - kill)
+    return median(waits)
 
 
 def simulated(measured: Measured, nodes: int, leg: Leg, rng: random.Random) -> float:
@@ -230,7 +245,7 @@ def simulated(measured: Measured, nodes: int, leg: Leg, rng: random.Random) -> f
         slot_start_s=measured.away_s,
         held_units=ROWS_PER_FILE / 2 / nodes,
     )
-    began = min(when for when, _ in leg.done) - UNIT_S * BATCH
+    began = min(each.begun() for each in leg.done)
     kills = [(measured.start_s + when - began, rng.randrange(nodes)) for when in leg.kills]
     outcome = run_batches(stage, Nodes(count=nodes, standing=nodes), iter(kills))
     return outcome.seconds - measured.start_s

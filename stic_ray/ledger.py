@@ -202,7 +202,8 @@ def open_book(artifact: str, run: str) -> Book:
 
 @cache  # it lives while somebody holds it: between two stages nobody would
 def _start(cluster: str, worker: str, run: str) -> Any:
-    beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Not soft: an actor without CPUs that may stand anywhere is put on any node, and is lost with it.
+    beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(Ledger)
         .options(
