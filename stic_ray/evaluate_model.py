@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from stic_ray import launch, recipes, storage
+from stic_ray import launch, preflight, recipes, storage
 from stic_ray.command_line import add_log_format, finish
 from stic_ray.config import Config, Evaluation, Mode, Model, parse_config, read_yaml, to_tree
 from stic_ray.evaluate import layout
 from stic_ray.evaluate.predict import Candidate
+from stic_ray.job_specs import Job
 from stic_ray.report.markdown import RESERVED
 
 _PAPER = "llava-1.5-7b"  # whose prompts are for models of the papers' kind
@@ -21,7 +22,7 @@ _UNUSED = (  # parts of a recipe that measuring does not need
 )
 _NEEDED = ("seed", "negatives", "sampling")  # of every configuration, and not used here
 _ADAPTER = "adapter_config.json"
-_JOB = launch.Job(
+_JOB = Job(
     function="compare_models",
     script="jobs/evaluate_model.py",
     console="stic-evaluate-model",
@@ -85,7 +86,7 @@ def resolve(arguments: argparse.Namespace) -> tuple[Config, dict[str, Candidate]
     tree["model"] = {"dtype": "float32", **(tree.get("model") or {}), "path": first}
     if arguments.benchmarks:
         tree["evaluation"]["test"] = _located(arguments)
-    config = launch.absolute(parse_config(tree, arguments.overrides))
+    config = preflight.absolute(parse_config(tree, arguments.overrides))
     assert config.evaluation is not None  # as the recipes have it, or made above
     if not arguments.benchmarks:
         config = replace(config, evaluation=_asked(config.evaluation, arguments))
@@ -161,7 +162,7 @@ def _compare(arguments: argparse.Namespace, called: list[str]) -> str:
     """What the job ends with."""
     config, candidates = resolve(arguments)
     for candidate in candidates.values():
-        launch.check_places(replace(config, model=candidate.model), _JOB)
+        preflight.check_places(replace(config, model=candidate.model), _JOB)
     from stic_ray import pipeline
 
     program = ["python", _JOB.script] if sys.argv[0].endswith(".py") else [_JOB.console]

@@ -354,7 +354,7 @@ def import_pairs(config: Config, command: list[str]) -> str:
     Raises:
         ValueError: inputs that cannot be used, with the file and the line.
     """
-    assert config.imported is not None  # looked at before: see launch.py
+    assert config.imported is not None  # looked at before: see preflight.py
     with Run(config, name=f"{config.name}-imported", checks=(check_pool,)) as this:
         make_imported_pairs(this, config.imported)
         return deliver.write_stages(this, command)
@@ -366,7 +366,7 @@ def describe_samples(config: Config, command: list[str]) -> str:
     Raises:
         ValueError: inputs that cannot be used, with the field or file and the remedy.
     """
-    assert config.instructions is not None  # looked at before: see launch.py
+    assert config.instructions is not None  # looked at before: see preflight.py
     with Run(config, name=f"{config.name}-descriptions", checks=(check_pool,)) as this:
         instructions = make_samples(this, "samples", config.instructions)
         this.make(
@@ -401,7 +401,7 @@ def select_samples(config: Config, command: list[str]) -> str:
     Raises:
         ValueError: `stage2.selection` is not set, or inputs cannot be used.
     """
-    assert config.instructions is not None  # looked at before: see launch.py
+    assert config.instructions is not None  # looked at before: see preflight.py
     if config.stage2 is None or config.stage2.selection is None:
         raise ValueError("stage2.selection is null: say what is to be selected, like type: VigSelection")
     with Run(config, name=f"{config.name}-selection", checks=(check_pool,)) as this:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from fsspec import AbstractFileSystem
 
-from stic_ray import launch, storage
+from stic_ray import job_specs, launch, preflight, storage
 from stic_ray.config import Chair, Mlflow, Pope, parse_config
 
 _JOB = Path(__file__).resolve().parent.parent / "jobs" / "stic_pipeline.py"
@@ -206,7 +206,7 @@ def test_check_places_without_credentials_is_one_line_with_the_place(
 def test_check_places_leaves_nothing_in_the_output_folders(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     config = launch.resolve_config(launch.parse_arguments(["unlabeled.uri=photos", "evaluation=null"]))
-    launch.check_places(config)
+    preflight.check_places(config)
     assert list((place / "store").iterdir()) == list((place / "runs").iterdir()) == []
 
 
@@ -245,9 +245,9 @@ def test_packages_that_a_training_lacks_are_named_before_it_starts(
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     config = launch.resolve_config(launch.parse_arguments(settings))
     with pytest.raises(ValueError, match=expected):
-        launch.check_places(config)
+        preflight.check_places(config)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    launch.check_places(config)
+    preflight.check_places(config)
 
 
 @pytest.mark.parametrize("changed", ["chat template", "tokenizer"])
@@ -257,7 +257,7 @@ def test_a_scorer_with_other_tokens_is_refused_where_tokens_are_masked(changed: 
     shutil.copytree(storage.local_copy(world), scorer)
     settings = ["--recipe", "embedded-vig", f"vig.scorer={{path: {scorer}, dtype: float32}}"]
     own = f"store={tmp_path}/store", f"runs={tmp_path}/runs"
-    launch.check_places(launch.resolve_config(launch.parse_arguments([*settings, *own])))
+    preflight.check_places(launch.resolve_config(launch.parse_arguments([*settings, *own])))
     if changed == "chat template":
         (scorer / "chat_template.jinja").write_text("{{ messages[0]['content'][0]['text'] }}")
     else:
@@ -265,10 +265,11 @@ def test_a_scorer_with_other_tokens_is_refused_where_tokens_are_masked(changed: 
         tree["added_tokens"] = tree["added_tokens"][:-1]
         (scorer / "tokenizer.json").write_text(json.dumps(tree))
     with pytest.raises(ValueError, match=f"its {changed} is another than that of model.path, and stage2.selection"):
-        launch.check_places(launch.resolve_config(launch.parse_arguments([*settings, *own])))
+        preflight.check_places(launch.resolve_config(launch.parse_arguments([*settings, *own])))
     whole = ["stage2.selection.tokens={type: AllTokens}"]
-    launch.check_places(launch.resolve_config(launch.parse_arguments([*settings, *own, *whole])))
-    launch.check_places(launch.resolve_config(launch.parse_arguments([*settings, *own])), launch.SCORES)  # masks none
+    preflight.check_places(launch.resolve_config(launch.parse_arguments([*settings, *own, *whole])))
+    masked = launch.resolve_config(launch.parse_arguments([*settings, *own]))
+    preflight.check_places(masked, job_specs.SCORES)  # masks none
 
 
 @pytest.mark.parametrize(

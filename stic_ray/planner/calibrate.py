@@ -5,7 +5,7 @@ import logging
 import sys
 from contextlib import redirect_stdout
 
-from stic_ray import launch, storage
+from stic_ray import preflight, storage
 from stic_ray.config import Config
 from stic_ray.planner.inputs import GIVEN, Inputs, part_of
 
@@ -22,7 +22,7 @@ def calibrate(config: Config, inputs: Inputs, size: int) -> list[str]:
     what = next(name for name in GIVEN if name in inputs)
     if 2 * size > inputs[what]:
         raise ValueError(f"--calibrate {size}: there are {inputs[what]:g} {what}: give at most half of them")
-    launch.check_places(config)
+    preflight.check_places(config)
     from stic_ray import pipeline
 
     runs = []

@@ -14,7 +14,7 @@ import ray
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from stic_ray import launch
+from stic_ray import job_specs
 from tests.cluster.cluster_files import CLUSTER, ROOT, check, execution, pools_problem, read, read_all
 
 _OWN = {"RayCluster", "RayJob"}
@@ -227,7 +227,7 @@ def test_pods_get_settings_and_secrets_by_reference_to_what_is_there() -> None:
 def test_job_runs_what_the_image_has_on_a_file_that_pods_mount() -> None:
     job = read("kubernetes/rayjob.yaml")["spec"]
     program, flag, path = shlex.split(job["entrypoint"])
-    assert program == launch.PIPELINE.console and flag == "--config"
+    assert program == job_specs.PIPELINE.console and flag == "--config"
     mounts = {
         mount["mountPath"]
         for template in _templates(read("kubernetes/rayjob.yaml"))

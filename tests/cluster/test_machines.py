@@ -12,7 +12,7 @@ import pytest
 import yaml
 from ray.runtime_env import RuntimeEnv
 
-from stic_ray import launch
+from stic_ray import launch, preflight
 from tests.cluster.cluster_files import CLUSTER, ROOT, check, execution, find_tool, pins, read
 
 _SCRIPTS = sorted([*CLUSTER.rglob("*.sh"), *CLUSTER.rglob("*.sbatch")])
@@ -69,7 +69,7 @@ def test_slurm_job_is_requeued_and_told_before_its_time_is_over() -> None:
 
 def test_run_is_a_configuration_whose_output_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a submitted job reads it, which refuses what is relative."""
-    monkeypatch.setenv(launch._SUBMITTED, "{}")
+    monkeypatch.setenv(preflight._SUBMITTED, "{}")
     config = launch.resolve_config(launch.parse_arguments(["--config", str(CLUSTER / "run.yaml")]))
     assert config.store.startswith("s3://") and config.runs.startswith("s3://")
 
