@@ -220,6 +220,7 @@ def test_remove_duplicates_keeps_a_row_whose_remainder_has_the_name_of_a_later_f
     assert _ids(uri) == sorted(map(_id, (a, b, c)))
 
 
+@pytest.mark.slow
 def test_remove_duplicates_random_overlaps_keep_every_id_once(store: str) -> None:
     rng = random.Random(0)
     for trial in range(12):

@@ -116,6 +116,7 @@ def test_forget_leaves_no_row_of_the_image_and_every_other_row(root: str, tmp_pa
         _forget(f"{root}/store", "a.jpg")
 
 
+@pytest.mark.slow
 def test_forget_reaches_what_a_run_would_go_on_with(root: str, tmp_path: Path) -> None:
     _store(tmp_path, root)
     started = f"{root}/store/pairs-00000000000000aa"
@@ -140,6 +141,7 @@ def test_forget_says_what_it_would_remove_and_removes_it_when_told_to(
     assert image_id("a.jpg") not in _ids(found["images"])
 
 
+@pytest.mark.slow
 def test_forget_with_models_removes_what_was_trained_and_made_with_it(
     root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +168,7 @@ def test_forget_of_an_unknown_key_names_it(tmp_path: Path, capsys: pytest.Captur
     assert "key 'none.jpg'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["c.jpg", "bad.jpg"])
 def test_forget_reaches_rejects_too(root: str, tmp_path: Path, key: str) -> None:
     found = _store(tmp_path, root)

@@ -88,6 +88,7 @@ def test_sigterm_gives_up_the_leases_of_all_threads_and_says_one_line(tmp_path: 
     assert list(tmp_path.glob(f"*/{LEASE}")) == []
 
 
+@pytest.mark.slow
 def test_sigterm_while_ray_works_is_not_answered_by_ray(tmp_path: Path) -> None:
     status, said = _stopped(_RAY, tmp_path)
     assert (status, said.splitlines()[-1]) == (STATUS, LINE)

@@ -617,6 +617,7 @@ def test_walk_key_that_repeats_the_roots_own_path_stays_whole(tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", ["local", "s3"], indirect=True)
 def test_walk_of_a_folder_of_many_files_is_in_order_and_lists_on_only_when_asked(
     root: str, monkeypatch: pytest.MonkeyPatch

@@ -90,6 +90,7 @@ def test_plan_changes_with_images_model_and_dtype(tmp_path: Path, tiny_llava: Pa
     assert len({plan.fingerprint for plan in plans}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_drawn_images_are_the_same_in_any_order_and_grow_with_the_sample(tmp_path: Path, tiny_llava: Path) -> None:
     _write_images(tmp_path / "images", 12)
