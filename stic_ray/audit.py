@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stic_ray import artifacts, storage
-from stic_ray.artifacts import BASE_PREFIX, UNDERWAY, Artifact
+from stic_ray import artifacts, storage, trials
+from stic_ray.artifacts import BASE_PREFIX, REFERENCES, UNDERWAY, Artifact
 
 # How a stage's inputs are found: the parent role that holds them, the parent's column that names an input, the
 # column of the stage's own data that names the input a row came from, and how many rows an input gives (0: as many as
@@ -46,13 +46,13 @@ class Audit:
 
 
 def audit_run(run: str) -> Audit:
-    """Look at every artifact of a run, and at how each follows from its parents.
+    """Look at every artifact of a run, of a sweep also at its trials', and at how each follows from its parents.
 
     Raises:
         ValueError: the directory holds no finished run.
     """
     is_underway = storage.exists(storage.join(run, UNDERWAY))
-    references = artifacts.read_references(run)
+    references = _references(run)
     found: dict[str, Artifact] = {}
     faults = []
     for role, uri in references.items():
@@ -73,6 +73,19 @@ def audit_run(run: str) -> Audit:
         num_rejects=sum(count["rejects"] for count in counts),
         is_underway=is_underway,
     )
+
+
+def _references(run: str) -> dict[str, str]:
+    """The artifacts of a run by role, of a sweep's trials by theirs: each once, under the first role that has it."""
+    found = list(artifacts.read_references(run).items())
+    for trial in trials.read_all(run):
+        home = trials.folder(run, trial.id)
+        if storage.exists(storage.join(home, REFERENCES)):  # else it has not come to its first report
+            found += [(f"trial {trial.id}: {role}", uri) for role, uri in artifacts.read_references(home).items()]
+    first: dict[str, str] = {}
+    for role, uri in found:
+        first.setdefault(uri, role)
+    return {role: uri for uri, role in first.items()}
 
 
 def _audit_files(artifact: Artifact) -> list[str]:
@@ -185,8 +198,10 @@ def _values(artifact: Artifact, column: str) -> Counter[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Audit a run; exit status 1 when anything is lost, double or damaged, 2 for a wrong call."""
-    parser = argparse.ArgumentParser(description="Prove that a run lost and doubled nothing.")
-    parser.add_argument("run", help="the run's directory, like runs/NAME (any fsspec URI)")
+    parser = argparse.ArgumentParser(
+        description="Prove that a run, or a sweep with its trials, lost and doubled nothing."
+    )
+    parser.add_argument("run", help="its directory, like runs/NAME (any fsspec URI)")
     arguments = parser.parse_args(argv)
     try:
         with storage.reaching(arguments.run):

@@ -73,6 +73,7 @@ class Run:
         self._in_work: Any = None  # Ray's gauge
 
     def __enter__(self) -> "Run":
+        self._standing.begin()
         self._ticker.__enter__()
         return self
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from stic_ray import storage
 from stic_ray.masking import masked
+from stic_ray.stopping import before_end
 
 STANDING = "standing.json"
 PROGRESS = "progress.json"
@@ -135,6 +136,11 @@ class RunNote:
         self._written_at = 0.0
         self._lock = threading.Lock()
 
+    def begin(self) -> None:
+        """The run works from now on: where its process is ended from outside, that is noted."""
+        before_end(_note_interruptions)
+        _working.add(self)
+
     def role(self, role: str, uri: str, state: str, reason: str = "") -> None:
         """Note how an artifact stands now."""
         with self._lock:
@@ -149,6 +155,7 @@ class RunNote:
 
     def end(self, ended: str, reason: str = "") -> None:
         """Note how the run ended."""
+        _working.discard(self)
         with self._lock:
             self._ended, self._reason = ended, masked(reason)
             self._write()
@@ -158,6 +165,14 @@ class RunNote:
         with _left_out(self._uri):
             storage.write_bytes(self._uri, json.dumps(asdict(found)).encode())
             self._written_at = found.at
+
+
+_working: set[RunNote] = set()
+
+
+def _note_interruptions() -> None:
+    for note in list(_working):
+        note.end(INTERRUPTED)
 
 
 @contextmanager

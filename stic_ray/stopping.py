@@ -76,13 +76,15 @@ def leave(status: int, line: str) -> NoReturn:
 
     Its own shutdown takes longer than some senders of SIGTERM wait, and breaks under threads that wait for trainings.
     """
-    for duty in _duties:
-        duty()
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\033[K")
-    logs.say(line)
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+        for duty in _duties:
+            duty()
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\033[K")
+        logs.say(line)
+        sys.stderr.flush()
+    finally:  # also where nobody reads stderr any more: what goes on would go on without its leases
+        os._exit(status)
 
 
 @contextmanager

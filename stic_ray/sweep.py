@@ -58,7 +58,7 @@ def run(config: Config, command: list[str]) -> str:
         ValueError: the sweep cannot be as it is written, inputs that cannot be used, or every trial failed.
     """
     plan = plan_of(config)
-    with connected(), _of_sweep(plan) as this:
+    with connected(), _of_sweep(plan) as this, logs.about(plan.config.name, ""):
         _begin(plan, this, command)
         _try(plan)
     return sweep_folder.write(plan.home)

@@ -89,8 +89,32 @@ def config_with(config: Config, schedule: Sequence[Mapping[str, Any]]) -> Config
 
 
 def config_of_best(config: Config, trial: Trial) -> Config:
-    """A trial's configuration as that of a run of its own: with test benchmarks and controls."""
-    return replace(config_with(config, trial.schedule), name=f"{config.name}-best", sweep=None)
+    """A trial's configuration as that of a run of its own: with test benchmarks and controls.
+
+    A control that has a setting in common with its stage keeps it in common.
+    """
+    schedule = [*trial.schedule[:-1], {**_of_controls(config, trial.schedule[-1]), **trial.schedule[-1]}]
+    return replace(config_with(config, schedule), name=f"{config.name}-best", sweep=None)
+
+
+def _of_controls(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings as its control's, where both have the same value."""
+    tree = to_tree(config)
+    found = {}
+    for path, value in values.items():
+        stage, _, rest = path.partition(".")
+        control = f"{stage}_control.{rest}"
+        before = _at(tree, path)
+        if before is not None and before == _at(tree, control):
+            found[control] = value
+    return found
+
+
+def _at(tree: Any, path: str) -> Any:
+    """A tree's value at a dotted path, None where there is none."""
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def folder(sweep: str, trial: str) -> str:

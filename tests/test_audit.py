@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from stic_ray import artifacts, audit, storage
+from stic_ray import artifacts, audit, storage, trials
 from stic_ray.artifacts import RECORD, Plan
 from stic_ray.records import ImageRef, Pair, Reject, Response, make_id
+from stic_ray.trials import Trial
 
 _IDS = sorted(make_id("image", number) for number in range(6))
 
@@ -87,6 +88,22 @@ def test_sound_run_has_no_faults(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert audit.audit_run(str(run)).faults == []
     assert audit.main([str(run)]) == 0
     assert capsys.readouterr().out.startswith(f"{run}: 4 artifacts, ")
+
+
+def test_artifacts_of_a_sweeps_trials_are_looked_at_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = run.parent / "sweep"
+    home = Path(trials.folder(str(sweep), "a"))
+    trials.write(str(sweep), Trial(id="a", number=0, schedule=({},), state="finished"))
+    trials.write(str(sweep), Trial(id="b", number=1, schedule=({},), state="failed"))
+    references = json.loads((run / "artifacts.json").read_text())
+    (home / "artifacts.json").write_text(json.dumps(references))
+    (sweep / "artifacts.json").write_text(json.dumps({"images": references["images"]}))
+    assert audit.main([str(sweep)]) == 0
+    assert f": {len(references)} artifacts," in capsys.readouterr().out
+    file = next(Path(references["responses"]).glob("**/*.parquet"))
+    file.unlink()
+    assert audit.main([str(sweep)]) == 1
+    assert "trial a: responses: " in capsys.readouterr().out
 
 
 def test_an_attempt_that_has_not_ended_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from stic_ray import stopping
 from stic_ray.standing import (
     FAILED,
     FINISHED,
     IN_WORK,
+    INTERRUPTED,
     MADE,
     ProgressNote,
     RunNote,
@@ -65,6 +67,20 @@ def test_run_note_holds_roles_and_the_end(tmp_path: Path) -> None:
     assert found is not None and found.ended == FINISHED and found.config == {"name": "own"}
     assert {role: entry.state for role, entry in found.roles.items()} == {"responses": MADE, "pairs": FAILED}
     assert found.roles["pairs"].reason == "too many rejects"
+
+
+def test_run_that_is_ended_from_outside_was_interrupted(tmp_path: Path) -> None:
+    notes = {name: RunNote(str(tmp_path / name), holder={}, config={}) for name in ("working", "finished")}
+    for note in notes.values():
+        note.begin()
+    notes["finished"].end(FINISHED)
+    for duty in stopping._duties:
+        duty()
+    found = {name: read_standing(str(tmp_path / name)) for name in notes}
+    assert {name: each and each.ended for name, each in found.items()} == {
+        "working": INTERRUPTED,
+        "finished": FINISHED,
+    }
 
 
 def test_run_note_holds_no_secret_of_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,24 @@ def test_sigterm_gives_up_the_leases_of_all_threads_and_says_one_line(tmp_path: 
     assert list(tmp_path.glob(f"*/{LEASE}")) == []
 
 
+def test_sigterm_ends_a_job_whose_stderr_nobody_reads(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _LEASES + _WAITS, str(tmp_path)]
+    job = subprocess.Popen(command, stderr=subprocess.PIPE)
+    assert job.stderr is not None
+    job.stderr.close()
+    try:
+        deadline = time.monotonic() + _TIMEOUT_S
+        while len(list(tmp_path.glob(f"*/{LEASE}"))) < 2:
+            assert job.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.2)
+        job.terminate()
+        assert job.wait(_TIMEOUT_S / 4) == STATUS
+    finally:
+        job.kill()
+        job.wait()
+
+
 @pytest.mark.slow
 def test_sigterm_while_ray_works_is_not_answered_by_ray(tmp_path: Path) -> None:
     status, said = _stopped(_RAY, tmp_path)

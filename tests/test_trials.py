@@ -59,3 +59,15 @@ def test_schedule_becomes_the_trainings_before_the_last(embedded_sweep: Config) 
     found = trials.config_with(embedded_sweep, [{"stage1.lr": 1e-5}, {"stage1.lr": 0.002}, {"stage1.lr": 3e-4}])
     assert [training.lr for training in found.stage1_before] == [1e-5, 0.002]
     assert found.stage1 is not None and found.stage1.lr == 3e-4
+
+
+def test_best_configuration_gives_controls_what_they_had_in_common_with_their_stage(embedded_sweep: Config) -> None:
+    values = {"stage1.loss.alpha": 2.0, "stage1.lr": 3e-4, "stage2.selection.keep_share": 0.4, "stage2.epochs": 2}
+    apart = trials.config_with(embedded_sweep, [{"stage2_control.epochs": 3}])
+    trial = Trial(id="a", number=0, schedule=({"stage1.lr": 1e-5}, values), state="finished")
+    found = trials.config_of_best(apart, trial)
+    assert found.stage1_control is not None and found.stage1_control.lr == 3e-4
+    assert found.stage2 is not None and found.stage2_control is not None
+    assert found.stage2_control.selection == found.stage2.selection
+    assert (found.stage2.epochs, found.stage2_control.epochs) == (2, 3)
+    assert [training.lr for training in found.stage1_before] == [1e-5]
