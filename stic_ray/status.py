@@ -61,7 +61,7 @@ class StageStatus:
 class RunStatus:
     """How a run stands: `state` is in work, finished, failed, interrupted, or left by a process that is gone.
 
-    `knows_rest`: the stages to come are listed; of a part of the method alone they are not known.
+    `knows_rest`: the stages to come are listed; those of a trial or of a part of the method are not, until they begin.
     """
 
     run: str
@@ -211,7 +211,7 @@ def tell(status: RunStatus) -> str:
 
 def _head(status: RunStatus) -> Iterator[str]:
     yield f"run    {status.run}"
-    yield f"state  {status.state}{_since(status)}"
+    yield f"state  {status.state}{since(status)}"
     if status.reason:
         yield f"why    {status.reason}"
     now = [stage for stage in status.stages if stage.state == IN_WORK]
@@ -221,7 +221,8 @@ def _head(status: RunStatus) -> Iterator[str]:
         yield "next   the same command goes on from what is committed"
 
 
-def _since(status: RunStatus) -> str:
+def since(status: RunStatus) -> str:
+    """For how long a run has worked, and by whom."""
     if status.started_at is None:
         return ""
     if status.state == IN_WORK:
@@ -236,14 +237,19 @@ def _until(status: RunStatus, now: Sequence[StageStatus]) -> str:
     to_come = [stage.role for stage in status.stages if stage.state == TO_COME]
     then = f"then {len(to_come)} to come, whose time nobody knows yet" if to_come else "then the report"
     if not status.knows_rest:
-        then = "what comes then is not known of a part of the method alone"
+        then = "stages that follow are listed once they begin"
     if not now:
         return f"between two stages; {then}"
     names, left = " and ".join(stage.role for stage in now), status.seconds_left
     if left is None:
         return f"not known yet for {names}; {then}"
-    clock = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
-    return f"about {clock}, in {in_span(left)}, for {names}; {then}"
+    return f"{until(left)}, for {names}; {then}"
+
+
+def until(seconds_left: float) -> str:
+    """When something ends, by the clock and from now."""
+    clock = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds_left))
+    return f"about {clock}, in {in_span(seconds_left)}"
 
 
 def tell_stage(stage: StageStatus) -> str:

@@ -1,16 +1,18 @@
 """Where a sweep stands, from its folder alone: its trials, and what those that are in work make now."""
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from stic_ray import trials
 from stic_ray.report import sweep_folder
-from stic_ray.report.markdown import align
-from stic_ray.report.sweep_page import SweepFacts, say, short
-from stic_ray.standing import IN_WORK, read_standing
-from stic_ray.status import RunStatus, in_span, look, tell_stage
+from stic_ray.report.sweep_page import SweepFacts
+from stic_ray.standing import IN_WORK, RunStanding, read_standing
+from stic_ray.status import RunStatus, look, since, tell_stage, until
+from stic_ray.trials import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +32,39 @@ def look_at(home: str) -> SweepStatus:
     Raises:
         ValueError: a file of it is damaged.
     """
-    found = sweep_folder.read(home)
-    running = [trial.id for trial in found.trials if trial.state == "running"]
-    places = {trial: trials.folder(home, trial) for trial in running}
-    of_trials = {trial: look(place) for trial, place in places.items() if read_standing(place) is not None}
-    return SweepStatus(run=look(home), found=found, of_trials=of_trials, seconds_left=_left(found, len(running)))
+    found, run = sweep_folder.read(home), look(home)
+    noted = {trial.id: read_standing(trials.folder(home, trial.id)) for trial in found.trials}
+    running = [trial.id for trial in found.trials if trial.state == "running" and noted[trial.id] is not None]
+    of_trials = {trial: look(trials.folder(home, trial)) for trial in running}
+    at_once = found.sweep.max_concurrent or max(len(running), _most_at_once(noted.values()))
+    left = _left(found, of_trials, at_once) if run.state == IN_WORK else None
+    return SweepStatus(run=run, found=found, of_trials=of_trials, seconds_left=left)
 
 
-def _left(found: SweepFacts, num_running: int) -> float | None:
-    ended = [trial.seconds for trial in found.trials if trial.state in ("finished", "stopped")]
-    if not ended or not num_running:
+def _most_at_once(noted: Iterable[RunStanding | None]) -> int:
+    """The most trials that have worked at the same time."""
+    spans = [(each.started_at, each.at) for each in noted if each is not None]
+    return max((sum(start <= moment <= end for start, end in spans) for moment, _ in spans), default=1)
+
+
+def _left(found: SweepFacts, of_trials: Mapping[str, RunStatus], at_once: int) -> float | None:
+    """What is to be done, at the median of the trials that ended, shared by as many as work at once. The first trial
+    counts only while it is alone: it makes what all share."""
+    ended = [trial for trial in found.trials if trial.state in ("finished", "stopped")]
+    if not ended:
         return None
-    still = found.sweep.num_trials - len(found.trials) + num_running / 2  # those in work are half done, on average
-    return max(0.0, still) * sum(ended) / len(ended) / num_running
+    each_s = median(trial.seconds for trial in [trial for trial in ended if trial.number] or ended)
+    running = [trial for trial in found.trials if trial.state == "running"]
+    left = [max(0.0, each_s - _worked_s(trial, of_trials.get(trial.id))) for trial in running]
+    to_come = found.sweep.num_trials - len(found.trials)
+    return max([(sum(left) + to_come * each_s) / at_once, *left])
+
+
+def _worked_s(trial: Trial, run: RunStatus | None) -> float:
+    """What a running trial has worked; one that is begun anew reuses what it had reported."""
+    if run is None or run.started_at is None or run.state != IN_WORK:
+        return trial.seconds
+    return max(trial.seconds, time.time() - run.started_at)
 
 
 def tell(status: SweepStatus) -> str:
@@ -52,40 +74,23 @@ def tell(status: SweepStatus) -> str:
     told = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
     lines = [
         f"sweep  {run.run}",
-        f"state  {run.state}{f': {run.holder}' if run.state == IN_WORK else ''}",
+        f"state  {run.state}{since(run)}",
         f"trials {len(found.trials)} of {found.sweep.num_trials} begun{': ' if told else ''}{told}",
     ]
     if run.state == IN_WORK:
-        lines.append(
-            f"until  {'not known yet' if status.seconds_left is None else f'in about {in_span(status.seconds_left)}'}"
-        )
-    return "".join(f"{line}\n" for line in [*lines, "", *_table(status)])
+        lines.append(f"until  {'not known yet' if status.seconds_left is None else until(status.seconds_left)}")
+    states = {trial.id: _doing(status, trial) for trial in found.trials}
+    return "".join(f"{line}\n" for line in [*lines, "", *sweep_folder.table(found, states)])
 
 
 _STATES = ("finished", "stopped", "failed", "running")
 
 
-def _table(status: SweepStatus) -> Sequence[str]:
-    sweep = status.found.sweep
-    rows = [["trial", *map(short, sweep.space), *(short(each.figure) for each in sweep.objectives), "state"]]
-    for trial in status.found.trials:
-        figures = (trial.figures.get(each.figure) for each in sweep.objectives)
-        rows.append(
-            [
-                trial.id,
-                *(say(trial.values.get(path)) for path in sweep.space),
-                *(f"{figure.value:.1f}" if figure else "-" for figure in figures),
-                _doing(status, trial.id) or trial.error.partition("\n")[0][:100] or trial.state,
-            ]
-        )
-    return align(rows)
-
-
-def _doing(status: SweepStatus, trial: str) -> str:
-    """What a running trial makes now."""
-    run = status.of_trials.get(trial)
+def _doing(status: SweepStatus, trial: Trial) -> str:
+    """A trial's state: of a running one what it makes now, of a failed one why."""
+    run = status.of_trials.get(trial.id)
     now = [f"{stage.role}: {tell_stage(stage)}" for stage in run.stages if stage.state == IN_WORK] if run else []
-    return "; ".join(now)
+    return "; ".join(now) or trial.error.partition("\n")[0][:100] or trial.state
 
 
 def to_json(status: SweepStatus) -> str:

@@ -145,7 +145,7 @@ def test_part_of_the_method_alone_has_no_list_of_what_comes(tmp_path: Path) -> N
     _note(home).role("samples", str(tmp_path / "samples-1"), IN_WORK)
     status = look(home)
     assert not status.knows_rest and [stage.role for stage in status.stages] == ["samples"]
-    assert "what comes then is not known" in tell(status)
+    assert "stages that follow are listed once they begin" in tell(status)
 
 
 def test_run_of_an_earlier_version_is_told_from_its_references(tmp_path: Path) -> None:

@@ -67,6 +67,11 @@ def test_grid_has_a_trial_for_every_combination() -> None:
         ({"objectives": [{"figure": "accuracy", "mode": "max"}]}, "objectives[0].figure is 'accuracy'"),
         ({"objectives": [{"figure": "a/b", "mode": "most"}]}, "objectives[0].mode is 'most'"),
         ({"scheduler": {"type": "Asha", "reduction_factor": 1}}, "scheduler.reduction_factor is 1"),
+        (
+            {"scheduler": {"type": "Pbt"}},
+            "sweep.space is ['stage1.loss.alpha', 'stage2.selection.keep_share']: it must be settings of stage1 alone, "
+            "which is all that Pbt trains: take out stage2.selection.keep_share, or set scheduler to Asha or null",
+        ),
         ({"trials": 0}, "trials is 0"),
         ({"trails": 3}, "unknown setting sweep.trails: did you mean trials?"),
     ],

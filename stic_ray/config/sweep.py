@@ -133,8 +133,10 @@ class Sweep:
         if self.max_concurrent is not None:
             require(self.max_concurrent > 0, "max_concurrent", self.max_concurrent, "above 0, or null")
         if isinstance(self.scheduler, Pbt):
-            for path in self.space:
-                require(path.startswith("stage1."), f"space.{path}", "set", "a setting of stage1, since Pbt trains it")
+            other = [path for path in self.space if not path.startswith("stage1.")]
+            remedy = f"take out {', '.join(other)}, or set scheduler to Asha or null"
+            wanted = f"settings of stage1 alone, which is all that Pbt trains: {remedy}"
+            require(not other, "space", list(self.space), wanted)
             drawn = isinstance(self.search, RandomSearch)
             require(drawn, "search", type(self.search).__name__, "RandomSearch, which Pbt begins with")
             require(self.trials > 1, "trials", self.trials, "2 or more: they are a population")

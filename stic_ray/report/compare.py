@@ -118,7 +118,7 @@ def _curves(runs: Sequence[Compared], names: Sequence[str]) -> tuple[dict[str, A
 
     def lines_of(training: str, metric: str) -> list[curves.Line]:
         return [
-            curves.many_line(name, number, known)
+            curves.many_line(name, number, dashed=number // curves.NUM_COLORS % 2 == 1, curve=known)
             for number, (run, name) in enumerate(zip(runs, names, strict=True))
             if (known := run.curves.get(training, {}).get(metric)) is not None
         ]

@@ -134,25 +134,25 @@ def sections(trainings: Iterable[str], lines_of: Callable[[str, str], Sequence[L
     return found, "".join(parts)
 
 
-def many_line(name: str, number: int, curve: Curve) -> Line:
-    """The line of one of many things, by its number: colours come again, and every other time dashed."""
-    dashed = number % (2 * NUM_COLORS) >= NUM_COLORS
+def many_line(name: str, number: int, *, dashed: bool, curve: Curve) -> Line:
+    """The line of one of many things, by its number: colours come again."""
     return Line(name=name, color=f"r{number % NUM_COLORS}", dashed=dashed, curve=curve)
 
 
 NUM_COLORS = 6  # of what there are many of, as runs or trials: r0, r1, ...
 MANY_STYLE = """
-:root{--r0:#2563eb;--r1:#c2410c;--r2:#15803d;--r3:#9333ea;--r4:#b45309;--r5:#0e7490}
-@media(prefers-color-scheme:dark){:root{--r0:#60a5fa;--r1:#fb923c;--r2:#4ade80;--r3:#c084fc;--r4:#fbbf24;--r5:#22d3ee}}
+:root{--r0:#2563eb;--r1:#c2410c;--r2:#15803d;--r3:#9333ea;--r4:#db2777;--r5:#0e7490}
+@media(prefers-color-scheme:dark){:root{--r0:#60a5fa;--r1:#fb923c;--r2:#4ade80;--r3:#c084fc;--r4:#f472b6;--r5:#22d3ee}}
 """ + "".join(f".m-r{n},.r{n}{{--m:var(--r{n})}}" for n in range(NUM_COLORS))
 _STYLE = """
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:18px 28px}
 .plot{margin:0;min-width:0}.plot figcaption{font-weight:600;color:var(--text);font-size:.92rem;margin-bottom:4px}
 .plot .legend{display:flex;flex-wrap:wrap;gap:2px 16px;margin:2px 0 0;min-height:2.9em;align-content:flex-start;
 font-variant-numeric:tabular-nums}
-.plot .legend>span{margin:0}.plot .step{min-width:5.5em}.key i{display:inline-block;width:18px;height:0;
+.plot .legend>span{margin:0}.plot .step{flex-basis:100%}.key i{flex:none;display:inline-block;width:18px;height:0;
 border-top:2.5px solid var(--m)}.key.c1{--m:var(--c1)}.key.c2{--m:var(--c2)}
-.key.hollow i{border-top-style:dashed}.key b{color:var(--text);font-weight:600}
+.key.hollow i{border-top-style:dashed}.key b{color:var(--text);font-weight:600;white-space:nowrap}
+.key.near span{color:var(--text);text-decoration:underline}
 .uplot{font-family:system-ui,sans-serif}.u-cursor-x{border-color:var(--soft)!important}
 """
 

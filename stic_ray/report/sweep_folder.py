@@ -79,26 +79,31 @@ def write(home: str) -> str:
     if found.best:
         storage.write_bytes(storage.join(home, BEST), found.best.encode())
     storage.write_bytes(storage.join(home, PAGE), sweep_page.render(found).encode())
-    return "\n".join(["", *_table(found), "", *_places(found, home), ""])
+    return "\n".join(["", *table(found), "", *_places(found, home), ""])
 
 
-def _table(found: SweepFacts) -> Sequence[str]:
+def table(found: SweepFacts, states: Mapping[str, str] | None = None) -> Sequence[str]:
+    """The trials as a table for a terminal; `states` says more than the state of some of them, by id."""
     sweep = found.sweep
     heads = ["trial", *map(short, sweep.space), *(f"{each.figure} ({each.mode})" for each in sweep.objectives), "state"]
-    rows = [_row(found, trial) for trial in found.trials]
+    rows = [_row(found, trial, (states or {}).get(trial.id, trial.state)) for trial in found.trials]
     base = [say_figure(found.base[each.figure]) for each in sweep.objectives]
     rows.append(["base", *("" for _ in sweep.space), *base, ""])
-    return [*align([heads, *rows]), "dev split, with 95% intervals; * on the Pareto front of the finished trials"]
+    told = ["dev split, with 95% intervals; * on the Pareto front of the finished trials"]
+    early = {trial.state: None for trial in found.trials if trial.figures and trial.state != "finished"}
+    if early:
+        told.append(f"{' and '.join(early)} trials: figures of their stage-1 model")
+    return [*align([heads, *rows]), *told]
 
 
-def _row(found: SweepFacts, trial: Trial) -> list[str]:
+def _row(found: SweepFacts, trial: Trial, state: str) -> list[str]:
     sweep = found.sweep
     figures = (trial.figures.get(each.figure) for each in sweep.objectives)
     return [
         f"{trial.id}{'*' if trial.id in found.front else ''}",
         *(say(trial.values.get(path)) for path in sweep.space),
         *(say_figure(figure) if figure else "-" for figure in figures),
-        trial.state,
+        state,
     ]
 
 

@@ -259,16 +259,30 @@ def _best(found: SweepFacts) -> str:
 
 
 def _training(found: SweepFacts) -> tuple[dict[str, Any], str]:
-    """The data of the charts of every training, a line a trial, and the section that holds them."""
+    """The data of the charts of every training, a line a trial, and the section that holds them. Stopped trials have
+    dashes and colours of their own, so that up to six of each kind differ."""
+    numbers = {
+        trial.id: number
+        for are_stopped in (False, True)
+        for number, trial in enumerate(each for each in found.trials if (each.state == "stopped") is are_stopped)
+    }
 
     def lines_of(training: str, metric: str) -> list[curves.Line]:
         return [
-            curves.many_line(f"{trial.id} {say_settings(trial.values)}", number, known)
-            for number, trial in enumerate(found.trials)
+            curves.many_line(
+                f"{trial.id} {say_settings(trial.values)}",
+                numbers[trial.id],
+                dashed=trial.state == "stopped",
+                curve=known,
+            )
+            for trial in found.trials
             if (known := found.curves.get(trial.id, {}).get(training, {}).get(metric)) is not None
         ]
 
-    return curves.sections(dict.fromkeys(name for of_trial in found.curves.values() for name in of_trial), lines_of)
+    trainings = dict.fromkeys(name for of_trial in found.curves.values() for name in of_trial)
+    charts, parts = curves.sections(trainings, lines_of)
+    told = "A line a trial; dashed: stopped early. Rest a pointer on one: its name below is underlined."
+    return charts, f"<p class=soft>{told}</p>{parts}" if parts else ""
 
 
 _STYLE = (

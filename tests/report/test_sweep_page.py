@@ -1,6 +1,7 @@
 """A sweep's page: every trial, setting and figure in it, safe, and open to every kind of sweep."""
 
 import html
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,16 @@ def test_page_draws_front_base_and_a_line_for_each_trial_that_was_measured(page:
     first = next(points for _, points, name in paths if name == "t0").split()
     alpha = float(first[0].partition(",")[2])
     assert alpha == pytest.approx(190 - 146 * (np.log(0.5 / 0.1) / np.log(100)), abs=0.1)  # on a logarithmic axis
+
+
+def test_curves_are_dashed_for_stopped_trials_alone(embedded_sweep: Config) -> None:
+    trials = [_trial(n, _values(0.5, 0.4), "stopped" if n % 3 else "finished", 20, 84) for n in range(12)]
+    page = render(_facts(embedded_sweep, trials))
+    charts = json.loads(page.partition('id="charts">')[2].partition("</script>")[0])
+    lines = charts["stage1/loss"]["series"]
+    assert [line["dashed"] for line in lines] == [bool(n % 3) for n in range(12)]
+    finished = [line["color"] for line in lines if not line["dashed"]]
+    assert len(set(finished)) == len(finished) == 4 and "dashed: stopped early" in page.partition('id="training"')[2]
 
 
 def test_page_shows_hostile_texts_as_text(page: str) -> None:

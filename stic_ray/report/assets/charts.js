@@ -14,23 +14,28 @@
     return made;
   }
 
-  // The legend says the values where the pointer is, the last ones where it is nowhere.
+  // The legend says the values where the pointer is, each line's last one where it is nowhere.
   function legend(holder, chart) {
     const line = element(holder, "p", "legend");
     const where = element(line, "span", "step");
-    const values = chart.series.map((series) => {
+    const entries = chart.series.map((series) => {
       const entry = element(line, "span", "key " + series.color + (series.dashed ? " hollow" : ""));
       element(entry, "i", "");
       element(entry, "span", "", series.name);
-      return element(entry, "b", "");
+      element(entry, "b", "");
+      return entry;
     });
-    return (place) => {
-      const at = place == null ? chart.x.length - 1 : place;
-      where.textContent = chart.x_name + " " + chart.x[at];
-      values.forEach((cell, n) => {
-        cell.textContent = number(chart.series[n].values[at]);
+    const lasts = chart.series.map((series) => series.values.findLastIndex((value) => value != null));
+    const endTogether = lasts.every((last) => last === lasts[0]);
+    const tell = (place) => {
+      const at = place == null ? lasts[0] : place;
+      where.textContent = place == null && !endTogether ? "last step of each" : chart.x_name + " " + chart.x[at];
+      entries.forEach((entry, n) => {
+        entry.lastChild.textContent = number(chart.series[n].values[place == null ? lasts[n] : place]);
       });
     };
+    const mark = (near) => entries.forEach((entry, n) => entry.classList.toggle("near", n === near));
+    return { tell, mark };
   }
 
   function axis(size) {
@@ -47,7 +52,7 @@
     const chart = charts[holder.dataset.chart];
     holder.textContent = "";
     const canvas = element(holder, "div", "canvas");
-    const tell = legend(holder, chart);
+    const { tell, mark } = legend(holder, chart);
     const series = chart.series.map((one) => ({
       stroke: color("--" + one.color),
       width: 1.8,
@@ -59,11 +64,12 @@
       width: canvas.clientWidth,
       height: 170,
       legend: { show: false },
-      cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
+      cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 }, focus: { prox: 12 } },
+      focus: { alpha: 0.35 },
       scales: { x: { time: false } },
       axes: [Object.assign(axis(28), { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5, 1e6] }), axis(48)],
       series: [{}, ...series],
-      hooks: { setCursor: [(plot) => tell(plot.cursor.idx)] },
+      hooks: { setCursor: [(plot) => tell(plot.cursor.idx)], setSeries: [(plot, near) => mark(near - 1)] }, // x is 0
     };
     const plot = new uPlot(options, [chart.x, ...chart.series.map((one) => one.values)], canvas);
     tell(null);
