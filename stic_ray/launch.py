@@ -15,7 +15,7 @@ from stic_ray import recipes
 from stic_ray.command_line import add_log_format, finish
 from stic_ray.config import Config, parse_config, read_yaml, to_tree
 from stic_ray.job_specs import DESCRIPTIONS, IMPORT, PIPELINE, PREFERENCES, SCORES, SELECTION, SFT, SWEEP, Job
-from stic_ray.preflight import absolute, check_places
+from stic_ray.preflight import absolute, check_home, check_places
 
 _EPILOG = """\
 settings are dotted keys, each checked before any work starts:
@@ -117,6 +117,7 @@ def _do(job: Job, arguments: argparse.Namespace, called: list[str]) -> str:
     if arguments.show_config:
         return yaml.safe_dump(to_tree(config), sort_keys=False)
     check_places(config, job)
+    check_home(config, job)
     if job is PIPELINE and config.vig is not None and not any(each.selection for each in config.trainings().values()):
         logger.warning("vig is set, and no stage has a selection that uses it: nothing is scored for it")
     # As it was called: the job of a checkout, or the command that the package installs.

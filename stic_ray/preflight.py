@@ -25,7 +25,8 @@ from stic_ray.config import (
 )
 from stic_ray.engines import check_engine
 from stic_ray.exchange import incoming
-from stic_ray.job_specs import PIPELINE, SCORES, Job
+from stic_ray.job_specs import PIPELINE, SCORES, SWEEP, Job
+from stic_ray.report import collect, sweep_folder
 
 # Set by `ray job submit` for its entrypoint.
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -253,6 +254,20 @@ def _check_evaluation(evaluation: Evaluation) -> None:
             f"evaluation.judge.key_variable is {judge.key_variable}, which is not set in the environment: set it, here "
             "and in the runtime environment of a submitted job"
         )
+
+
+def check_home(config: Config, job: Job) -> None:
+    """Whether a job's folder is its own.
+
+    Raises:
+        ValueError: it holds a sweep and the job is a run, or the other way round: one would write over the other.
+    """
+    if job not in (PIPELINE, SWEEP):
+        return
+    home = storage.join(config.runs, config.name)
+    what, file = ("a sweep", sweep_folder.JSON) if job is PIPELINE else ("a run", collect.SUMMARY)
+    if storage.exists(storage.join(home, file)):
+        raise ValueError(f"{home} holds {what}: give this one a name of its own (name=...)")
 
 
 def _check_writable(name: str, uri: str) -> None:

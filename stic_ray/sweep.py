@@ -37,7 +37,7 @@ from stic_ray.report.collect import read_rows
 from stic_ray.report.markdown import figure_of, figure_paths
 from stic_ray.report.sweep_page import say_settings
 from stic_ray.run import Run
-from stic_ray.sweep_plan import Plan, ends, plan_of, points, rounded
+from stic_ray.sweep_plan import Plan, check_home, ends, plan_of, points, rounded
 from stic_ray.train.driver import ray_storage
 from stic_ray.train.job import METRICS, TENSORBOARD
 from stic_ray.train.trackers import Told, tell_trial
@@ -58,6 +58,7 @@ def run(config: Config, command: list[str]) -> str:
         ValueError: the sweep cannot be as it is written, inputs that cannot be used, or every trial failed.
     """
     plan = plan_of(config)
+    check_home(plan)
     with connected(), _of_sweep(plan) as this, logs.about(plan.config.name, ""):
         _begin(plan, this, command)
         _try(plan)
@@ -82,7 +83,7 @@ def _figures_of(model: str, measured: Mapping[str, Measured], plan: Plan) -> dic
     """A model's objectives on dev.
 
     Raises:
-        ValueError: an objective is no figure of its benchmark, or has no value.
+        ValueError: an objective is no figure of its benchmark, or has no value; the model's captions name nothing.
     """
     dev = measured["dev"]
     assert plan.config.evaluation is not None
@@ -95,6 +96,10 @@ def _figures_of(model: str, measured: Mapping[str, Measured], plan: Plan) -> dic
         if not isinstance(value, float) or math.isnan(value):
             there = ", ".join(sorted("/".join(each) for each in figure_paths(blocks[model]) if each[0] == path[0]))
             raise ValueError(f"sweep.objectives has {objective.figure!r}, and dev has no such figure: {there}")
+        if figure_of(blocks[model], (path[0], "recall")) == 0:
+            raise ValueError(
+                f"captions of {model} name nothing that is there ({path[0]}): what they get wrong says nothing"
+            )
         low, high = figure_of(blocks["intervals"][model], path)
         found[objective.figure] = Figure(value=value, low=low, high=high)
     return found

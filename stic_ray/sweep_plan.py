@@ -9,11 +9,23 @@ from typing import Any
 import numpy as np
 
 from stic_ray import storage, trials
-from stic_ray.config import Choice, Config, Domain, GridSearch, LogUniform, OptunaSearch, Pbt, Sweep
+from stic_ray.config import Choice, Config, Domain, GridSearch, LogUniform, OptunaSearch, Pbt, Sweep, flatten, to_tree
 from stic_ray.evaluate.questions import task_of
+from stic_ray.report.folder import read_config
 
 _DIGITS = 4  # of a number that is drawn: it is read by people
-_NOT_TRIED = ("name", "store", "runs", "hub", "sweep", "execution")  # they say where, not what
+_MAX_MISSES = 1000  # draws in a row that are settings which there are
+_NOT_TRIED = {
+    **dict.fromkeys(("name", "store", "runs", "hub", "sweep", "execution"), "models do not depend on it"),
+    **dict.fromkeys(("stage1_control", "stage2_control"), "trials train no controls"),
+    **dict.fromkeys(("rounds", "stage1_before"), "trials are compared after the same trainings"),
+    "evaluation": "trials are to be measured alike",
+}
+# What a sweep that goes on may change: no figure of a trial depends on it.
+_FREE = (
+    *("store", "runs", "hub", "execution", "evaluation.test", "stage1_control", "stage2_control"),
+    *("sweep.trials", "sweep.max_concurrent", "sweep.search"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +92,46 @@ def plan_of(config: Config) -> Plan:
             raise ValueError(f"sweep.objectives has {objective.figure!r}: evaluation.dev has no {task!r}, only {there}")
     plan = Plan(config=config, home=storage.join(config.runs, config.name))
     for path in sweep.space:
-        if path.partition(".")[0] in _NOT_TRIED:
-            raise ValueError(f"sweep.space has {path}: models do not depend on it, so there is nothing to try")
+        part = path.partition(".")[0]
+        if part in _NOT_TRIED:
+            raise ValueError(f"sweep.space has {path}: {_NOT_TRIED[part]}, so there is nothing to try: take it out")
+        if part in ("stage1", "stage2") and getattr(config, part) is None:
+            raise ValueError(f"sweep.space has {path}, and {part} is null: set {part}, or take {path} out")
+    tried: list[tuple[Config, Mapping[str, Any]]] = []
     for values in ends(sweep.space):
-        plan.config_of([values])
+        try:
+            found = plan.config_of([values])
+        except ValueError as error:
+            raise ValueError(f"sweep.space: {error}") from None
+        for other, same in tried:
+            if trials.id_of(values) != trials.id_of(same) and replace(other, name=found.name) == found:
+                raise ValueError(f"sweep.space has {same} and {values}, which are one setting: take one out")
+        tried.append((found, values))
     return plan
+
+
+def check_home(plan: Plan) -> None:
+    """Whether the trials that stand in a sweep's folder are this sweep's.
+
+    Raises:
+        ValueError: they are of other settings, whose figures would be told as those of this configuration.
+    """
+    if not trials.read_all(plan.home):
+        return
+    remedy = f"give the sweep a name of its own (name=...), or remove {plan.home}"
+    try:
+        before = flatten(to_tree(read_config(plan.home)))
+    except ValueError as error:
+        raise ValueError(f"{error}; whose trials stand there is not known: {remedy}") from None
+    now = flatten(to_tree(plan.config))
+    differ = [
+        path
+        for path in sorted(before.keys() | now.keys())
+        if before.get(path) != now.get(path) and not any(f"{path}.".startswith(f"{free}.") for free in _FREE)
+    ]
+    if differ:
+        told = ", ".join(f"{path} was {before.get(path)!r} and is {now.get(path)!r}" for path in differ[:3])
+        raise ValueError(f"{plan.home} holds trials of other settings ({told}): {remedy}")
 
 
 def ends(space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
@@ -115,11 +162,11 @@ def _drawn(sweep: Sweep) -> list[dict[str, Any]]:
     """Settings drawn by the sweep's seed, each once; fewer than asked for where there are no more."""
     rng = np.random.default_rng(sweep.seed)
     found: dict[str, dict[str, Any]] = {}
-    for _ in range(100 * sweep.trials):
+    misses = 0
+    while len(found) < sweep.trials and misses < _MAX_MISSES:
         values = {path: _draw(domain, rng) for path, domain in sweep.space.items()}
+        misses = misses + 1 if trials.id_of(values) in found else 0
         found.setdefault(trials.id_of(values), values)
-        if len(found) == sweep.trials:
-            break
     return list(found.values())
 
 

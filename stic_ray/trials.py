@@ -1,6 +1,7 @@
 """Trials of a sweep as they stand in its folder: what each tried and reached, and which of them nobody beats."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
@@ -172,7 +173,14 @@ def parse(text: str) -> Trial:
         )
         for report in tree["reports"]
     )
-    return Trial(**{**tree, "reports": reports, "schedule": tuple(map(dict, tree["schedule"]))})
+    trial = Trial(**{**tree, "reports": reports, "schedule": tuple(map(dict, tree["schedule"]))})
+    numbers = [each.seconds for each in reports]
+    numbers += [number for each in reports for figure in each.figures.values() for number in asdict(figure).values()]
+    if type(trial.number) is not int or not all(map(math.isfinite, numbers)):
+        raise ValueError("a number that is none")
+    if not trial.schedule or (trial.state == "finished" and not reports):
+        raise ValueError("it has not been what it says")
+    return trial
 
 
 def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:

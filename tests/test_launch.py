@@ -306,3 +306,20 @@ def test_method_leaves_one_source_of_pairs(capsys: pytest.CaptureFixture[str]) -
         assert [name for name in ("unlabeled", "annotated", "imported") if shown[name] is not None] == [kept]
     assert launch.build_preferences(["--method", "bpo", "--show-config"]) == 2
     assert capsys.readouterr().err.startswith("error: --method bpo: annotated is null: set it, or take a recipe")
+
+
+@pytest.mark.parametrize(
+    ("job", "file", "message"),
+    [
+        (job_specs.PIPELINE, "sweep.json", "holds a sweep: give this one a name of its own"),
+        (job_specs.SWEEP, "summary.json", "holds a run: give this one a name of its own"),
+    ],
+)
+def test_run_and_sweep_do_not_share_a_folder(tmp_path: Path, job: job_specs.Job, file: str, message: str) -> None:
+    config = launch.resolve_config(launch.parse_arguments([f"runs={tmp_path}", "name=x"]))
+    preflight.check_home(config, job)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / file).write_text("{}")
+    preflight.check_home(config, job_specs.SFT)
+    with pytest.raises(ValueError, match=message):
+        preflight.check_home(config, job)

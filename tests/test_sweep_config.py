@@ -1,6 +1,7 @@
 """Sweeps as they are written: what is read, and what a wrong one is told."""
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 import pytest
@@ -73,6 +74,8 @@ def test_grid_has_a_trial_for_every_combination() -> None:
             "which is all that Pbt trains: take out stage2.selection.keep_share, or set scheduler to Asha or null",
         ),
         ({"trials": 0}, "trials is 0"),
+        ({"seed": -1}, "seed is -1: it must be 0 or more"),
+        ({"space": {"a": {"type": "Choice", "values": [date(2020, 1, 1)]}}}, "space.a.values is"),
         ({"trails": 3}, "unknown setting sweep.trails: did you mean trials?"),
     ],
 )

@@ -1,9 +1,11 @@
 """What is known of a sweep before Ray is asked for."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from stic_ray import recipes, trials
 from stic_ray.config import (
@@ -18,8 +20,9 @@ from stic_ray.config import (
     Uniform,
     parse_config,
     read_yaml,
+    to_tree,
 )
-from stic_ray.sweep_plan import plan_of, points
+from stic_ray.sweep_plan import check_home, plan_of, points
 
 
 def _with(config: Config, **changes: Any) -> Config:
@@ -78,6 +81,14 @@ def test_optuna_begins_with_the_trials_that_there_are(embedded_sweep: Config, tm
         ({"space": {"stage1.lr": Choice(values=(1e-3, -2.0))}}, "stage1.lr is -2.0: it must be above 0"),
         ({"space": {"execution.batch_size": Choice(values=(1, 2))}}, "sweep.space has execution.batch_size"),
         ({"space": {"name": Choice(values=("a", "b"))}}, "sweep.space has name"),
+        (
+            {"space": {"evaluation.resamples": Choice(values=(50, 60))}},
+            "evaluation.resamples: trials are to be",
+        ),
+        ({"space": {"stage2_control.lr": Uniform(low=1e-4, high=1e-3)}}, "stage2_control.lr: trials train no controls"),
+        ({"space": {"rounds": Choice(values=(1, 2))}}, "rounds: trials are compared after the same trainings"),
+        ({"space": {"stage1.lr": Choice(values=(1, 1.0))}}, "which are one setting"),
+        ({"space": {"": Choice(values=(1, 2))}}, "sweep.space: "),
         ({"objectives": (Objective(figure="pope/accuracy", mode="max"),)}, "evaluation.dev has no 'pope', only"),
     ],
 )
@@ -86,6 +97,33 @@ def test_sweep_that_cannot_be_is_refused_by_field(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan_of(_with(embedded_sweep, **changes))
+
+
+def test_setting_of_a_stage_that_is_null_is_refused_by_both_names(embedded_sweep: Config) -> None:
+    with pytest.raises(ValueError, match=r"sweep.space has stage1.loss.alpha, and stage1 is null: set stage1, or take"):
+        plan_of(replace(embedded_sweep, stage1=None, stage1_control=None))
+
+
+def test_few_values_are_drawn_in_an_instant_however_many_trials_are_asked_for(embedded_sweep: Config) -> None:
+    space = {"stage1.lr": Choice(values=(1e-3, 2e-3))}
+    assert len(points(plan_of(_with(embedded_sweep, space=space, trials=10**9)))) == 2
+
+
+def test_folder_with_trials_of_other_settings_is_refused(embedded_sweep: Config, tmp_path: Path) -> None:
+    plan = plan_of(replace(embedded_sweep, runs=str(tmp_path)))
+    check_home(plan)
+    trials.write(plan.home, trials.Trial(id="x", number=0, schedule=({"stage1.loss.alpha": 2.0},)))
+    with pytest.raises(ValueError, match=r"config.yaml is missing.* whose trials stand there is not known: give"):
+        check_home(plan)
+    (Path(plan.home) / "config.yaml").write_text(yaml.safe_dump(to_tree(plan.config)))
+    assert plan.config.stage1 is not None
+    goes_on = _with(plan.config, trials=30, max_concurrent=1, search=OptunaSearch())
+    check_home(plan_of(replace(goes_on, stage1_control=None, execution=replace(goes_on.execution, batch_size=7))))
+    other = replace(plan.config, stage1=replace(plan.config.stage1, epochs=7))
+    with pytest.raises(ValueError, match=r"trials of other settings \(stage1.epochs was 2 and is 7\): give the sweep"):
+        check_home(plan_of(other))
+    with pytest.raises(ValueError, match=r"sweep.space"):
+        check_home(plan_of(_with(plan.config, space={"stage1.lr": Uniform(low=1e-4, high=1e-3)})))
 
 
 def test_sweep_without_what_it_needs_is_refused(embedded_sweep: Config) -> None:

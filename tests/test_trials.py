@@ -17,6 +17,22 @@ def _trial(name: str, chair: float, accuracy: float, *, state: trials.State = "f
     return new.reported("stage1", {key: Figure(value=each, low=each, high=each) for key, each in figures.items()}, 1.0)
 
 
+_SOUND = trials.as_text(_trial("a", 20, 80))
+_WRONG = (
+    ["", "[]", "{}", '{"state": "gone"}', '{"state": "running", "reports": [3]}', "\xff"]
+    + [
+        _SOUND.replace(before, after)
+        for before, after in (
+            ('"number": 0', '"number": "none"'),
+            ('"value": 20', '"value": null'),
+            ('"low": 80', '"low": NaN'),
+            ('"seconds": 1.0', '"seconds": Infinity'),
+        )
+    ]
+    + [trials.as_text(Trial(id="a", number=0, schedule=({},), state="finished"))]
+)
+
+
 def test_front_has_the_trials_that_no_finished_one_beats_the_best_by_the_first_objective_first() -> None:
     tried = [
         _trial("worse", 20, 80),
@@ -42,7 +58,9 @@ def test_trial_is_read_as_it_was_written_in_the_order_of_starts(tmp_path: Path) 
     assert second.seconds == 3.5 and second.figures["chair/chair_i"].high == 4
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"state": "gone"}', '{"state": "running", "reports": [3]}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"state": "gone"}', '{"state": "running", "reports": [3]}', "\xff", *_WRONG]
+)
 def test_damaged_trial_is_named_with_the_remedy(tmp_path: Path, text: str) -> None:
     file = tmp_path / "trials" / "a" / "trial.json"
     file.parent.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """What a sweep tries: settings by dotted path, how trials are drawn and stopped, what they are ranked by."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,18 @@ class Choice:
         require(bool(self.values), "values", list(self.values), "a list that is not empty")
         texts = [repr(value) for value in self.values]
         require(len(set(texts)) == len(texts), "values", list(self.values), "a list in which no value stands twice")
+        require(
+            all(map(_is_plain, self.values)), "values", texts, "numbers, texts, true, false, null, lists and mappings"
+        )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON has it: trials and their ids are written as such."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +143,7 @@ class Sweep:
         names = [objective.figure for objective in self.objectives]
         require(len(set(names)) == len(names), "objectives", names, "a list in which no figure stands twice")
         require(self.trials > 0, "trials", self.trials, "above 0")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
         if self.max_concurrent is not None:
             require(self.max_concurrent > 0, "max_concurrent", self.max_concurrent, "above 0, or null")
         if isinstance(self.scheduler, Pbt):

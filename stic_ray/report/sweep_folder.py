@@ -8,7 +8,8 @@ import yaml
 from stic_ray import storage, trials
 from stic_ray.config import Config, to_tree
 from stic_ray.report import sweep_page
-from stic_ray.report.collect import read_run_curves
+from stic_ray.report.collect import METRICS, read_run_curves
+from stic_ray.report.curves import Curve
 from stic_ray.report.folder import PAGE, read_config, read_part
 from stic_ray.report.markdown import align
 from stic_ray.report.sweep_page import SweepFacts, say, say_figure, say_settings, short
@@ -47,8 +48,16 @@ def read(home: str) -> SweepFacts:
         trials=tried,
         front=[trial.id for trial in front],
         best=_best(config, front[0]) if front else "",
-        curves={trial.id: read_run_curves(trials.folder(home, trial.id)) for trial in tried},
+        curves={trial.id: _read_curves(trials.folder(home, trial.id)) for trial in tried},
     )
+
+
+def _read_curves(trial: str) -> dict[str, dict[str, Curve]]:
+    try:
+        return read_run_curves(trial)
+    except ValueError:
+        where = storage.join(trial, METRICS)
+        raise ValueError(f"{where} is damaged: remove it, and the page leaves this trial's curves out") from None
 
 
 def _parse(text: str) -> tuple[dict[str, Figure], str]:
