@@ -93,7 +93,7 @@ class Run:
             self._in_work.set(1, {"run": self.config.name})
 
     def _note_end(self, error: BaseException | None) -> None:
-        if error is not None:
+        if error is not None and not isinstance(error, GeneratorExit):  # as a trial is left that was stopped
             told = str(error).partition("\n")[0] or type(error).__name__
             self._standing.end(*((FAILED, told) if isinstance(error, Exception) else (INTERRUPTED,)))
             return

@@ -14,6 +14,7 @@ from stic_ray.artifacts import Artifact, Plan
 from stic_ray.config import Config, parse_config, read_yaml
 from stic_ray.recipes import read
 from stic_ray.run import Run, Step
+from stic_ray.standing import FINISHED, INTERRUPTED, read_standing
 
 _TRACE = """\
 ray::MapWorker(MapBatches(_Actor)).submit() (pid=1, ip=192.0.2.2)
@@ -157,3 +158,11 @@ def test_make_together_raises_the_error_and_keeps_what_the_others_made(local_run
         local_run.make_together([bad, fine])
     assert artifacts.find(local_run.config.store, fine.plan) is not None
     assert artifacts.find(local_run.config.store, bad.plan) is None
+
+
+def test_run_that_whoever_asked_wants_no_more_of_is_finished(local_run: Run) -> None:
+    for error, ended in ((GeneratorExit, FINISHED), (KeyboardInterrupt, INTERRUPTED)):
+        with pytest.raises(error), local_run.__class__(local_run.config) as run:
+            raise error
+        standing = read_standing(run.home)
+        assert standing is not None and standing.ended == ended
