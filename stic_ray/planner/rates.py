@@ -30,7 +30,8 @@ _SOURCES: dict[str, Source] = {
     "imported_pairs": "once",
 }
 _NO_DATA = ("model", "adapter")  # parents of an artifact that say nothing of how much there is
-_IN, _OUT = ("prompt_tokens", "judge_prompt_tokens"), ("new_tokens", "judge_new_tokens", "scored_tokens")
+_IN = ("prompt_tokens", "judge_prompt_tokens", "scored_tokens")
+_OUT = ("new_tokens", "judge_new_tokens")
 _REQUESTS = ("requests", "judge_requests")
 _ON_CPUS = ("pair_tokens", "sample_tokens", "fitting")
 _AHEAD = 2  # steps that are read ahead
