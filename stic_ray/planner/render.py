@@ -42,9 +42,9 @@ def text(plan: Plan, memory: Sequence[Held], scaling: Sequence[Scaled]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def memory_text(memory: Sequence[Held]) -> str:
-    """The table of memory alone."""
-    notes = [f"  {held.what}: {held.note}" for held in memory if held.note]
+def memory_text(memory: Sequence[Held], said: Sequence[str]) -> str:
+    """The table of memory alone, with what is said of it."""
+    notes = [f"  {held.what}: {held.note}" for held in memory if held.note] + [f"note: {note}" for note in said]
     return "\n".join(["memory of a process", _table(_MEMORY, _memory_rows(memory)), *notes]) + "\n"
 
 
@@ -317,7 +317,7 @@ def _bracketed(estimate: Estimate, freedom: int, told: Any) -> str:
 
 def rates_differ(of_run: Mapping[str, Any], of_plan: Mapping[str, Any]) -> list[str]:
     """The settings in which a measured run differs from what is planned, of those that rates depend on."""
-    free = ("name", "store", "runs", "execution", "seed", "hub")
+    free = ("name", "store", "runs", "execution", "seed", "hub", "sweep")
     return [
         name
         for name in of_plan
