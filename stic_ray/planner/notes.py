@@ -18,7 +18,7 @@ def notes_of(plan: Plan, *, rates: Rates, given: Inputs) -> Iterator[str]:
     if cluster.relative_speed == 1:
         yield from _moved(config, rates.stages)
     for rate in rates.stages:
-        if rate.kind == "driver" and not rate.parents and given.get(rate.source, 0) > rates.inputs[rate.source]:
+        if rate.kind == "driver" and not rate.parents and given.get(rate.source, 0) > rates.inputs.get(rate.source, 0):
             yield (
                 f"{rate.role}: its time is that of the source that was measured: of {given[rate.source]:,.0f} "
                 f"{rate.source} say its start_s in --rates"
