@@ -221,7 +221,10 @@ def _do_units(setting: Setting, rates: Rates, rate: StageRate, scale: float) -> 
     per_node = _per_node(cluster, "execution.pool", pool.num_cpus, gpus)
     most = cluster.nodes * per_node
     batch = min(float(execution.batch_size), units) or 1.0
-    actors = _useful(units, batch, most if setting.all_nodes else min(pool.max_size, most))
+    if setting.all_nodes:
+        actors = _useful(units, batch, most)
+    else:
+        actors = max(_useful(units, batch, min(pool.max_size, most)), min(pool.min_size, most))
     at_once = setting.concurrent_batches if rate.requests and rate.on_gpu else 1  # a scorer answers no request
     load = _Load(units=units, batch=batch, workers=actors, per_node=per_node, at_once=at_once)
     return _Course(
@@ -235,7 +238,7 @@ def _do_units(setting: Setting, rates: Rates, rate: StageRate, scale: float) -> 
 
 
 def _useful(units: float, batch: float, most: int) -> int:
-    """How many workers start: those beyond the number of batches have nothing to do."""
+    """How many workers have something to do: no more than there are batches."""
     return max(1, min(most, math.ceil(units / batch)))
 
 

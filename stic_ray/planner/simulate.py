@@ -30,10 +30,9 @@ class Batches:
     """A stage whose slots, so many a node, work on batches of `units`, each for `batch_s`.
 
     Slots fill the nodes that stand, then as many others as they need. `start_s` passes before the first slot works, of
-    which a slot on a new node needs `slot_start_s` again. `shared_s`
-    is, by what all share (the driver, storage, ...), its seconds for a batch: no faster do batches come, from the
-    beginning on. Of what a node has done, `held_units` were not yet in a file and go with it. `after_s` passes when all
-    are done.
+    which a slot on a new node needs `slot_start_s` again. `shared_s` is, by what all share (the driver, storage, ...),
+    its seconds for a batch: no faster do batches come, from the beginning on. Of what a node has done, `held_units`
+    were not yet in a file and go with it. `after_s` passes when all are done.
     """
 
     units: float

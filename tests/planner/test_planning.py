@@ -152,6 +152,15 @@ def test_actors_beyond_the_batches_start_none_and_read_nothing(rates: Rates) -> 
     assert found.outcome.bound == "reading weights"
 
 
+def test_pool_holds_its_least_size_however_few_batches_there_are(rates: Rates) -> None:
+    on_gpus, cluster = ("execution.pool.num_gpus=1", "execution.train_gpus=1"), Cluster(cpus=16.0, gpus=8.0, gpu="H100")
+    grows, stands = (
+        _plan(rates, cluster, *on_gpus, "execution.pool.max_size=8", f"execution.pool.min_size={least}")
+        for least in (1, 8)
+    )
+    assert [_stage(plan, "predictions_base").gpus for plan in (grows, stands)] == [2.0, 8.0]  # of two batches
+
+
 def test_faster_slots_take_less(rates: Rates) -> None:
     plain, fast = _plan(rates), _plan(rates, replace(_NODE, relative_speed=2.0))
     assert _stage(fast, "responses").seconds.value == pytest.approx(10 + 960 * 0.1 / 4)
