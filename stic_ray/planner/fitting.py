@@ -43,9 +43,23 @@ def check_memory(config: Config, cluster: Cluster, rates: Rates | None) -> list[
     return found
 
 
+def assumed_lengths(rates: Rates | None) -> str:
+    """That nothing was measured of how long texts are; "" where it was."""
+    if _writing(rates):
+        return ""
+    return (
+        f"memory is that of {_PROMPT:.0f} tokens in a prompt and {_ANSWER:.0f} in an answer, since none were measured: "
+        "give --calibrate N or --from runs/NAME"
+    )
+
+
+def _writing(rates: Rates | None) -> list[StageRate]:
+    return [rate for rate in rates.stages if rate.tokens_in and rate.requests] if rates is not None else []
+
+
 def _asked(rates: Rates | None) -> Asked:
     """Tokens of a prompt and of an answer, as they were measured where the model describes."""
-    writes = [rate for rate in rates.stages if rate.tokens_in and rate.requests] if rates is not None else []
+    writes = _writing(rates)
     if not writes:
         return Asked(prompt=_PROMPT, answer=_ANSWER)
     longest: StageRate = max(writes, key=lambda rate: (rate.tokens_in + rate.tokens_out) / rate.requests)

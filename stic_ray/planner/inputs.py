@@ -34,6 +34,19 @@ def count_inputs(config: Config, given: Inputs) -> dict[str, float]:
     return found
 
 
+def caps(config: Config) -> dict[str, tuple[str, int]]:
+    """How many a run takes at most of a source that may hold more, with the setting that says so."""
+    found: dict[str, tuple[str, int | None]] = {}
+    if config.unlabeled is not None:
+        name = "limit" if config.unlabeled.sample is None else "sample"
+        found["images"] = (f"unlabeled.{name}", getattr(config.unlabeled, name))
+    if config.instructions is not None:
+        found["samples"] = ("instructions.sample", config.instructions.sample)
+    if config.annotated is not None:
+        found["annotated"] = ("annotated.data.sample", config.annotated.data.sample)
+    return {what: (name, most) for what, (name, most) in found.items() if most is not None}
+
+
 def _count_images(source: Images, seed: int, given: float | None) -> int:
     """Of a source that says how many it takes, no more are counted than that."""
     most = source.sample or source.limit

@@ -11,9 +11,10 @@ from stic_ray.engines import engine_for
 from stic_ray.planner import render
 from stic_ray.planner.calibrate import calibrate
 from stic_ray.planner.clusters import Cluster
-from stic_ray.planner.fitting import check_memory
+from stic_ray.planner.fitting import assumed_lengths, check_memory
 from stic_ray.planner.inputs import GIVEN, Inputs, count_inputs
 from stic_ray.planner.memory import BYTES, Held
+from stic_ray.planner.notes import memory_notes, notes_of
 from stic_ray.planner.planning import Plan, Scaled, Setting, make_plan, scale
 from stic_ray.planner.rates import Rates, rates_of_runs, read_rates, write_rates
 from stic_ray.report.folder import open_run
@@ -30,12 +31,14 @@ def plan_run(config: Config, cluster: Cluster, arguments: argparse.Namespace) ->
     given = {what: float(n) for what in GIVEN if (n := getattr(arguments, what))}
     rates, inputs = _rates(arguments, config, given)
     if rates is None or inputs is None:
-        return _memory_alone(config, cluster, arguments)
+        return _memory_alone(config, cluster, arguments, given)
     if arguments.write_rates:
         _write(arguments.write_rates, write_rates(rates))
     setting = _setting(config, cluster)
     plan = make_plan(setting, rates, inputs)
     memory = check_memory(config, cluster, rates)
+    said = (*notes_of(plan, rates=rates, given=given), *memory_notes(memory, assumed_lengths(rates)))
+    plan = replace(plan, notes=(*plan.notes, *said))
     scaling = scale(setting, rates, inputs, _NODES) if arguments.scale else []
     return _told(arguments, plan, memory, scaling), plan.ends and all(held.fits for held in memory)
 
@@ -70,17 +73,20 @@ def _setting(config: Config, cluster: Cluster) -> Setting:
     )
 
 
-def _memory_alone(config: Config, cluster: Cluster, arguments: argparse.Namespace) -> tuple[str, bool]:
+def _memory_alone(config: Config, cluster: Cluster, arguments: argparse.Namespace, given: Inputs) -> tuple[str, bool]:
     """Without rates only what fits can be told.
 
     Raises:
         ValueError: more was asked for.
     """
-    if arguments.scale or arguments.html or arguments.json or arguments.write_rates:
-        raise ValueError("nothing says how fast it is: give --calibrate N, --from runs/NAME or --rates FILE")
+    needs = [*given, *(name for name in ("scale", "html", "json", "write_rates") if getattr(arguments, name))]
+    if needs:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in needs)
+        raise ValueError(f"{flags}: nothing says how fast it is: give --calibrate N, --from runs/NAME or --rates FILE")
     memory = check_memory(config, cluster, None)
     told = "time and money need rates: give --calibrate N, --from runs/NAME or --rates FILE\n"
-    return render.memory_text(memory) + told, all(held.fits for held in memory)
+    said = list(memory_notes(memory, assumed_lengths(None)))
+    return render.memory_text(memory, said) + told, all(held.fits for held in memory)
 
 
 def _told(arguments: argparse.Namespace, plan: Plan, memory: Sequence[Held], scaling: Sequence[Scaled]) -> str:

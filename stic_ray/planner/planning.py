@@ -42,12 +42,14 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A stage of the plan. `units` are those of its rate; `held` what it holds at a time: nodes, cores, GPUs."""
+    """A stage of the plan. `units` are those of its rate; `workers` the actors, tasks or training workers at a time,
+    which hold so many nodes, cores and GPUs."""
 
     rate: StageRate
     units: float
     seconds: Estimate
     outcome: Outcome
+    workers: int
     nodes: int
     cores: float
     gpus: float
@@ -97,7 +99,7 @@ class Plan:
         least = cluster.nodes if cluster.min_nodes is None else cluster.min_nodes
         spent = Estimate(sum(stage.rate.cost * stage.units for stage in self.stages))
         for group in self.groups:
-            nodes = max(least, min(cluster.nodes, sum(stage.nodes for stage in group)))
+            nodes = max(least, _nodes_of(group, cluster))
             spent += wall(group).times(nodes * cluster.node_hour_price / _HOUR)
         return spent
 
@@ -110,6 +112,14 @@ class Plan:
 def wall(group: Sequence[Planned]) -> Estimate:
     """How long a group takes that is made at the same time: as long as its longest."""
     return max((stage.seconds for stage in group), key=lambda seconds: seconds.value)
+
+
+def _nodes_of(group: Sequence[Planned], cluster: Cluster) -> int:
+    """The nodes that a group needs: what is made at the same time shares them."""
+    cores = sum(stage.cores for stage in group) / cluster.cpus
+    gpus = sum(stage.gpus for stage in group) / cluster.gpus if cluster.gpus else 0.0
+    needed = max(math.ceil(cores - 1e-9), math.ceil(gpus - 1e-9), *(stage.nodes for stage in group))
+    return min(cluster.nodes, needed)
 
 
 def make_plan(setting: Setting, rates: Rates, inputs: Inputs) -> Plan:
@@ -152,10 +162,11 @@ def _plan_stage(setting: Setting, rates: Rates, rate: StageRate, inputs: Inputs)
 
 @dataclass(frozen=True, kw_only=True)
 class _Course:
-    """How a stage of so many units goes, and the nodes, cores and GPUs that it holds."""
+    """How a stage of so many units goes, with how many workers, and the nodes, cores and GPUs that these hold."""
 
     units: float
     outcome: Outcome
+    workers: int
     nodes: int
     cores: float
     gpus: float
@@ -195,45 +206,51 @@ def _do_units(setting: Setting, rates: Rates, rate: StageRate, scale: float) -> 
     execution, cluster, units = setting.config.execution, setting.cluster, rate.units * scale
     if rate.kind == "driver":
         outcome = Outcome(seconds=rate.start_s, redone=0.0, bound="one worker")
-        return _Course(units=units, outcome=outcome, nodes=1, cores=execution.task_cpus, gpus=0.0)
+        return _Course(units=units, outcome=outcome, workers=1, nodes=1, cores=execution.task_cpus, gpus=0.0)
     if rate.kind == "tasks":
-        slots = _Slots(per_node=max(1, int(cluster.cpus)))  # a core does one thing at a time, however small the task
+        per_node = max(1, int(cluster.cpus))  # a core does one thing at a time, however small the task
         share = units / (TASKS_PER_CPU * cluster.nodes * cluster.cpus)
         batch = max(min(share, MAX_UNITS_PER_TASK), float(execution.batch_size))
-        cores = float(min(math.ceil(units / batch), slots.per_node * cluster.nodes))
-        nodes = min(cluster.nodes, math.ceil(cores / cluster.cpus))
-        outcome = _run(setting, rates, rate, _Load(units=units, batch=batch, slots=slots))
-        return _Course(units=units, outcome=outcome, nodes=nodes, cores=cores, gpus=0.0)
+        tasks = _useful(units, batch, per_node * cluster.nodes)
+        load = _Load(units=units, batch=batch, workers=tasks, per_node=per_node)
+        nodes = min(cluster.nodes, math.ceil(tasks / per_node))
+        outcome = _run(setting, rates, rate, load)
+        return _Course(units=units, outcome=outcome, workers=tasks, nodes=nodes, cores=float(tasks), gpus=0.0)
     pool = execution.pool
     gpus = pool.num_gpus if rate.on_gpu else 0.0
     per_node = _per_node(cluster, "execution.pool", pool.num_cpus, gpus)
     most = cluster.nodes * per_node
-    actors = most if setting.all_nodes else min(pool.max_size, most)
-    at_once = setting.concurrent_batches if rate.tokens_in and rate.on_gpu else 1
-    slots = _Slots(per_node=per_node * at_once, most=actors * at_once)
     batch = min(float(execution.batch_size), units) or 1.0
+    if setting.all_nodes:
+        actors = _useful(units, batch, most)
+    else:
+        actors = max(_useful(units, batch, min(pool.max_size, most)), min(pool.min_size, most))
+    at_once = setting.concurrent_batches if rate.requests and rate.on_gpu else 1  # a scorer answers no request
+    load = _Load(units=units, batch=batch, workers=actors, per_node=per_node, at_once=at_once)
     return _Course(
         units=units,
-        outcome=_run(setting, rates, rate, _Load(units=units, batch=batch, slots=slots)),
+        outcome=_run(setting, rates, rate, load),
+        workers=actors,
         nodes=min(cluster.nodes, math.ceil(actors / per_node)),
         cores=pool.num_cpus * actors,
         gpus=gpus * actors,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Slots:
-    per_node: int
-    most: int = 10**9
+def _useful(units: float, batch: float, most: int) -> int:
+    """How many workers have something to do: no more than there are batches."""
+    return max(1, min(most, math.ceil(units / batch)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Load:
-    """So many units by batches, on slots."""
+    """So many units by batches, on workers of which a node holds `per_node`; each has `at_once` batches in work."""
 
     units: float
     batch: float
-    slots: _Slots
+    workers: int
+    per_node: int
+    at_once: int = 1
 
 
 def _per_node(cluster: Cluster, what: str, cpus: float, gpus: float) -> int:
@@ -253,14 +270,14 @@ def _per_node(cluster: Cluster, what: str, cpus: float, gpus: float) -> int:
 def _run(setting: Setting, rates: Rates, rate: StageRate, load: _Load) -> Outcome:
     stage = _batches(setting, rates, rate, load)
     outcome = simulate.run_batches(stage, _nodes(setting.cluster), _losses(setting, rate))
-    if outcome.bound == "start" and stage.start_s > 1.5 * rate.start_s:
-        return replace(outcome, bound="reading weights")
-    return outcome
+    reading = stage.slot_start_s if stage.slot_start_s > 1.5 * rate.start_s else 0.0
+    return replace(outcome, bound="reading weights") if reading > outcome.seconds / 2 else outcome
 
 
 def _batches(setting: Setting, rates: Rates, rate: StageRate, load: _Load) -> Batches:
     cluster, units, batch = setting.cluster, load.units, load.batch
-    num_slots = min(load.slots.most, cluster.nodes * load.slots.per_node)
+    num_slots, per_node = load.workers * load.at_once, load.per_node * load.at_once
+    used = len(set(simulate.place_slots(num_slots, per_node, _nodes(cluster))))
     start = rate.start_s
     shared = {"driver": cluster.driver_s}
     cores = cluster.nodes * cluster.cpus * cluster.relative_speed
@@ -272,18 +289,18 @@ def _batches(setting: Setting, rates: Rates, rate: StageRate, load: _Load) -> Ba
         read = rates.image_bytes if rate.prepare_s else rate.bytes
         shared["storage"] = read * batch / (cluster.storage_gb_s * 1e9)
         if rate.kind == "pool":
-            start = max(start, _reading_s(setting, num_slots))
+            start = max(start, _reading_s(setting, load.workers))
     barrier = _BARRIER_S * units if rate.stage in _BARRIERS else 0.0
     return Batches(
         units=units,
         batch=batch,
         batch_s=rate.unit_s * batch / cluster.relative_speed,
-        slots_per_node=load.slots.per_node,
+        slots_per_node=per_node,
         max_slots=num_slots,
         start_s=start + barrier,
         slot_start_s=start,
         shared_s=shared,
-        held_units=min(units, setting.config.execution.rows_per_file / 2 / cluster.nodes),
+        held_units=min(units, setting.config.execution.rows_per_file / 2 / used),
     )
 
 
@@ -355,7 +372,7 @@ def _train(setting: Setting, rates: Rates, rate: StageRate, scale: float) -> _Co
     elif outcome.bound == "start" and start > 1.5 * rate.start_s:
         outcome = replace(outcome, bound="reading weights")
     cores = workers * execution.train_cpus
-    return _Course(units=float(steps), outcome=outcome, nodes=nodes, cores=cores, gpus=workers * gpus)
+    return _Course(units=float(steps), outcome=outcome, workers=workers, nodes=nodes, cores=cores, gpus=workers * gpus)
 
 
 def _training_of(config: Config, rate: StageRate) -> Training:

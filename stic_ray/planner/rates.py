@@ -18,6 +18,7 @@ from stic_ray.artifacts import MODEL, Artifact
 from stic_ray.config import Config, parse_settings, read_yaml, to_tree
 from stic_ray.planner.estimates import pooled_spread
 from stic_ray.report.folder import RunFolder, open_run
+from stic_ray.report.sweep_folder import is_sweep
 from stic_ray.train.job import METRICS
 
 Kind = Literal["driver", "tasks", "pool", "training"]
@@ -30,7 +31,8 @@ _SOURCES: dict[str, Source] = {
     "imported_pairs": "once",
 }
 _NO_DATA = ("model", "adapter")  # parents of an artifact that say nothing of how much there is
-_IN, _OUT = ("prompt_tokens", "judge_prompt_tokens"), ("new_tokens", "judge_new_tokens", "scored_tokens")
+_IN = ("prompt_tokens", "judge_prompt_tokens", "scored_tokens")
+_OUT = ("new_tokens", "judge_new_tokens")
 _REQUESTS = ("requests", "judge_requests")
 _ON_CPUS = ("pair_tokens", "sample_tokens", "fitting")
 _AHEAD = 2  # steps that are read ahead
@@ -42,7 +44,8 @@ class StageRate:
     """A stage of a run, by its role: of `units` units (of a training: steps) that grow with its `source`.
 
     `start_s` and `unit_s` are as in the module's text; `prepare_s` is a core's for a unit beside the slots. Requests,
-    tokens and bytes are a unit's, `fixed_bytes` whatever the units. Of a training `items` are what it trained on,
+    tokens and bytes are a unit's, `fixed_bytes` whatever the units. `gpus` are those of an actor where it was measured,
+    null where nobody says. Of a training `items` are what it trained on,
     `workers` how many trained, and `step_tokens` those of a step. `together` names what is made at the same time.
     The rate is the mean of what was `measured` so many times.
     """
@@ -64,6 +67,7 @@ class StageRate:
     fixed_bytes: float = 0.0
     cost: float = 0.0
     on_gpu: bool = False
+    gpus: float | None = None
     items: float = 0.0
     workers: int = 1
     step_tokens: float = 0.0
@@ -123,8 +127,11 @@ def rates_of_runs(runs: Sequence[str]) -> Rates:
     """Rates from the folders of finished runs of one configuration, of whatever sizes; the last gives the graph.
 
     Raises:
-        ValueError: a run is not finished, or was made before records told how long workers worked.
+        ValueError: a run is not finished, is a sweep, or was made before records told how long workers worked.
     """
+    for run in runs:
+        if is_sweep(storage.absolute(run)):
+            raise ValueError(f"--from {run} is a sweep's folder: give a run made with its best.yaml, or --calibrate N")
     folders = [open_run(storage.absolute(run)) for run in runs]
     measured = [_measure(folder) for folder in folders]
     by_role = {rate.role: rate for rate in measured[-1]}
@@ -237,6 +244,7 @@ def _stage(known: Mapping[str, Any], artifact: Artifact, folder: RunFolder) -> S
             "makes a small run anew"
         )
     asks = any(name in record for name in (*_IN, *_OUT))
+    on_gpu = asks and record["stage"] not in _ON_CPUS and "judge_requests" not in record
     return StageRate(
         **told,
         kind="pool" if asks or record["stage"] in _ON_CPUS else "tasks",
@@ -247,7 +255,8 @@ def _stage(known: Mapping[str, Any], artifact: Artifact, folder: RunFolder) -> S
         tokens_in=_first(record, _IN) / max(units, 1.0),
         tokens_out=_first(record, _OUT) / max(units, 1.0),
         cost=record.get("judge_cost", 0.0) / max(units, 1.0),
-        on_gpu=asks and record["stage"] not in _ON_CPUS and "judge_requests" not in record,
+        on_gpu=on_gpu,
+        gpus=folder.config.execution.pool.num_gpus if on_gpu else 0.0,
     )
 
 

@@ -27,7 +27,11 @@ _STAGES = (
     "bound by",
 )
 _MEMORY = ("process", "holds", "of", "fits", "weights", "the largest other part", "remedy")
+_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 _SCALING = ("nodes", "time", "speed-up", "cost", "done again", "longest stage", "bound by")
+
+
+_STYLE = "body{max-width:1280px}"  # a table of eleven columns
 
 
 def text(plan: Plan, memory: Sequence[Held], scaling: Sequence[Scaled]) -> str:
@@ -42,9 +46,9 @@ def text(plan: Plan, memory: Sequence[Held], scaling: Sequence[Scaled]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def memory_text(memory: Sequence[Held]) -> str:
-    """The table of memory alone."""
-    notes = [f"  {held.what}: {held.note}" for held in memory if held.note]
+def memory_text(memory: Sequence[Held], said: Sequence[str]) -> str:
+    """The table of memory alone, with what is said of it."""
+    notes = [f"  {held.what}: {held.note}" for held in memory if held.note] + [f"note: {note}" for note in said]
     return "\n".join(["memory of a process", _table(_MEMORY, _memory_rows(memory)), *notes]) + "\n"
 
 
@@ -60,7 +64,7 @@ def page(plan: Plan, memory: Sequence[Held], scaling: Sequence[Scaled]) -> str:
     if scaling:
         body.append(f"<h2>On more nodes</h2>{_charts(scaling)}{_html_table(_SCALING, _scaling_rows(scaling))}")
         body.append(f"<p>{escape(_where_it_stops(scaling))}</p>{_by_stage(scaling)}")
-    return document(f"Plan of {name}", "".join(body))
+    return document(f"Plan of {name}", "".join(body), style=_STYLE)
 
 
 def data(plan: Plan, memory: Sequence[Held], scaling: Sequence[Scaled]) -> dict[str, Any]:
@@ -162,14 +166,14 @@ def _figures(plan: Plan) -> dict[str, str]:
     gpu_hours = sum((stage.gpu_hours for stage in stages), Estimate(0.0))
     found = {"time": f"{duration(plan.seconds.value)}{_bracketed(plan.seconds, plan.freedom, duration)}"}
     if gpu_hours.value:
-        found["GPU hours"] = f"{gpu_hours.value:,.1f}{_bracketed(gpu_hours, plan.freedom, _short)}"
-    found["CPU hours"] = f"{sum(stage.cpu_hours.value for stage in stages):,.1f}"
+        found["GPU hours"] = f"{_short(gpu_hours.value)}{_bracketed(gpu_hours, plan.freedom, _short)}"
+    found["CPU hours"] = _short(sum(stage.cpu_hours.value for stage in stages))
     found["tokens in, out"] = (
         f"{_number(sum(map(_tokens_in, stages)))}, {_number(sum(s.rate.tokens_out * s.units for s in stages))}"
     )
     found["store"] = readable(sum(stage.bytes for stage in stages))
     if plan.money is not None:
-        found["money"] = f"{plan.money.value:,.2f}{_bracketed(plan.money, plan.freedom, _short)}"
+        found["money"] = f"{_short(plan.money.value)}{_bracketed(plan.money, plan.freedom, _short)}"
     return found
 
 
@@ -242,21 +246,33 @@ def _where_it_stops(scaling: Sequence[Scaled]) -> str:
     if found is None:
         return f"it scales up to {scaling[-1].nodes:,} nodes and may go on"
     best, why = found
-    execution = best.plan.setting.config.execution
-    now = f"execution.pool.max_size ({execution.pool.max_size}) and num_train_workers ({execution.num_train_workers})"
     nodes = _count(best.nodes, "node")
-    return f"beyond {nodes} twice as many save less than a quarter of the time: {why}; raise {now} to use them"
+    return f"beyond {nodes} twice as many save less than a quarter of the time: {why}; {_what_it_took(best)}"
+
+
+def _what_it_took(one: Scaled) -> str:
+    """The settings that a run on so many nodes needs to be as fast, and what they are now."""
+    execution = one.plan.setting.config.execution
+    now = {"pool": ("execution.pool.max_size", execution.pool.max_size)}
+    now["training"] = ("execution.num_train_workers", execution.num_train_workers)
+    told = []
+    for kind, (name, value) in now.items():
+        took = max((stage.workers for stage in one.plan.stages if stage.rate.kind == kind), default=value)
+        told.append(f"{name}={took} ({'as now' if took == value else f'now {value}'})")
+    return f"on {_count(one.nodes, 'node')} it was simulated with {' and '.join(told)}"
 
 
 def _charts(scaling: Sequence[Scaled]) -> str:
     labels = [f"{one.nodes}" for one in scaling]
-    hours = [math.log10(max(one.seconds, 1.0)) for one in scaling]
-    figures = [
-        lines("log10 of seconds by nodes", labels, [Series(name="log10 of seconds", values=hours, color=1)], "nodes")
-    ]
+    longest = max(one.seconds for one in scaling)
+    unit, unit_s = next((each for each in _UNITS if longest >= each[1]), _UNITS[-1])
+    times = [one.seconds / unit_s for one in scaling]
+    figures = [lines(f"{unit} by nodes", labels, [Series(name=unit, values=times, color=1)], "nodes", start=0.0)]
     prices = [one.money for one in scaling if one.money is not None]
     if len(prices) == len(scaling):
-        figures.append(lines("cost by nodes", labels, [Series(name="cost", values=prices, color=2)], "nodes"))
+        figures.append(
+            lines("cost by nodes", labels, [Series(name="cost", values=prices, color=2)], "nodes", start=0.0)
+        )
     return "".join(f"<figure>{figure}</figure>" for figure in figures)
 
 
@@ -317,7 +333,7 @@ def _bracketed(estimate: Estimate, freedom: int, told: Any) -> str:
 
 def rates_differ(of_run: Mapping[str, Any], of_plan: Mapping[str, Any]) -> list[str]:
     """The settings in which a measured run differs from what is planned, of those that rates depend on."""
-    free = ("name", "store", "runs", "execution", "seed", "hub")
+    free = ("name", "store", "runs", "execution", "seed", "hub", "sweep")
     return [
         name
         for name in of_plan

@@ -5,6 +5,7 @@ Nothing here knows of Ray or of a configuration. Times are seconds from the stag
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,10 +29,10 @@ class Nodes:
 class Batches:
     """A stage whose slots, so many a node, work on batches of `units`, each for `batch_s`.
 
-    `start_s` passes before the first slot works, of which a slot on a new node needs `slot_start_s` again. `shared_s`
-    is, by what all share (the driver, storage, ...), its seconds for a batch: no faster do batches come, from the
-    beginning on. Of what a node has done, `held_units` were not yet in a file and go with it. `after_s` passes when all
-    are done.
+    Slots fill the nodes that stand, then as many others as they need. `start_s` passes before the first slot works, of
+    which a slot on a new node needs `slot_start_s` again. `shared_s` is, by what all share (the driver, storage, ...),
+    its seconds for a batch: no faster do batches come, from the beginning on. Of what a node has done, `held_units`
+    were not yet in a file and go with it. `after_s` passes when all are done.
     """
 
     units: float
@@ -113,10 +114,20 @@ def _coarse(stage: Batches, nodes: Nodes) -> Batches:
     return replace(stage, batch=stage.batch * factor, batch_s=stage.batch_s * factor, shared_s=shared)
 
 
+def place_slots(num_slots: int, per_node: int, nodes: Nodes) -> list[int]:
+    """The node of each slot: those that stand get theirs first, and no more others are started than the rest needs."""
+    at_once = min(num_slots, nodes.standing * per_node)
+    started = math.ceil((num_slots - at_once) / per_node)
+    return [
+        slot % nodes.standing if slot < at_once else nodes.standing + (slot - at_once) % started
+        for slot in range(num_slots)
+    ]
+
+
 class _Pool:
     """The events of a pool: slots that get free, nodes that go and come, batches that are given back."""
 
-    _FREE, _LOST, _BACK, _AGAIN = range(4)
+    _FREE, _LOST, _AGAIN = range(3)
 
     def __init__(self, stage: Batches, nodes: Nodes, losses: Losses) -> None:
         self._stage, self._nodes, self._losses = stage, nodes, losses
@@ -128,6 +139,11 @@ class _Pool:
         self._busy: dict[int, float] = {}  # units by slot
         self._own: dict[int, list[float]] = {}  # what lost slots had: Ray gives it to the same actor again
         self._idle: set[int] = set()
+        num_slots = min(stage.max_slots, nodes.count * stage.slots_per_node)
+        self._node_of = place_slots(num_slots, stage.slots_per_node, nodes)
+        self._slots_of: list[list[int]] = [[] for _ in range(nodes.count)]
+        for slot, node in enumerate(self._node_of):
+            self._slots_of[node].append(slot)
         self._epochs = [0] * nodes.count
         self._done = self._redone = 0.0
         self._num_losses = 0
@@ -142,9 +158,9 @@ class _Pool:
         stage, nodes = self._stage, self._nodes
         if not self._sizes:
             return Outcome(seconds=stage.start_s + stage.after_s, redone=0.0, bound="start")
-        num_slots = min(stage.max_slots, nodes.count * stage.slots_per_node)
-        for slot in range(num_slots):
-            there = 0.0 if slot % nodes.count < nodes.standing else nodes.delay_s
+        num_slots = len(self._node_of)
+        for slot, node in enumerate(self._node_of):
+            there = 0.0 if node < nodes.standing else nodes.delay_s
             self._push(there + stage.start_s, self._FREE, slot, 0)
         self._next_loss()
         now, best = 0.0, self._shortest(num_slots)
@@ -152,11 +168,11 @@ class _Pool:
             now, _, kind, number, told = heapq.heappop(self._events)
             if now > _HOPELESS * best:
                 return self._outcome(now, num_slots, ends=False)
-            if kind == self._FREE and told == self._epochs[number % nodes.count]:
+            if kind == self._FREE and told == self._epochs[self._node_of[number]]:
                 self._finish(number)
                 self._take(number, now)
             elif kind == self._LOST:
-                self._lose(number, now, num_slots)
+                self._lose(number, now)
                 self._next_loss()
             elif kind == self._AGAIN:
                 self._again.append(told)
@@ -170,8 +186,8 @@ class _Pool:
         redone = self._redone / stage.units
         if self._interval * min(num_slots, len(self._sizes)) > stage.batch_s:
             bound = max(stage.shared_s, key=lambda name: stage.shared_s[name])
-        elif len(self._sizes) < num_slots:
-            bound = "batches"  # fewer than slots
+        elif len(self._sizes) <= num_slots:
+            bound = "batches"  # no more than slots
         elif stage.start_s + stage.after_s > seconds / 2:
             bound = "start"
         else:
@@ -209,15 +225,17 @@ class _Pool:
             return
         self._busy[slot] = size
         seconds = self._stage.batch_s * size / self._stage.batch
-        self._push(begin + seconds, self._FREE, slot, self._epochs[slot % self._nodes.count])
+        self._push(begin + seconds, self._FREE, slot, self._epochs[self._node_of[slot]])
 
-    def _lose(self, node: int, now: float, num_slots: int) -> None:
+    def _lose(self, node: int, now: float) -> None:
         """A node's slots start again on the node that replaces it, with what they had: a batch in work and the next."""
+        if not self._slots_of[node] or (node >= self._nodes.standing and now < self._nodes.delay_s):
+            return  # not this stage's, or not there yet
         self._num_losses += 1
         self._epochs[node] += 1
         missed = now + self._nodes.detect_s
         back = missed + self._nodes.delay_s + self._stage.slot_start_s
-        for slot in range(node, num_slots, self._nodes.count):
+        for slot in self._slots_of[node]:
             self._idle.discard(slot)
             size = self._busy.pop(slot, 0.0)
             if size:
@@ -239,8 +257,9 @@ class _Pool:
 
 def run_steps(training: Steps, nodes: Nodes, losses: Losses) -> Outcome:
     """A training whose nodes are lost when `losses` says so; losses of other nodes do not touch it."""
-    time, done, step_s = training.start_s, 0, training.step_s
-    best = training.start_s + training.steps * training.step_s
+    waits = nodes.delay_s if training.nodes_used > nodes.standing else 0.0
+    time, done, step_s = waits + training.start_s, 0, training.step_s
+    best = time + training.steps * training.step_s
     redone, num_losses, whole_again = 0, 0, 0.0
     mine = ((when, node) for when, node in losses if node < training.nodes_used)
     loss = next(mine, None)

@@ -151,12 +151,15 @@ def histogram(name: str, edges: Sequence[float], counts: Sequence[int], marks: S
     return _chart(name, _HEIGHT, [*parts, most])
 
 
-def lines(name: str, labels: Sequence[str], series: Sequence[Series], x_name: str) -> str:
-    """Lines over equal steps that have these labels, with a legend below."""
+def lines(
+    name: str, labels: Sequence[str], series: Sequence[Series], x_name: str, *, start: float | None = None
+) -> str:
+    """Lines over equal steps that have these labels, with a legend below; the axis starts a little below the lowest
+    value, or at `start`."""
     values = [value for one in series for value in one.values]
-    low, high = min(values), max(values)
+    low, high = min(values) if start is None else start, max(values)
     room = (high - low) * 0.05 or 0.05
-    y = _Axis(low=low - room, high=high + room, first=_HEIGHT - _BOTTOM, last=_TOP)
+    y = _Axis(low=low - room if start is None else start, high=high + room, first=_HEIGHT - _BOTTOM, last=_TOP)
     x = _Axis(low=0.0, high=max(len(labels) - 1, 1), first=_LEFT, last=_WIDTH - _RIGHT - 6)
     parts = []
     for tick in y.ticks():

@@ -100,6 +100,26 @@ def test_money_is_nodes_while_they_stand(rates: Rates) -> None:
     assert grown.money.value < 0.7 * plan.money.value  # two actors need one node
 
 
+def test_trainings_made_together_share_a_node(rates: Rates) -> None:
+    cluster = Cluster(nodes=4, cpus=96.0, node_hour_price=30.0, min_nodes=1, driver_s=0.0)
+    plan = _plan(rates, cluster)
+    assert [stage.nodes for stage in plan.stages if stage.rate.kind == "training"] == [1, 1]
+    assert plan.money is not None
+    assert plan.money.value == pytest.approx(30.0 * plan.seconds.value / 3600)
+    narrow = _plan(rates, replace(cluster, cpus=1.0))
+    trainings = next(group for group in narrow.groups if len(group) == 2)
+    assert narrow.money is not None
+    by_group = sum(wall(group).value * max(stage.nodes for stage in group) for group in narrow.groups)
+    assert narrow.money.value == pytest.approx(30.0 * (by_group + wall(trainings).value) / 3600)
+
+
+def test_pool_that_fits_the_standing_node_waits_for_no_other(rates: Rates) -> None:
+    one = replace(_NODE, cpus=96.0)
+    grown = replace(one, nodes=4, min_nodes=1, start_delay_s=300.0)
+    assert _stage(_plan(rates, grown), "responses").seconds.value == pytest.approx(10 + 960 * 0.1 / 2)
+    assert _plan(rates, grown).seconds.value == pytest.approx(_plan(rates, one).seconds.value, rel=0.01)
+
+
 def test_cluster_without_room_for_an_actor_or_a_worker_is_refused(rates: Rates) -> None:
     with pytest.raises(ValueError, match=r"execution\.pool asks for 0\.75 cores and 1 GPUs at once"):
         _plan(rates, _NODE, "execution.pool.num_gpus=1")
@@ -119,6 +139,26 @@ def test_weights_that_all_read_at_once_delay_the_start(rates: Rates) -> None:
     found = _stage(make_plan(setting, rates, _INPUTS), "responses")
     assert found.outcome.seconds > 2 * 100  # two actors read 10 GB each at 0.1 GB a second
     assert found.outcome.bound == "reading weights"
+
+
+def test_actors_beyond_the_batches_start_none_and_read_nothing(rates: Rates) -> None:
+    storage = replace(_NODE, storage_gb_s=1.0)
+    setting = Setting(config=embedded(), cluster=replace(storage, nodes=1000), model_bytes=10e9, all_nodes=True)
+    found = _stage(make_plan(setting, rates, _INPUTS), "predictions_base")
+    batch = embedded().execution.batch_size
+    batches = -(-100 // batch)
+    assert (found.workers, found.nodes) == (batches, -(-batches // 2))
+    assert found.outcome.seconds == pytest.approx(batches * 10.0 + batch * 0.1)  # 10 GB each at 1 GB a second
+    assert found.outcome.bound == "reading weights"
+
+
+def test_pool_holds_its_least_size_however_few_batches_there_are(rates: Rates) -> None:
+    on_gpus, cluster = ("execution.pool.num_gpus=1", "execution.train_gpus=1"), Cluster(cpus=16.0, gpus=8.0, gpu="H100")
+    grows, stands = (
+        _plan(rates, cluster, *on_gpus, "execution.pool.max_size=8", f"execution.pool.min_size={least}")
+        for least in (1, 8)
+    )
+    assert [_stage(plan, "predictions_base").gpus for plan in (grows, stands)] == [2.0, 8.0]  # of two batches
 
 
 def test_faster_slots_take_less(rates: Rates) -> None:

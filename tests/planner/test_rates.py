@@ -20,6 +20,8 @@ def test_records_tell_start_and_unit_apart(tmp_path: Path) -> None:
     assert responses.start_s == pytest.approx(10.0)
     assert responses.unit_s == pytest.approx(0.1)
     assert (responses.requests, responses.tokens_in, responses.tokens_out) == (2.0, 1400.0, 300.0)
+    scores = found["pairs_scores"]
+    assert (scores.tokens_in, scores.tokens_out) == (pytest.approx(300 / 96), 0.0)  # a scorer reads and writes none
     assert responses.bytes == pytest.approx(20.0, abs=20.0)  # ten bytes a row, and the record
     assert rates.inputs == {"images": 96.0, "questions": 1000.0}
 

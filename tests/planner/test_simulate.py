@@ -61,6 +61,25 @@ def test_nodes_that_are_asked_for_come_later() -> None:
     assert grown.seconds == pytest.approx(whole.seconds + 4.0)  # half of what the other node missed
 
 
+def test_slots_fill_the_nodes_that_stand_before_others_are_asked_for() -> None:
+    fits = run_batches(replace(_STAGE, max_slots=2), _nodes(4, standing=1, delay_s=300.0), no_losses())
+    assert fits.seconds == pytest.approx(5 + 20 * 2.0)
+    # Four slots are on two nodes: a third and a fourth are not started, so that none of them is lost either.
+    four = replace(_STAGE, max_slots=4)
+    grown = run_batches(four, _nodes(4, standing=1, delay_s=8.0), iter([(20.0, 2), (21.0, 3)]))
+    assert grown.seconds == pytest.approx(5 + 10 * 2.0 + 4.0)
+    assert grown.losses == 0
+
+
+def test_node_that_was_asked_for_is_lost_with_its_own_slots() -> None:
+    nodes = _nodes(2, standing=1, delay_s=8.0)
+    stage = replace(_STAGE, max_slots=3)  # two on the first node, one on the second
+    first, second = (run_batches(stage, nodes, iter([(20.0, node)])) for node in (0, 1))
+    assert (first.redone, second.redone) == (pytest.approx(20 / 400), pytest.approx(10 / 400))
+    early = run_batches(stage, nodes, iter([(4.0, 1)]))  # it does not stand yet
+    assert (early.losses, early.seconds) == (0, run_batches(stage, nodes, no_losses()).seconds)
+
+
 def test_lost_batches_are_done_again_when_the_node_is_missed() -> None:
     outcome = run_batches(_STAGE, _nodes(1, delay_s=3.0, detect_s=1.0), iter([(10.0, 0)]))
     # At 10 s two rounds are done; the third, of two batches, is lost. The node is missed at 11 s, stands at 14 s and
@@ -112,6 +131,12 @@ def test_many_batches_are_moved_together_without_changing_the_time() -> None:
 
 def test_training_takes_its_start_and_steps() -> None:
     assert run_steps(_TRAINING, _nodes(1), no_losses()).seconds == pytest.approx(110.0)
+
+
+def test_training_waits_for_nodes_that_it_asks_for() -> None:
+    nodes = _nodes(2, standing=1, delay_s=30.0)
+    assert run_steps(_TRAINING, nodes, no_losses()).seconds == pytest.approx(110.0)
+    assert run_steps(replace(_TRAINING, nodes_used=2), nodes, no_losses()).seconds == pytest.approx(140.0)
 
 
 def test_training_goes_on_from_its_last_checkpoint() -> None:
