@@ -16,6 +16,7 @@ import yaml
 from stic_ray import artifacts, storage
 from stic_ray.artifacts import MODEL, Artifact
 from stic_ray.config import Config, parse_settings, read_yaml, to_tree
+from stic_ray.config.checks import require
 from stic_ray.planner.estimates import pooled_spread
 from stic_ray.report.folder import RunFolder, open_run
 from stic_ray.report.sweep_folder import is_sweep
@@ -34,6 +35,10 @@ _NO_DATA = ("model", "adapter")  # parents of an artifact that say nothing of ho
 _IN = ("prompt_tokens", "judge_prompt_tokens", "scored_tokens")
 _OUT = ("new_tokens", "judge_new_tokens")
 _REQUESTS = ("requests", "judge_requests")
+_AT_LEAST_0 = (
+    *("units", "start_s", "unit_s", "prepare_s", "requests", "tokens_in", "tokens_out", "bytes", "fixed_bytes"),
+    *("cost", "gpus", "items", "step_tokens"),
+)
 _ON_CPUS = ("pair_tokens", "sample_tokens", "fitting")
 _AHEAD = 2  # steps that are read ahead
 _FIGURES = 4  # significant ones of what is written down
@@ -75,6 +80,13 @@ class StageRate:
     together: str = ""
     measured: int = 1
 
+    def __post_init__(self) -> None:
+        for name in _AT_LEAST_0:
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"{self.role}: {name}", value, "0 or more")
+        for name in ("workers", "global_batch", "measured"):
+            require(getattr(self, name) >= 1, f"{self.role}: {name}", getattr(self, name), "1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
@@ -92,6 +104,10 @@ class Rates:
     unit_spread: float = 0.0
     freedom: int = 0
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("image_bytes", "start_spread", "unit_spread", "freedom"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
 
 def read_rates(uri: str) -> Rates:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 _MAX_EVENTS = 100_000  # of a stage: with more batches than that, several are moved as one
 _HOPELESS = 50.0  # a stage that takes so many times as long as without losses does not end
+_MAX_LOSSES = 30_000  # nor does one beside which so many nodes are lost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,19 +82,29 @@ Losses = Iterator[tuple[float, int]]
 """When nodes are lost, and which (by number), in the order of time."""
 
 
+class _TooManyError(Exception):
+    """More losses than a stage outlives."""
+
+
 def no_losses() -> Losses:
     """Never."""
     return iter(())
 
 
 def losses_at_rate(per_hour: float, nodes: int, seed: int) -> Losses:
-    """Losses that come by chance, so many an hour of a node."""
+    """Losses that come by chance, so many an hour of a node.
+
+    Raises:
+        _TooManyError: so many have come that nothing can end; who simulates a stage answers it.
+    """
     rng = random.Random(seed)
     rate = per_hour * nodes / 3600
     time = 0.0
-    while rate > 0:
+    for _ in range(_MAX_LOSSES if rate else 0):
         time += rng.expovariate(rate)
         yield time, rng.randrange(nodes)
+    if rate:
+        raise _TooManyError
 
 
 # Batches
@@ -147,6 +158,7 @@ class _Pool:
         self._epochs = [0] * nodes.count
         self._done = self._redone = 0.0
         self._num_losses = 0
+        self._now = 0.0
         self._interval = max(stage.shared_s.values(), default=0.0)
 
     def _cut(self) -> list[float]:
@@ -162,12 +174,21 @@ class _Pool:
         for slot, node in enumerate(self._node_of):
             there = 0.0 if node < nodes.standing else nodes.delay_s
             self._push(there + stage.start_s, self._FREE, slot, 0)
-        self._next_loss()
-        now, best = 0.0, self._shortest(num_slots)
-        while self._done < stage.units - 1e-6:
-            now, _, kind, number, told = heapq.heappop(self._events)
-            if now > _HOPELESS * best:
-                return self._outcome(now, num_slots, ends=False)
+        best = self._shortest(num_slots)
+        try:
+            self._next_loss()
+            ends = self._work(_HOPELESS * best)
+        except _TooManyError:
+            ends = False
+        return self._outcome(self._now, num_slots, ends=ends)
+
+    def _work(self, hopeless_s: float) -> bool:
+        """Event after event; whether all units were done before it was hopeless."""
+        while self._done < self._stage.units - 1e-6:
+            self._now, _, kind, number, told = heapq.heappop(self._events)
+            now = self._now
+            if now > hopeless_s:
+                return False
             if kind == self._FREE and told == self._epochs[self._node_of[number]]:
                 self._finish(number)
                 self._take(number, now)
@@ -178,20 +199,22 @@ class _Pool:
                 self._again.append(told)
                 if self._idle:
                     self._take(self._idle.pop(), now)
-        return self._outcome(now, num_slots, ends=True)
+        return True
 
     def _outcome(self, now: float, num_slots: int, *, ends: bool) -> Outcome:
         stage = self._stage
         seconds = now + stage.after_s
         redone = self._redone / stage.units
-        if self._interval * min(num_slots, len(self._sizes)) > stage.batch_s:
+        if not ends:
+            bound = "losses"
+        elif self._interval * min(num_slots, len(self._sizes)) > stage.batch_s:
             bound = max(stage.shared_s, key=lambda name: stage.shared_s[name])
         elif len(self._sizes) <= num_slots:
             bound = "batches"  # no more than slots
         elif stage.start_s + stage.after_s > seconds / 2:
             bound = "start"
         else:
-            bound = "losses" if redone > 0.2 or not ends else "slots"
+            bound = "losses" if redone > 0.2 else "slots"
         return Outcome(seconds=seconds, redone=redone, bound=bound, losses=self._num_losses, ends=ends)
 
     def _shortest(self, num_slots: int) -> float:
@@ -257,6 +280,14 @@ class _Pool:
 
 def run_steps(training: Steps, nodes: Nodes, losses: Losses) -> Outcome:
     """A training whose nodes are lost when `losses` says so; losses of other nodes do not touch it."""
+    try:
+        return _train(training, nodes, losses)
+    except _TooManyError:
+        hopeless_s = _HOPELESS * (training.start_s + training.steps * training.step_s)
+        return _of_training(training, hopeless_s, 0, _MAX_LOSSES, ends=False)
+
+
+def _train(training: Steps, nodes: Nodes, losses: Losses) -> Outcome:
     waits = nodes.delay_s if training.nodes_used > nodes.standing else 0.0
     time, done, step_s = waits + training.start_s, 0, training.step_s
     best = time + training.steps * training.step_s
@@ -302,5 +333,8 @@ def _steps_in(seconds: float, slow_s: float, fast_s: float, slow_for: float) -> 
 
 def _of_training(training: Steps, seconds: float, redone: int, losses: int, *, ends: bool) -> Outcome:
     share = redone / max(1, training.steps)
-    bound = "start" if training.start_s > seconds / 2 else "losses" if share > 0.2 or not ends else "steps"
+    if not ends or share > 0.2:
+        bound = "losses"
+    else:
+        bound = "start" if training.start_s > seconds / 2 else "steps"
     return Outcome(seconds=seconds, redone=share, bound=bound, losses=losses, ends=ends)

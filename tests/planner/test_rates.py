@@ -1,5 +1,6 @@
 """Rates from records, and from files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,25 @@ def test_wrong_rates_are_refused_by_field(tmp_path: Path, text: str, told: str) 
         read_rates(str(file))
     with pytest.raises(ValueError, match="is no file"):
         read_rates(str(tmp_path / "absent.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("unit_s", -5),
+        ("units", -1),
+        ("gpus", -1),
+        ("workers", 0),
+        ("global_batch", 0),
+        ("freedom", -3),
+        ("unit_spread", -1),
+    ],
+)
+def test_impossible_figures_are_refused_by_stage_and_field(tmp_path: Path, name: str, value: float) -> None:
+    rates = rates_of_runs([make_run(tmp_path)])
+    if hasattr(rates, name):
+        with pytest.raises(ValueError, match=f"^{name} is {value}: it must be 0 or more"):
+            replace(rates, **{name: value})
+        return
+    with pytest.raises(ValueError, match=f"^{rates.stages[0].role}: {name} is {value}: it must be"):
+        replace(rates.stages[0], **{name: value})

@@ -173,3 +173,11 @@ def test_elastic_training_goes_on_at_once_and_slower() -> None:
 def test_training_that_never_gets_to_a_checkpoint_does_not_end() -> None:
     training = replace(_TRAINING, checkpoint_every=50)
     assert not run_steps(training, _nodes(1), losses_at_rate(3600 / 5.0, 1, seed=0)).ends
+
+
+def test_losses_without_number_end_the_simulation_and_not_the_stage() -> None:
+    many = losses_at_rate(1e9, 1000, seed=0)
+    outcome = run_batches(replace(_STAGE, units=4e6), _nodes(1000, delay_s=600.0), many)
+    assert (outcome.ends, outcome.bound) == (False, "losses")
+    outcome = run_steps(replace(_TRAINING, steps=10**6), _nodes(1000), losses_at_rate(1e7, 1000, seed=0))
+    assert (outcome.ends, outcome.bound) == (False, "losses")
