@@ -333,8 +333,5 @@ def _steps_in(seconds: float, slow_s: float, fast_s: float, slow_for: float) -> 
 
 def _of_training(training: Steps, seconds: float, redone: int, losses: int, *, ends: bool) -> Outcome:
     share = redone / max(1, training.steps)
-    if not ends or share > 0.2:
-        bound = "losses"
-    else:
-        bound = "start" if training.start_s > seconds / 2 else "steps"
+    bound = "losses" if not ends or share > 0.2 else "start" if training.start_s > seconds / 2 else "steps"
     return Outcome(seconds=seconds, redone=share, bound=bound, losses=losses, ends=ends)
