@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_records_tell_start_and_unit_apart(tmp_path: Path) -> None:
     assert responses.unit_s == pytest.approx(0.1)
     assert (responses.requests, responses.tokens_in, responses.tokens_out) == (2.0, 1400.0, 300.0)
     scores = found["pairs_scores"]
-    assert (scores.tokens_in, scores.tokens_out) == (pytest.approx(300 / 96), 0.0)  # a scorer reads and writes none
+    assert [scores.tokens_in, scores.tokens_out] == pytest.approx([300 / 96, 0.0])  # a scorer reads and writes none
     assert responses.bytes == pytest.approx(20.0, abs=20.0)  # ten bytes a row, and the record
     assert rates.inputs == {"images": 96.0, "questions": 1000.0}
 
@@ -129,7 +130,7 @@ def test_wrong_rates_are_refused_by_field(tmp_path: Path, text: str, told: str) 
         ("unit_spread", -1),
     ],
 )
-def test_impossible_figures_are_refused_by_stage_and_field(tmp_path: Path, name: str, value: float) -> None:
+def test_impossible_figures_are_refused_by_stage_and_field(tmp_path: Path, name: str, value: Any) -> None:
     rates = rates_of_runs([make_run(tmp_path)])
     if hasattr(rates, name):
         with pytest.raises(ValueError, match=f"^{name} is {value}: it must be 0 or more"):
