@@ -93,7 +93,7 @@ def test_sound_run_has_no_faults(run: Path, capsys: pytest.CaptureFixture[str]) 
 def test_artifacts_of_a_sweeps_trials_are_looked_at_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = run.parent / "sweep"
     home = Path(trials.folder(str(sweep), "a"))
-    trials.write(str(sweep), Trial(id="a", number=0, schedule=({},), state="finished"))
+    trials.write(str(sweep), Trial(id="a", number=0, schedule=({},), state="running"))
     trials.write(str(sweep), Trial(id="b", number=1, schedule=({},), state="failed"))
     references = json.loads((run / "artifacts.json").read_text())
     (home / "artifacts.json").write_text(json.dumps(references))
