@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import importlib.util
 import logging
 import sys
 from dataclasses import replace

@@ -110,7 +110,7 @@ def plan_of(config: Config) -> Plan:
     return plan
 
 
-def check_home(plan: Plan) -> None:
+def check_trials(plan: Plan) -> None:
     """Whether the trials that stand in a sweep's folder are this sweep's.
 
     Raises:

@@ -105,17 +105,19 @@ def _of_controls(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     for path, value in values.items():
         stage, _, rest = path.partition(".")
         control = f"{stage}_control.{rest}"
-        before = _at(tree, path)
-        if before is not None and before == _at(tree, control):
+        before = _found(tree, path)
+        if before and before == _found(tree, control):
             found[control] = value
     return found
 
 
-def _at(tree: Any, path: str) -> Any:
-    """A tree's value at a dotted path, None where there is none."""
+def _found(tree: Any, path: str) -> list[Any]:
+    """A tree's value at a dotted path, which may be null; [] where the path leads nowhere."""
     for key in path.split("."):
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
+        if not isinstance(tree, Mapping) or key not in tree:
+            return []
+        tree = tree[key]
+    return [tree]
 
 
 def folder(sweep: str, trial: str) -> str:
@@ -178,7 +180,7 @@ def parse(text: str) -> Trial:
     numbers += [number for each in reports for figure in each.figures.values() for number in asdict(figure).values()]
     if type(trial.number) is not int or not all(map(math.isfinite, numbers)):
         raise ValueError("a number that is none")
-    if not trial.schedule or (trial.state == "finished" and not reports):
+    if trial.state == "finished" and not reports:
         raise ValueError("it has not been what it says")
     return trial
 

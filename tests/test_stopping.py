@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,15 @@ sys.exit(finish(work))
 
 def _stopped(program: str, store: Path) -> tuple[int, str]:
     """Exit status and stderr of a program that is sent SIGTERM when it holds both leases."""
+    with _working(program, store) as job:
+        job.terminate()
+        _, said = job.communicate(timeout=_TIMEOUT_S)
+    return job.returncode, said
+
+
+@contextmanager
+def _working(program: str, store: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A program that holds both leases, ended with the block."""
     command = [sys.executable, "-c", _LEASES + program, str(store)]
     job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
@@ -74,12 +85,10 @@ def _stopped(program: str, store: Path) -> tuple[int, str]:
             assert job.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(0.2)
-        job.terminate()
-        _, said = job.communicate(timeout=_TIMEOUT_S)
+        yield job
     finally:
         job.kill()
         job.wait()
-    return job.returncode, said
 
 
 @pytest.mark.parametrize("program", [_WAITS, _FAILS], ids=["waits", "fails"])
@@ -89,21 +98,11 @@ def test_sigterm_gives_up_the_leases_of_all_threads_and_says_one_line(tmp_path: 
 
 
 def test_sigterm_ends_a_job_whose_stderr_nobody_reads(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _LEASES + _WAITS, str(tmp_path)]
-    job = subprocess.Popen(command, stderr=subprocess.PIPE)
-    assert job.stderr is not None
-    job.stderr.close()
-    try:
-        deadline = time.monotonic() + _TIMEOUT_S
-        while len(list(tmp_path.glob(f"*/{LEASE}"))) < 2:
-            assert job.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(0.2)
+    with _working(_WAITS, tmp_path) as job:
+        assert job.stderr is not None
+        job.stderr.close()
         job.terminate()
         assert job.wait(_TIMEOUT_S / 4) == STATUS
-    finally:
-        job.kill()
-        job.wait()
 
 
 @pytest.mark.slow

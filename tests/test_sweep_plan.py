@@ -22,7 +22,7 @@ from stic_ray.config import (
     read_yaml,
     to_tree,
 )
-from stic_ray.sweep_plan import check_home, plan_of, points
+from stic_ray.sweep_plan import check_trials, plan_of, points
 
 
 def _with(config: Config, **changes: Any) -> Config:
@@ -111,19 +111,19 @@ def test_few_values_are_drawn_in_an_instant_however_many_trials_are_asked_for(em
 
 def test_folder_with_trials_of_other_settings_is_refused(embedded_sweep: Config, tmp_path: Path) -> None:
     plan = plan_of(replace(embedded_sweep, runs=str(tmp_path)))
-    check_home(plan)
+    check_trials(plan)
     trials.write(plan.home, trials.Trial(id="x", number=0, schedule=({"stage1.loss.alpha": 2.0},)))
     with pytest.raises(ValueError, match=r"config.yaml is missing.* whose trials stand there is not known: give"):
-        check_home(plan)
+        check_trials(plan)
     (Path(plan.home) / "config.yaml").write_text(yaml.safe_dump(to_tree(plan.config)))
     assert plan.config.stage1 is not None
     goes_on = _with(plan.config, trials=30, max_concurrent=1, search=OptunaSearch())
-    check_home(plan_of(replace(goes_on, stage1_control=None, execution=replace(goes_on.execution, batch_size=7))))
+    check_trials(plan_of(replace(goes_on, stage1_control=None, execution=replace(goes_on.execution, batch_size=7))))
     other = replace(plan.config, stage1=replace(plan.config.stage1, epochs=7))
     with pytest.raises(ValueError, match=r"trials of other settings \(stage1.epochs was 2 and is 7\): give the sweep"):
-        check_home(plan_of(other))
+        check_trials(plan_of(other))
     with pytest.raises(ValueError, match=r"sweep.space"):
-        check_home(plan_of(_with(plan.config, space={"stage1.lr": Uniform(low=1e-4, high=1e-3)})))
+        check_trials(plan_of(_with(plan.config, space={"stage1.lr": Uniform(low=1e-4, high=1e-3)})))
 
 
 def test_sweep_without_what_it_needs_is_refused(embedded_sweep: Config) -> None:

@@ -50,11 +50,13 @@ def test_front_has_the_trials_that_no_finished_one_beats_the_best_by_the_first_o
 def test_trial_is_read_as_it_was_written_in_the_order_of_starts(tmp_path: Path) -> None:
     home = str(tmp_path)
     first = Trial(id="b", number=0, schedule=({"stage1.loss.alpha": 1e-5, "x": None},), state="failed", error="no")
+    trials.write(home, Trial(id="c", number=2, schedule=(), state="failed"))  # a member that never trained
     second = _trial("a", 1, 2).reported("stage2", {"chair/chair_i": Figure(value=3, low=2, high=4)}, 2.5)
     for trial in (second, first):
         trials.write(home, trial)
-    assert trials.read_all(home) == [second, first] == sorted([first, second], key=lambda each: each.id)
-    assert trials.read(home, "c") is None
+    found = trials.read_all(home)
+    assert found[:2] == [second, first] and [each.id for each in found] == ["a", "b", "c"]
+    assert trials.read(home, "d") is None
     assert second.seconds == 3.5 and second.figures["chair/chair_i"].high == 4
 
 
@@ -81,10 +83,12 @@ def test_schedule_becomes_the_trainings_before_the_last(embedded_sweep: Config) 
 
 def test_best_configuration_gives_controls_what_they_had_in_common_with_their_stage(embedded_sweep: Config) -> None:
     values = {"stage1.loss.alpha": 2.0, "stage1.lr": 3e-4, "stage2.selection.keep_share": 0.4, "stage2.epochs": 2}
+    values |= {"stage1.steps": 7}  # null in both before
     apart = trials.config_with(embedded_sweep, [{"stage2_control.epochs": 3}])
     trial = Trial(id="a", number=0, schedule=({"stage1.lr": 1e-5}, values), state="finished")
     found = trials.config_of_best(apart, trial)
     assert found.stage1_control is not None and found.stage1_control.lr == 3e-4
+    assert found.stage1_control.steps == 7
     assert found.stage2 is not None and found.stage2_control is not None
     assert found.stage2_control.selection == found.stage2.selection
     assert (found.stage2.epochs, found.stage2_control.epochs) == (2, 3)

@@ -2,8 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from stic_ray import sources
 from stic_ray.config import Benchmark, Config, Evaluation, Images, Instructions
@@ -22,16 +23,20 @@ def count_inputs(config: Config, given: Inputs) -> dict[str, float]:
     Raises:
         ValueError: a source cannot be read.
     """
-    found: dict[str, float] = {}
+    counts: dict[str, Callable[[], int]] = {}
     if config.unlabeled is not None:
-        found["images"] = float(_count_images(config.unlabeled, config.seed, given.get("images")))
+        counts["images"] = partial(_count_images, config.unlabeled, config.seed)
     if config.instructions is not None:
-        found["samples"] = float(_count_samples(config.instructions, config.seed, given.get("samples")))
+        counts["samples"] = partial(_count_samples, config.instructions, config.seed)
     if config.annotated is not None:
-        found["annotated"] = float(_count_samples(config.annotated.data, config.seed, given.get("annotated")))
+        counts["annotated"] = partial(_count_samples, config.annotated.data, config.seed)
     if config.evaluation is not None:
-        found["questions"] = float(given.get("questions") or _count_questions(config, config.evaluation))
-    return found
+        counts["questions"] = partial(_count_questions, config, config.evaluation)
+    most = {what: float(number) for what, (_, number) in caps(config).items()}
+    return {
+        what: min(given[what], most.get(what, math.inf)) if what in given else float(count())
+        for what, count in counts.items()
+    }
 
 
 def caps(config: Config) -> dict[str, tuple[str, int]]:
@@ -47,18 +52,13 @@ def caps(config: Config) -> dict[str, tuple[str, int]]:
     return {what: (name, most) for what, (name, most) in found.items() if most is not None}
 
 
-def _count_images(source: Images, seed: int, given: float | None) -> int:
+def _count_images(source: Images, seed: int) -> int:
     """Of a source that says how many it takes, no more are counted than that."""
-    most = source.sample or source.limit
-    if given is not None:
-        return int(min(given, most or given))
     found = sources.list_images(source, seed)  # type: ignore[arg-type]  # the union's base
-    return sum(1 for _ in itertools.islice(found, most))
+    return sum(1 for _ in itertools.islice(found, source.sample or source.limit))
 
 
-def _count_samples(source: Instructions, seed: int, given: float | None) -> int:
-    if given is not None:
-        return int(min(given, source.sample or given))
+def _count_samples(source: Instructions, seed: int) -> int:
     samples, rejects = incoming.read_instructions(source, seed)
     return len(samples) + len(rejects)
 

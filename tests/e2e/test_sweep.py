@@ -300,3 +300,18 @@ def test_population_ends_in_a_schedule_that_a_second_sweep_and_a_run_of_its_own_
     assert rates in schedules
     swept.finish("stic_pipeline.py", "--config", str(best), "stage2=null", "evaluation=null")
     assert swept.made() == made
+
+
+def test_member_whose_model_names_nothing_fails_with_its_reason_and_the_population_goes_on(swept: Swept) -> None:
+    space = {"stage1.lr": {"type": "Choice", "values": [1e-3, 1e6]}}
+    settings = [
+        *("name=wild", "execution.trackers=[]", f"sweep.space={json.dumps(space)}", "sweep.max_concurrent=null"),
+        *("sweep.scheduler={type: Pbt, segments: 2, quantile: 0.5}", "sweep.trials=2", "stage1.steps=2"),
+    ]
+    said = swept.finish("sweep.py", "--config", "sweep.yaml", *settings)
+    trials = swept.trials("wild")
+    assert sorted(trial["state"] for trial in trials.values()) == ["failed", "finished"], said
+    (error,) = (trial["error"] for trial in trials.values() if trial["state"] == "failed")
+    assert "name nothing that is there" in error
+    config = yaml.safe_load((swept.home / "runs" / "wild" / "best.yaml").read_text())
+    assert config["stage1"]["lr"] == 1e-3
