@@ -8,7 +8,6 @@ files say, and Tune's own state is thrown away.
 import logging
 import math
 import os
-import random
 import shlex
 import tempfile
 import time
@@ -18,10 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 
 from stic_ray import deliver, logs, pipeline, storage, trials
@@ -31,7 +29,7 @@ from stic_ray.evaluate.intervals import Bootstrap
 from stic_ray.evaluate.measured import Measured
 from stic_ray.evaluate.predict import Candidate
 from stic_ray.evaluate.summary import split_block
-from stic_ray.records import make_seed
+from stic_ray.population import Population
 from stic_ray.report import sweep_folder
 from stic_ray.report.collect import read_rows
 from stic_ray.report.markdown import figure_of, figure_paths
@@ -170,7 +168,7 @@ def _search(plan: Plan, first: list[dict[str, Any]]) -> SearchAlgorithm | Search
 def _scheduler(plan: Plan) -> TrialScheduler | None:
     scheduler, first = plan.sweep.scheduler, plan.sweep.objectives[0]
     if isinstance(scheduler, Pbt):
-        return _Drawn(
+        return Population(
             plan.sweep.seed,
             time_attr="training_iteration",
             metric=first.figure,
@@ -180,9 +178,6 @@ def _scheduler(plan: Plan) -> TrialScheduler | None:
             quantile_fraction=scheduler.quantile,
             resample_probability=scheduler.resample,
             custom_explore_fn=partial(_inside, plan.sweep.space),
-            require_attrs=False,  # a failed member reports nothing
-            log_config=False,
-            synch=True,
         )
     if not isinstance(scheduler, Asha) or plan.num_reports < 2:
         return None
@@ -193,23 +188,6 @@ def _scheduler(plan: Plan) -> TrialScheduler | None:
         max_t=plan.num_reports,
         reduction_factor=scheduler.reduction_factor,
     )
-
-
-class _Drawn(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no stubs
-    """Draws by the sweep's seed and the number of segments, and by what members reached: a sweep that goes on decides
-    as before. All decisions of a segment are made when its last member has reported."""
-
-    def __init__(self, seed: int, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._seed = seed
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """The decision on a report."""
-        seed = make_seed(self._seed, "segment", result["training_iteration"])
-        random.seed(seed)  # both are what Tune draws by, and others in this process may
-        np.random.seed(seed % 2**32)
-        decision: str = super().on_trial_result(tune_controller, trial, result)
-        return decision
 
 
 class _DecidesOnce(ASHAScheduler):  # type: ignore[misc]  # Ray has no stubs

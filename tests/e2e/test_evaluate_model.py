@@ -19,6 +19,7 @@ from stic_ray.world import splits
 
 pytestmark = pytest.mark.slow
 _ROOT = Path(__file__).parents[2]
+_WAIT_S = 5  # for a judge's answer: long enough for one that answers on a busy machine
 _QUICK = ["engine.type=Transformers", "execution.pool={min_size: 1, max_size: 1}", "model.dtype=float32"]
 
 
@@ -55,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif how == 2 and attempt == 1:
             self._send(429, b"slow down", ("Retry-After", "1"))
         elif how == 3:
-            time.sleep(3)  # longer than it is waited for
+            time.sleep(_WAIT_S + 2)  # longer than it is waited for
             self._send(200, _answer("Grade: 0.9"))
         elif how == 4:
             self._send(200, _answer("I cannot say."))
@@ -109,9 +110,8 @@ def test_judge_that_fails_in_every_way_invents_no_grade_and_is_asked_once(tmp_pa
         for number, name in enumerate(names)
     }
     (tmp_path / "data" / "mmvet" / "mm-vet.json").write_text(json.dumps(questions))
-    endpoint = (
-        f"{{type: Endpoint, url: '{judge.url}', model: j, key_variable: JUDGE_KEY, timeout_s: 1, max_attempts: 2}}"
-    )
+    limits = f"timeout_s: {_WAIT_S}, max_attempts: 2"
+    endpoint = f"{{type: Endpoint, url: '{judge.url}', model: j, key_variable: JUDGE_KEY, {limits}}}"
     call = ["--model", "embedded://models/base", "--benchmarks", "mmvet", "--data", "data", "name=judged", *_QUICK]
     call += [f"evaluation.judge={endpoint}", "evaluation.max_judge_failures=0.5", "evaluation.max_new_tokens=8"]
     done = _evaluate(tmp_path, *call)
