@@ -158,11 +158,16 @@ class _Mlflow:
         mlflow.set_tracking_uri(tracker.uri)
         mlflow.set_experiment(tracker.experiment)
         found = mlflow.search_runs(filter_string=f"run_name = '{name}'", output_format="list")
-        mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=name)
-        if not found:
-            mlflow.log_dict(settings, "settings.json")
-            mlflow.log_params(flatten(settings))
-            mlflow.set_tags({"sweep": group} if group else {})
+        if group:  # a trial is told whole: what a sweep that was killed here told of it goes
+            for run in found:
+                if run.info.status == "RUNNING" and run.data.tags.get("sweep") == group:
+                    mlflow.delete_run(run.info.run_id)
+            found = []
+        tags = {"sweep": group} if group else None
+        mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=name, tags=tags)
+        known = found[0].data.params if found else {}
+        mlflow.log_dict(settings, "settings.json")
+        mlflow.log_params({key: value for key, value in flatten(settings).items() if key not in known})
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._mlflow.log_metrics(dict(metrics), step=step)
