@@ -16,6 +16,7 @@ from stic_ray.config import (
     Instructions,
     Lora,
     MaskedPairs,
+    Mlflow,
     OwnModel,
     Selection,
     VigSelection,
@@ -186,14 +187,15 @@ def _check_packages(job: Job, config: Config) -> None:
     """What a training imports, where Ray will run on this machine alone: a head may lack what its workers have."""
     if not job.stages or "RAY_ADDRESS" in os.environ:
         return
-    needed = {
-        f"execution.trackers has {type(tracker).__name__}": (type(tracker).__name__.lower(), "the extra track")
+    needed = [
+        (f"execution.trackers has {type(tracker).__name__}", module, "the extra track")
         for tracker in config.execution.trackers
-    }
+        for module in (("mlflow", "alembic") if isinstance(tracker, Mlflow) else ("wandb",))
+    ]
     for name, training in config.trainings().items():
         if any(map(name.startswith, job.stages)) and isinstance(training.weights, Lora) and training.weights.quantize:
-            needed[f"{name}.weights.quantize is true"] = ("bitsandbytes", "bitsandbytes")
-    for why, (module, what) in needed.items():
+            needed.append((f"{name}.weights.quantize is true", "bitsandbytes", "bitsandbytes"))
+    for why, module, what in needed:
         if not importlib.util.find_spec(module):
             raise ValueError(f"{why}, and the package {module} is not installed here: install {what}, or leave it out")
 

@@ -76,8 +76,8 @@ class Wandb:
 
 @dataclass(frozen=True, kw_only=True)
 class Mlflow:
-    """An MLflow tracking server, or a folder; a database (`sqlite:///...`) needs the whole package `mlflow`, of which
-    the extra `track` installs the client."""
+    """An MLflow tracking server or database, or a folder, which gets a database (`mlflow ui --backend-store-uri
+    sqlite:///FOLDER/mlflow.db`): on a disk that all who write to it share, with file locks that work."""
 
     uri: str
     experiment: str = "stic_ray"

@@ -1,10 +1,12 @@
 """Where a training's metrics go beside its own file: TensorBoard always, Weights & Biases and MLflow if asked for."""
 
-import os
+import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
@@ -105,9 +107,15 @@ class Told:
     figures: Mapping[str, float]
     lines: Sequence[tuple[int, Mapping[str, float]]]
 
+    def tags(self) -> dict[str, str]:
+        """The sweep, and what is the same where the same is told again."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return {"sweep": self.group, "told": hashlib.sha256(text.encode()).hexdigest()}
+
 
 def tell_trial(told: Told, tensorboard: str, trackers: Sequence[Tracker]) -> None:
     """Tell TensorBoard, whose event files go to the folder `tensorboard`, and the trackers of a trial that has ended.
+    What is told again, as after a kill, takes the place of what was told before.
 
     Raises:
         ValueError: a tracker does not start, as without a login.
@@ -115,30 +123,33 @@ def tell_trial(told: Told, tensorboard: str, trackers: Sequence[Tracker]) -> Non
     storage.remove(tensorboard)  # of a sweep that was killed here
     board = _TensorBoard(tensorboard, 0)
     board.sum_up(told.settings, told.figures)
-    sinks = [board, *(_start(tracker, told.name, told.settings, told.group) for tracker in trackers)]
+    sinks = [board, *(_start(tracker, told.name, told.settings, told.tags()) for tracker in trackers)]
     for sink in sinks:
         for step, values in told.lines:
             sink.log(step, values)
         sink.close()
 
 
-def _start(tracker: Tracker, name: str, settings: Any, group: str = "") -> _Sink:
-    """Raises ValueError with what the tracker says where it does not start, as without a login."""
+def _start(tracker: Tracker, name: str, settings: Any, tags: Mapping[str, str] | None = None) -> _Sink:
+    """A run of its own for a trial, which has tags; a training's that goes on.
+
+    Raises ValueError with what the tracker says where it does not start, as without a login.
+    """
     try:
         if isinstance(tracker, Wandb):
-            return _Wandb(tracker, name, settings, group)
-        return _Mlflow(tracker, name, settings, group)
+            return _Wandb(tracker, name, settings, tags or {})
+        return _Mlflow(tracker, name, settings, tags or {})
     except Exception as error:  # whatever a tracker's client raises: it has no base of its own that is public
         told = " ".join(masked(str(error)).split())[:300]
         raise ValueError(f"execution.trackers: {type(tracker).__name__} does not start: {told}") from error
 
 
 class _Wandb:
-    def __init__(self, tracker: Wandb, name: str, settings: Any, group: str) -> None:
+    def __init__(self, tracker: Wandb, name: str, settings: Any, tags: Mapping[str, str]) -> None:
         import wandb
 
         self._run = wandb.init(
-            project=tracker.project, name=name, id=name, group=group or None, resume="allow", config=settings
+            project=tracker.project, name=name, id=name, group=tags.get("sweep"), resume="allow", config=settings
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -149,24 +160,20 @@ class _Wandb:
 
 
 class _Mlflow:
-    def __init__(self, tracker: Mlflow, name: str, settings: Any, group: str) -> None:
+    def __init__(self, tracker: Mlflow, name: str, settings: Any, tags: Mapping[str, str]) -> None:
         import mlflow
 
-        if "://" not in tracker.uri:
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # or it refuses a folder, which it still keeps
         self._mlflow = mlflow
-        mlflow.set_tracking_uri(tracker.uri)
+        mlflow.set_tracking_uri(_database(tracker.uri))
         mlflow.set_experiment(tracker.experiment)
-        found = mlflow.search_runs(filter_string=f"run_name = '{name}'", output_format="list")
-        if group:  # a trial is told whole: what a sweep that was killed here told of it goes
-            for run in found:
-                if run.info.status == "RUNNING" and run.data.tags.get("sweep") == group:
-                    mlflow.delete_run(run.info.run_id)
+        same = f"tags.told = '{tags['told']}'" if tags else f"run_name = '{name}'"
+        found = mlflow.search_runs(filter_string=same, output_format="list")
+        if tags:
+            for run in found:  # whole, or in part where the sweep was killed
+                mlflow.delete_run(run.info.run_id)
             found = []
-        tags = {"sweep": group} if group else None
-        mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=name, tags=tags)
+        mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=name, tags=dict(tags))
         known = found[0].data.params if found else {}
-        mlflow.log_dict(settings, "settings.json")
         mlflow.log_params({key: value for key, value in flatten(settings).items() if key not in known})
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -174,3 +181,18 @@ class _Mlflow:
 
     def close(self) -> None:
         self._mlflow.end_run()
+
+
+def _database(uri: str) -> str:
+    """MLflow's address of a folder: a database in it. MLflow's own form of a folder, a file a metric, cannot be read
+    any more once a writer was killed in the middle of a file."""
+    if "://" in uri or uri == "databricks":
+        return uri
+    file = storage.join(uri, "mlflow.db")
+    if not storage.exists(file):  # whole or not at all: what is half made is refused as of another version
+        from mlflow import MlflowClient
+
+        with tempfile.TemporaryDirectory() as aside:
+            MlflowClient(f"sqlite:///{aside}/mlflow.db")
+            storage.create_exclusively(file, Path(aside, "mlflow.db").read_bytes())
+    return f"sqlite:///{file}"

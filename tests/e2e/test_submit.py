@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 import pytest
 from e2e_project import Project
 from heads import BIN, Jobs, end, environment_of_head, members, wait, wait_for_jobs
@@ -89,7 +90,10 @@ def test_submitted_job_on_s3_makes_what_a_local_run_makes(head: Head, finished: 
     ):
         assert storage.size(f"{home}/{part}") > 0
     _check_upload(head)
-    assert len(list(head.folder.rglob("*.wandb"))) == len(list(head.folder.glob("mlflow/*/*/metrics"))) == 2
+    told = mlflow.MlflowClient(f"sqlite:///{head.folder / 'mlflow' / 'mlflow.db'}")
+    experiment = told.get_experiment_by_name("stic_ray")
+    assert experiment is not None
+    assert len(list(head.folder.rglob("*.wandb"))) == len(told.search_runs([experiment.experiment_id])) == 2
     assert secrets_in_store(s3_bucket) == secrets_in_folder(head.folder) == []
     assert secrets_in_bytes((done.stdout + done.stderr).encode()) == []
     counts = artifacts.load(made["responses"]).record

@@ -210,14 +210,14 @@ def test_tensorboard_holds_every_trials_settings_objectives_and_curves(
 
 
 def test_mlflow_holds_every_trials_settings_objectives_and_curves(swept: Swept, curves: dict[str, list[float]]) -> None:
-    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     import mlflow
 
-    client = mlflow.MlflowClient(str(swept.home / "mlflow"))
+    client = mlflow.MlflowClient(f"sqlite:///{swept.home / 'mlflow' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("stic_ray")
     assert experiment is not None
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {f"swept-{name}" for name in swept.trials()}
+    found = client.search_runs([experiment.experiment_id])
+    runs = {run.info.run_name: run for run in found}
+    assert len(found) == len(runs) and set(runs) == {f"swept-{name}" for name in swept.trials()}
     for name, trial in swept.trials().items():
         run = runs[f"swept-{name}"]
         assert {key: float(value) for key, value in run.data.params.items()} == trial["schedule"][-1]
