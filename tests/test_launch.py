@@ -19,6 +19,12 @@ from stic_ray.config import Chair, Mlflow, Pope, parse_config
 _JOB = Path(__file__).resolve().parent.parent / "jobs" / "stic_pipeline.py"
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a store and runs are looked for, and made."""
+    monkeypatch.chdir(tmp_path)
+
+
 def _call(*arguments: str, cwd: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], float]:
     """A call of the job in a process of its own, and the CPU seconds that it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
