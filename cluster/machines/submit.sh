@@ -18,7 +18,8 @@ until ray job list >/dev/null 2>&1; do
   sleep 2
 done
 
-ray job submit --submission-id "$job" "$@" &
+# Into a file Python writes when a buffer is full: what a job says would come hours late.
+PYTHONUNBUFFERED=1 ray job submit --submission-id "$job" "$@" &
 client=$!
 stopped=
 trap 'stopped=yes; ray job stop "$job" || true' TERM INT
