@@ -79,9 +79,9 @@ def _absolute(config: Config) -> dict[str, Any]:
             part = part.get(parent) or {}
         if part.get(name):
             part[name] = _located(place, part[name])
-    for number, tracker in enumerate(tree["execution"]["trackers"]):
-        if tracker.get("uri"):
-            tracker["uri"] = _tracked(f"execution.trackers[{number}].uri", tracker["uri"])
+    for number, tracker in enumerate(config.execution.trackers):
+        if isinstance(tracker, Mlflow):
+            tree["execution"]["trackers"][number]["uri"] = _tracked(f"execution.trackers[{number}].uri", tracker)
     _locate_benchmarks(config.evaluation, tree["evaluation"])
     return tree
 
@@ -104,16 +104,16 @@ def _locate_benchmarks(evaluation: Evaluation | None, tree: Any) -> None:
             target[last] = _located(f"{where}.{field}", uri)
 
 
-def _tracked(field: str, uri: str) -> str:
+def _tracked(field: str, tracker: Mlflow) -> str:
     """A folder made absolute, the address of a server or a database as it is."""
-    if "://" not in uri and uri != "databricks":
-        return _located(field, uri)
-    if _SECRET.search(uri):
+    if tracker.is_folder:
+        return _located(field, tracker.uri)
+    if _SECRET.search(tracker.uri):
         raise ValueError(
             f"{field} holds a password, and settings are written into the run's folder: give it through MLflow's "
             "environment (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)"
         )
-    return uri
+    return tracker.uri
 
 
 def _located(field: str, uri: str) -> str:

@@ -235,6 +235,10 @@ def test_jobs_without_their_data_say_what_to_set(
     ("settings", "expected"),
     [
         (
+            ["execution.trackers=[{type: Mlflow, uri: mlruns}]"],
+            "execution.trackers has Mlflow, and the package alembic is not installed here: install the extra track",
+        ),
+        (
             ["execution.trackers=[{type: Wandb}]"],
             "execution.trackers has Wandb, and the package wandb is not installed here: install the extra track",
         ),
@@ -248,7 +252,8 @@ def test_packages_that_a_training_lacks_are_named_before_it_starts(
     settings: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    for module in ("alembic", "wandb"):
+        monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
     config = launch.resolve_config(launch.parse_arguments(settings))
     with pytest.raises(ValueError, match=expected):
         preflight.check_places(config)

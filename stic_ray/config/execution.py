@@ -82,6 +82,11 @@ class Mlflow:
     uri: str
     experiment: str = "stic_ray"
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether `uri` is a folder's path."""
+        return "://" not in self.uri and self.uri != "databricks"
+
 
 Tracker = Wandb | Mlflow
 

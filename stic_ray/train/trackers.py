@@ -36,7 +36,7 @@ class Trackers:
         self._sinks: list[_Sink] = []
         if is_heard:
             self._sinks += [_Progress(job, total), _TensorBoard(storage.join(job.output, TENSORBOARD), step)]
-            self._sinks += [_start(tracker, name, to_tree(job.training)) for tracker in job.execution.trackers]
+            self._sinks += [_start(tracker, name, to_tree(job.training), {}) for tracker in job.execution.trackers]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step's metrics, as `train/NAME`."""
@@ -130,18 +130,38 @@ def tell_trial(told: Told, tensorboard: str, trackers: Sequence[Tracker]) -> Non
         sink.close()
 
 
-def _start(tracker: Tracker, name: str, settings: Any, tags: Mapping[str, str] | None = None) -> _Sink:
+def _start(tracker: Tracker, name: str, settings: Any, tags: Mapping[str, str]) -> _Sink:
     """A run of its own for a trial, which has tags; a training's that goes on.
 
     Raises ValueError with what the tracker says where it does not start, as without a login.
     """
     try:
-        if isinstance(tracker, Wandb):
-            return _Wandb(tracker, name, settings, tags or {})
-        return _Mlflow(tracker, name, settings, tags or {})
-    except Exception as error:  # whatever a tracker's client raises: it has no base of its own that is public
-        told = " ".join(masked(str(error)).split())[:300]
-        raise ValueError(f"execution.trackers: {type(tracker).__name__} does not start: {told}") from error
+        return (
+            _Wandb(tracker, name, settings, tags)
+            if isinstance(tracker, Wandb)
+            else _Mlflow(tracker, name, settings, tags)
+        )
+    except ImportError as error:  # a head has it, and this worker has not
+        raise _refused(tracker, error) from error
+    except _errors(tracker) as error:
+        raise _refused(tracker, error) from error
+
+
+def _errors(tracker: Tracker) -> tuple[type[Exception], ...]:
+    """What a tracker's client raises where there is no login, no server, or no place to write to."""
+    if isinstance(tracker, Wandb):
+        import wandb
+
+        return (wandb.Error,)
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError
+
+
+def _refused(tracker: Tracker, error: Exception) -> ValueError:
+    told = " ".join(masked(str(error)).split())[:300]
+    return ValueError(f"execution.trackers: {type(tracker).__name__} does not start: {told}")
 
 
 class _Wandb:
@@ -164,7 +184,7 @@ class _Mlflow:
         import mlflow
 
         self._mlflow = mlflow
-        mlflow.set_tracking_uri(_database(tracker.uri))
+        mlflow.set_tracking_uri(_database(tracker.uri) if tracker.is_folder else tracker.uri)
         mlflow.set_experiment(tracker.experiment)
         same = f"tags.told = '{tags['told']}'" if tags else f"run_name = '{name}'"
         found = mlflow.search_runs(filter_string=same, output_format="list")
@@ -183,12 +203,10 @@ class _Mlflow:
         self._mlflow.end_run()
 
 
-def _database(uri: str) -> str:
-    """MLflow's address of a folder: a database in it. MLflow's own form of a folder, a file a metric, cannot be read
-    any more once a writer was killed in the middle of a file."""
-    if "://" in uri or uri == "databricks":
-        return uri
-    file = storage.join(uri, "mlflow.db")
+def _database(folder: str) -> str:
+    """The address of a database in a folder, made if it is not there. MLflow's own form of a folder, a file a metric,
+    cannot be read any more once a writer was killed in the middle of a file."""
+    file = storage.join(folder, "mlflow.db")
     if not storage.exists(file):  # whole or not at all: what is half made is refused as of another version
         from mlflow import MlflowClient
 

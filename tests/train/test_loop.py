@@ -316,7 +316,9 @@ def test_models_own_attention_dropout_is_drawn_while_training_only(
 def test_tracker_that_does_not_start_is_one_line(
     tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "wandb.py").write_text("def init(**_):\n    raise RuntimeError('api_key not\\nconfigured')\n")
+    (tmp_path / "wandb.py").write_text(
+        "class Error(Exception):\n    pass\n\n\ndef init(**_):\n    raise Error('api_key not\\nconfigured')\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "wandb", raising=False)  # what a test before may have imported
     job = replace(_job(tiny_llava, _DPO), output=str(tmp_path / "out"))
